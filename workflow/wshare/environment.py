@@ -1,0 +1,26 @@
+"""The environment that jobs inherit from Snakemake's process."""
+
+import os
+import sys
+from pathlib import Path
+
+# glibc hands the memory of large tensors back to the system after each use and clears it anew for the next:
+# with these thresholds, in bytes, evaluation of an ImageNet network takes about half the time.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": 1 << 30,
+    "MALLOC_TRIM_THRESHOLD_": 1 << 30,
+    "MALLOC_TOP_PAD_": 1 << 28,
+}
+
+
+def prepare_for_jobs(packages: Path) -> None:
+    """Let `python -m wshare` find the package and this very Python, also where no environment is activated.
+
+    Sets how jobs allocate memory too; what the user has set stays.
+    """
+    for variable, octets in MALLOC.items():
+        os.environ.setdefault(variable, str(octets))
+    for variable, folder in (("PYTHONPATH", packages), ("PATH", Path(sys.executable).parent)):
+        present = os.environ.get(variable)
+        if present is None or str(folder) not in present.split(os.pathsep):
+            os.environ[variable] = os.pathsep.join(filter(None, [str(folder), present]))

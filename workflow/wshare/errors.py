@@ -1,0 +1,9 @@
+"""The two errors a user can meet."""
+
+
+class UserError(Exception):
+    """Input that cannot be used; the message is one line: what, where, what to do."""
+
+
+class FormatError(UserError):
+    """A file that is damaged, incomplete, or of another kind or version."""

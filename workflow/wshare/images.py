@@ -1,0 +1,95 @@
+"""Decoded images in an HDF5 file, written once in order and read lazily in batches."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from wshare.errors import FormatError
+from wshare.storage import create_h5, open_h5
+
+KIND = "images"
+# Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
+# in the cache, and small images should not drown in calls.
+BATCH_RANGE = (8, 64)
+BATCH_VALUES = 1 << 20
+# A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
+CHUNK_BYTES = 1 << 16
+
+
+def write_images(
+    path: str | Path,
+    images: Iterable[np.ndarray],
+    labels: np.ndarray,
+    keys: list[str],
+    preprocessing: dict,
+    settings: dict,
+) -> str:
+    """Write decoded images one by one; returns their fingerprint.
+
+    Each image is uint8 [C, H, W], all of one shape; `labels` is int64 [N]; `keys` names each image.
+    `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, kept for the readers.
+    The fingerprint is the SHA-256 over all pixels and labels, in order.
+    """
+    digest = hashlib.sha256()
+    with create_h5(path, KIND, settings) as file:
+        stored = None
+        for position, image in enumerate(images):
+            if stored is None:
+                shape = (len(labels), *image.shape)
+                chunk = (min(len(labels), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
+                stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)
+            stored[position] = image
+            digest.update(image.tobytes())
+        digest.update(np.asarray(labels, dtype="<i8").tobytes())
+        file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64), fletcher32=True)
+        file["keys"] = np.array(keys, dtype=h5py.string_dtype())
+        file.attrs.update(fingerprint=digest.hexdigest(), mean=preprocessing["mean"], std=preprocessing["std"])
+    return digest.hexdigest()
+
+
+class ImageFile:
+    """Images of one split, read batch by batch.
+
+    Attributes: `labels` int64 [N], `fingerprint` (hexadecimal SHA-256), `shape` [C, H, W], `batch_size`. `limit`
+    keeps the first images only; they are in random order in the file, so this is a random sample. The batch
+    size follows from the shape alone: a float sum depends on it, and results must not depend on the machine.
+    """
+
+    def __init__(self, path: str | Path, limit: int | None = None):
+        self.path = Path(path)
+        with open_h5(path, KIND) as file:
+            if len(file["images"]) != len(file["labels"]):
+                raise FormatError(f"{path}: as many labels as images expected; delete it and run again")
+            self.labels = file["labels"][:limit]
+            self.keys = tuple(file["keys"].asstr()[:limit])
+            self.fingerprint = file.attrs["fingerprint"]
+            self.shape = file["images"].shape[1:]
+            self._mean = torch.tensor(file.attrs["mean"], dtype=torch.float32).view(1, -1, 1, 1)
+            self._std = torch.tensor(file.attrs["std"], dtype=torch.float32).view(1, -1, 1, 1)
+        least, most = BATCH_RANGE
+        self.batch_size = min(most, max(least, BATCH_VALUES // int(np.prod(self.shape))))
+        # Stays open: a pass over the images has many batches.
+        self._images = h5py.File(path, "r")["images"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def starts(self) -> range:
+        """First image of each batch."""
+        return range(0, len(self), self.batch_size)
+
+    def batch(self, start: int) -> torch.Tensor:
+        """Normalised images from `start` on: float32 [at most batch_size, C, H, W]."""
+        try:
+            pixels = self._images[start : min(start + self.batch_size, len(self))]
+        except OSError as error:
+            raise FormatError(f"{self.path}: damaged ({error}); delete it and run again") from None
+        return (torch.from_numpy(pixels).float() / 255 - self._mean) / self._std
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """All batches in order."""
+        return map(self.batch, self.starts())

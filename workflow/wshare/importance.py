@@ -1,0 +1,33 @@
+"""Importance of each weight: the diagonal of the true Fisher information."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+def fisher_diagonal(
+    model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Mean squared gradient of the log-likelihood a weight: float32 arrays of the weights' shapes.
+
+    F = E[(d log p(y|x) / dw)^2] with y drawn from the network's own output, which makes it the true
+    Fisher information and not the empirical one (Kunstner et al. 2019, eq. 3 against eq. 5). Images are
+    taken one at a time, since the square of a batch's summed gradient is not the sum of squares.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [model.get_submodule(name).weight for name in layers]
+    sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    count = 0
+    for batch in tqdm(batches, desc="importance", unit="batch", disable=None):
+        for image in batch:
+            log_probabilities = torch.log_softmax(model(image[None]), dim=1)[0]
+            label = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+            # A layer that the output does not depend on has a gradient of zero.
+            gradients = torch.autograd.grad(log_probabilities[label[0]], parameters, materialize_grads=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                total += gradient.double() ** 2
+            count += 1
+    return {name: (total / count).float().numpy() for name, total in zip(layers, sums, strict=True)}

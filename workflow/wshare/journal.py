@@ -1,0 +1,54 @@
+"""A search's measurements, kept line by line so that a killed search goes on where it stopped."""
+
+import json
+import os
+from pathlib import Path
+
+from wshare.search.problem import Combination
+from wshare.storage import write_text
+
+
+class Journal:
+    """Measurements by combination, appended to a file of JSON lines and read back on the next start.
+
+    The first line is `header`; a file that opens with another one is started anew, and a last line cut
+    off by a kill is dropped.
+    """
+
+    def __init__(self, path: Path, header: dict):
+        self._entries: dict[Combination, dict] = {}
+        first = json.dumps(header, sort_keys=True)
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        # What follows the last line break is empty, or a line that was never finished.
+        whole = lines[:-1] if lines[:-1] and lines[0] == first else [first]
+        for line in whole[1:]:
+            combination, measurement = json.loads(line)
+            self._entries[tuple(combination)] = measurement
+        write_text(path, "".join(line + "\n" for line in whole))
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, combination: Combination) -> bool:
+        return combination in self._entries
+
+    def __getitem__(self, combination: Combination) -> dict:
+        return self._entries[combination]
+
+    def entries(self) -> dict[Combination, dict]:
+        """All measurements by combination."""
+        return dict(self._entries)
+
+    def append(self, combination: Combination, measurement: dict) -> None:
+        """Add a measurement; it is on disk when this returns."""
+        self._entries[combination] = measurement
+        self._file.write(json.dumps([combination, measurement]) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())

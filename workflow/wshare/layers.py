@@ -1,0 +1,97 @@
+"""Which parameters of a network are shared, which are kept, and why."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from wshare.errors import UserError
+from wshare.names import check_patterns, folder_name, matches
+
+SHAREABLE = (nn.Conv2d, nn.Linear)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: list[str], where: str) -> dict:
+    """Every parameter exactly once, with status and reason, and the layers that are shared.
+
+    `include` and `exclude` hold exact names or `re:` patterns of layers; exclude wins. `dropped` names
+    parts of the published network that evaluation does not use. Returns the content of layers.json.
+    """
+    candidates = [name for name, module in model.named_modules() if isinstance(module, SHAREABLE)]
+    check_patterns(include, candidates, f"{where}.include")
+    check_patterns(exclude, candidates, f"{where}.exclude")
+    owners = {f"{name}.{leaf}": module for name, module in model.named_modules() for leaf in module._parameters}
+    layers, parameters, first_names = [], [], {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in first_names:
+            first_names[id(parameter)]["aliases"].append(name)
+            continue
+        layer = name.rpartition(".")[0]
+        shared, reason = _status(name, owners.get(name, model), parameter, include, exclude)
+        entry = {
+            "name": name,
+            "shape": list(parameter.shape),
+            "status": "shared" if shared else "kept",
+            "reason": reason,
+            "aliases": [],
+        }
+        first_names[id(parameter)] = entry
+        parameters.append(entry)
+        if shared:
+            module = model.get_submodule(layer)
+            layers.append(
+                {
+                    "name": layer,
+                    "folder": folder_name(layer),
+                    "type": type(module).__name__,
+                    "shape": list(parameter.shape),
+                    "groups": getattr(module, "groups", 1),
+                    "weights": parameter.numel(),
+                }
+            )
+    if not layers:
+        raise UserError(
+            f"{where}: no layer is left to share of the network's {len(candidates)} Conv2d and Linear layers; "
+            "change include or exclude"
+        )
+    return {"layers": layers, "parameters": parameters, "dropped": dropped}
+
+
+def _status(
+    name: str, module: nn.Module, parameter: torch.Tensor, include: list[str], exclude: list[str]
+) -> tuple[bool, str]:
+    layer, _, leaf = name.rpartition(".")
+    if isinstance(module, BATCH_NORMS):
+        return False, "batch norm: kept as one scale and one shift a channel"
+    if not isinstance(module, SHAREABLE):
+        return False, f"{type(module).__name__} is neither Conv2d nor Linear"
+    if leaf != "weight":
+        return False, f"{leaf} of a layer: few values, kept exact"
+    if parameter.dtype != torch.float32 or parameter.numel() == 0:
+        return False, f"{parameter.numel()} values of type {parameter.dtype}: only float32 weights are shared"
+    if any(matches(pattern, layer) for pattern in exclude):
+        return False, "excluded by the configuration"
+    if include and not any(matches(pattern, layer) for pattern in include):
+        return False, "not included by the configuration"
+    return True, f"{type(module).__name__} weight"
+
+
+@contextmanager
+def substituted(model: nn.Module, weights: dict[str, np.ndarray]) -> Iterator[None]:
+    """The model with the weights of some layers replaced; the old ones come back at the end.
+
+    `weights` maps layer names to float32 arrays of the layers' shapes.
+    """
+    parameters = {name: model.get_submodule(name).weight for name in weights}
+    originals = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            # The storage is exchanged, not written to: restoring is exact. The memory format stays.
+            parameter.data = torch.empty_like(originals[name]).copy_(torch.from_numpy(weights[name]))
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = originals[name]

@@ -1,0 +1,33 @@
+"""The model folder: weights.safetensors and model.json."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wshare.errors import FormatError
+from wshare.models import Fetched, load, state_of
+from wshare.scoring import fast
+from wshare.storage import atomic, read_json, sha256_file, write_json
+
+
+def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
+    """Write the weights, then the specification that holds their SHA-256."""
+    state = state_of(fetched.module)
+    with atomic(weights) as temporary:
+        save_file(state, temporary)
+        digest = sha256_file(temporary)
+    count = sum(parameter.numel() for parameter in fetched.module.parameters())
+    write_json(spec, fetched.spec | {"parameters": count, "sha256": digest})
+
+
+def read_model(spec: Path, weights: Path) -> torch.nn.Module:
+    """The network in evaluation mode; FormatError unless the weights are those the specification names."""
+    description = read_json(spec)
+    if sha256_file(weights) != description["sha256"]:
+        raise FormatError(f"{weights}: not the file that {spec} describes; delete both and run again")
+    try:
+        return fast(load(description, load_file(weights)))
+    except SafetensorError as error:
+        raise FormatError(f"{weights}: damaged ({error}); delete it and run again") from None

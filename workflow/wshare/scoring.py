@@ -1,0 +1,129 @@
+"""Evaluation of a network and statistics on the same images before and after compression."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import nn
+
+from wshare.images import ImageFile
+
+RESAMPLES = 10_000
+Z = NormalDist()
+
+
+@dataclass(frozen=True)
+class Score:
+    """Quality on a set of N images.
+
+    `top1`, `top5` and `agreement` (same top-1 class as the float32 network) are shares of N; `loss` is
+    the mean cross-entropy and `kl` the mean Kullback-Leibler divergence from the float32 network's
+    output, in nats. `correct` is bool [N].
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    kl: float
+    agreement: float
+    correct: np.ndarray
+
+
+def predict(model: nn.Module, images: ImageFile, threads: int = 1) -> np.ndarray:
+    """Logits, float32 [N, classes].
+
+    Batches run side by side on `threads` threads, each on one core: the result does not depend on
+    their number, unlike that of torch's own parallel sums.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(lambda start: forward(model, images.batch(start)), images.starts())
+        return np.concatenate(list(parts))
+
+
+def fast(model: nn.Module) -> nn.Module:
+    """The model with its convolutions in channels_last order, in which CPU kernels run about twice as fast.
+
+    Every evaluation uses it, since the order of sums differs from that of the usual one.
+    """
+    return model.to(memory_format=torch.channels_last)
+
+
+def forward(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
+    """Logits of one batch, float32 [B, classes]."""
+    with torch.inference_mode():
+        return model(batch).float().numpy()
+
+
+def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Score:
+    """Quality of `logits` [N, classes] against the float32 network's `reference` and the labels [N]."""
+    compressed, original = _log_softmax(logits), _log_softmax(reference)
+    rows = np.arange(len(labels))
+    predicted = logits.argmax(1)
+    best = np.argpartition(-logits, min(5, logits.shape[1]) - 1, axis=1)[:, :5]
+    correct = predicted == labels
+    return Score(
+        top1=float(correct.mean()),
+        top5=float((best == labels[:, None]).any(1).mean()),
+        loss=float(-compressed[rows, labels].mean()),
+        kl=float((np.exp(original) * (original - compressed)).sum(1).mean()),
+        agreement=float((predicted == reference.argmax(1)).mean()),
+        correct=correct,
+    )
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def relative_accuracy(
+    correct: np.ndarray, reference: np.ndarray, confidence: float, seed: int
+) -> tuple[float, float, float]:
+    """Accuracy as a share of the float32 accuracy on the same images, and its interval's ends.
+
+    `correct` and `reference` are bool [N], image by image. The interval is the paired percentile
+    bootstrap (Efron & Tibshirani 1993, chapter 13): images are drawn with replacement, both answers
+    together. Only four kinds of image exist, so their counts are drawn from a multinomial.
+    """
+    both = np.count_nonzero(correct & reference)
+    gained = np.count_nonzero(correct & ~reference)
+    lost = np.count_nonzero(~correct & reference)
+    neither = len(correct) - both - gained - lost
+    if both + lost == 0:
+        return 0.0, 0.0, 0.0
+    shares = np.array([both, gained, lost, neither]) / len(correct)
+    draws = np.random.default_rng(seed).multinomial(len(correct), shares, RESAMPLES)
+    ratios = (draws[:, 0] + draws[:, 1]) / np.maximum(draws[:, 0] + draws[:, 2], 1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return (both + gained) / (both + lost), float(low), float(high)
+
+
+def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Relative accuracy, and the lower end its 95 % interval is expected to have on as many other images.
+
+    Holding on other images takes more than an interval that holds here: their accuracy varies as well, and
+    their own interval has a width. The bound is s - (z(0.975) + sqrt(2) z(confidence)) sd, so that with
+    probability `confidence` the lower end on other images is no lower; sd is that of a difference of paired
+    proportions, with half an image added to each of the four kinds so that few changed answers do not pass
+    for none (Agresti & Min 2005).
+    """
+    both = np.count_nonzero(correct & reference)
+    gained = np.count_nonzero(correct & ~reference)
+    lost = np.count_nonzero(~correct & reference)
+    if both + lost == 0:
+        return 0.0, 0.0
+    images = len(correct) + 2
+    changed, net = (gained + lost + 1) / images, (gained - lost) / images
+    deviation = np.sqrt((changed - net**2) / images) / ((both + lost + 1) / images)
+    share = (both + gained) / (both + lost)
+    return share, float(share - (Z.inv_cdf(0.975) + np.sqrt(2) * Z.inv_cdf(confidence)) * deviation)
+
+
+def verdict(low: float, high: float, target: float) -> str:
+    """ "met", "missed" or "undecided": where the whole interval lies against the quality target."""
+    if low >= target:
+        return "met"
+    return "missed" if high < target else "undecided"

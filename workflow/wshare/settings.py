@@ -1,0 +1,243 @@
+"""Configuration: validation, defaults, and what of it each stage depends on.
+
+Everything here is pure and light: it runs each time the Snakefile is parsed.
+"""
+
+import ast
+import copy
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from wshare.errors import UserError
+from wshare.names import matches
+
+PACKAGE = Path(__file__).parent
+SCHEMA_FILE = PACKAGE.parent / "schemas" / "config.schema.yaml"
+
+# Keys that name or group things and so change no stage's result.
+_MODEL_SOURCE = ("source", "architecture", "weights", "url", "path", "sha256", "classes", "arguments", "preprocessing")
+_IMAGE_SOURCES = ("imagenet", "imagenette", "imagefolder", "cifar10")
+
+
+@cache
+def schema() -> dict:
+    """The configuration's JSON schema."""
+    return yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def complete(config: dict) -> dict:
+    """Configuration with all defaults filled in; the argument stays as it is.
+
+    UserError lists every problem at once, each with its path, what is allowed, and the closest known
+    name where one is misspelled.
+    """
+    validator = Draft202012Validator(schema())
+    problems = [line for error in validator.iter_errors(config) for line in _describe(error)]
+    problems += _not_json(config, "")
+    if not problems:
+        config = copy.deepcopy(config)
+        _fill(config, schema())
+        problems = list(_cross_check(config))
+    if problems:
+        raise UserError("\n".join(["the configuration has problems:", *(f"  {line}" for line in sorted(problems))]))
+    return config
+
+
+def _describe(error: ValidationError) -> Iterator[str]:
+    where = _path(error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        # YAML's keys may be numbers and truth values too.
+        for key in sorted(set(error.instance) - set(known), key=str):
+            yield f"{_join(where, key)}: unknown key.{_closest(key, known)}"
+    elif error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        # The validator reports each missing key on its own, with the same list.
+        yield from (f"{_join(where, key)}: required, but missing" for key in missing if f"'{key}'" in error.message)
+    elif error.validator == "enum":
+        allowed = [value for value in error.validator_value if value is not None]
+        listed = ", ".join(map(str, allowed))
+        yield f"{where}: {error.instance!r} is not one of {listed}.{_closest(error.instance, allowed)}"
+    elif "propertyNames" in error.absolute_schema_path:
+        rule = "a name has letters, digits, '_', '-' and '.', and starts with one of the first two"
+        yield f"{_join(where, str(error.instance))}: {rule}"
+    else:
+        yield f"{where}: {error.message}"
+
+
+def _not_json(value: Any, where: str) -> Iterator[str]:
+    """Values that YAML knows and JSON does not: NaN, infinity, dates."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _not_json(entry, _join(where, key))
+    elif isinstance(value, list):
+        for position, entry in enumerate(value):
+            yield from _not_json(entry, f"{where}[{position}]")
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        yield f"{where}: {value} is neither text, a finite number, true, false nor null"
+
+
+def _path(parts: Any) -> str:
+    text = ""
+    for part in parts:
+        text = f"{text}[{part}]" if isinstance(part, int) else _join(text, part)
+    return text
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _closest(word: Any, known: list) -> str:
+    found = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _fill(value: Any, node: dict) -> None:
+    """Fill the defaults of a valid value, in place."""
+    node = _resolved(node)
+    if not isinstance(value, dict):
+        return
+    for key, child in node.get("properties", {}).items():
+        if "default" in child and key not in value:
+            value[key] = copy.deepcopy(child["default"])
+    for rule in node.get("allOf", []):
+        if Draft202012Validator(rule["if"]).is_valid(value):
+            _fill(value, rule["then"])
+    for key, entry in value.items():
+        child = node.get("properties", {}).get(key, node.get("additionalProperties"))
+        if isinstance(child, dict):
+            _fill(entry, child)
+
+
+def _resolved(node: dict) -> dict:
+    reference = node.get("$ref")
+    if reference is None:
+        return node
+    target = schema()
+    for part in reference.removeprefix("#/").split("/"):
+        target = target[part]
+    return _resolved(target) | {key: value for key, value in node.items() if key != "$ref"}
+
+
+def _cross_check(config: dict) -> Iterator[str]:
+    for name, dataset in config["datasets"].items():
+        where = f"datasets.{name}"
+        for split, size in dataset["split"].items():
+            if size >= 1 and size != int(size):
+                yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
+        if dataset["source"] == "python" and not dataset["function"]:
+            yield f"{where}.function: required for source 'python'"
+        if dataset["source"] in _IMAGE_SOURCES and not _image_path(config, dataset):
+            yield f"{where}.path: a folder of images is needed; set it here, or pass --config images=<folder>"
+    for name, model in config["models"].items():
+        where = f"models.{name}"
+        dataset = config["datasets"].get(model["dataset"])
+        if dataset is None:
+            known = list(config["datasets"])
+            yield f"{where}.dataset: {model['dataset']!r} is not in datasets.{_closest(model['dataset'], known)}"
+        elif model["source"] == "train" and "train" not in dataset["split"]:
+            yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
+        for key in ("weights", "url", "path", "sha256", "classes"):
+            if model["source"] == "train" and model[key]:
+                yield f"{where}.{key}: source 'train' does not read it; remove the key"
+        if model["source"] == "file" and not model["path"]:
+            yield f"{where}.path: required for source 'file'"
+        for key, patterns in model["layers"].items():
+            for pattern in (pattern for pattern in patterns if pattern.startswith("re:")):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    yield f"{where}.layers.{key}.{pattern!r}: not a regular expression ({error})"
+
+
+def _image_path(config: dict, dataset: dict) -> str | None:
+    return dataset["path"] or (config["images"] if dataset["source"] in _IMAGE_SOURCES else None)
+
+
+def model_names(config: dict, trained: bool) -> list[str]:
+    """Models that a rule trains, or those whose weights come from elsewhere."""
+    return [name for name, model in config["models"].items() if (model["source"] == "train") == trained]
+
+
+def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
+    """What a stage's result depends on, as canonical JSON: equal text means equal settings.
+
+    `config` is complete. `item` is the layer of `cluster_layer` and the search of the stages behind it.
+    Anything left out here (names, other layers, threads) reruns nothing when it changes.
+    """
+    own = config["models"][model]
+    seed = {"seed": config["seed"]}
+    if stage == "fetch_model":
+        settings = {key: own[key] for key in _MODEL_SOURCE}
+    elif stage == "train_model":
+        keys = ("architecture", "arguments", "training", "preprocessing")
+        settings = {key: own[key] for key in keys} | {"dataset": _data_settings(config, own)} | seed
+    elif stage == "prepare_images":
+        settings = _data_settings(config, own) | seed
+    elif stage == "inspect_model":
+        settings = {key: own["layers"][key] for key in ("include", "exclude")}
+    elif stage == "extract_weights":
+        settings = {key: own["layers"][key] for key in ("include", "exclude")} | config["importance"] | seed
+    elif stage == "cluster_layer":
+        settings = layer_settings(config, model, item) | seed
+    elif stage == "profile_layers":
+        settings = {"images": config["sensitivity"]["images"]}
+    elif stage == "search":
+        settings = config["searches"][item] | seed
+    elif stage == "pack_model":
+        settings = dict(config["packing"])
+    elif stage == "evaluate_packed":
+        settings = {"quality_target": config["searches"][item]["quality_target"]} | seed
+    else:
+        settings = {}
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _data_settings(config: dict, model: dict) -> dict:
+    dataset = config["datasets"][model["dataset"]]
+    return dataset | {"path": _image_path(config, dataset)}
+
+
+def layer_settings(config: dict, model: str, layer: str) -> dict:
+    """Clustering settings of one layer: default, then the first `re:` pattern that matches, then exact name."""
+    overrides = config["models"][model]["layers"]["overrides"]
+    patterns = (value for key, value in overrides.items() if key.startswith("re:") and matches(key, layer))
+    return config["clustering"] | next(patterns, {}) | overrides.get(layer, {})
+
+
+@cache
+def code_files(stage: str) -> tuple[str, ...]:
+    """Source files of the package that a stage's module imports, directly or not, sorted.
+
+    Read from the import statements, wherever they stand, so that no list has to be kept by hand.
+    """
+    found: set[Path] = set()
+    waiting = [PACKAGE / "stages" / f"{stage}.py"]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += _imports(file)
+    return tuple(sorted(str(file) for file in found))
+
+
+def _imports(file: Path) -> Iterator[Path]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wshare"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                base = PACKAGE.joinpath(*name.split(".")[1:])
+                found = (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
+                # The package's own __init__ is a door for users: what it offers is written elsewhere.
+                yield from (path for path in found if path != PACKAGE / "__init__.py")

@@ -1,0 +1,109 @@
+"""Classification networks of timm (an optional extra), pretrained or with a local checkpoint."""
+
+import math
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from wshare import models
+from wshare.errors import UserError
+from wshare.sources.file import read_state
+
+
+def fetch(settings: dict, cache: Path) -> models.Fetched:
+    """A timm network: with the checkpoint at `settings["path"]`, or pretrained weights from timm's hub.
+
+    `architecture` is a timm name; `weights` may give the tag of pretrained weights, such as a1h_in1k, which may also
+    stand in the name after a dot. Without both, timm's default tag. Downloads are timm's own, kept under the cache.
+    """
+    models.refuse(settings, ["url"])
+    name = settings["architecture"]
+    if settings.get("weights"):
+        name = f"{name}.{settings['weights']}"
+    arguments = dict(settings.get("arguments") or {})
+    if settings.get("path"):
+        if settings.get("classes"):
+            arguments = {"num_classes": settings["classes"]} | arguments
+        module = build(name, arguments)
+        path = Path(settings["path"])
+        models.assign(module, read_state(path, settings.get("sha256")), str(path))
+        source = f"file {path}"
+    else:
+        models.refuse(settings, ["sha256"])
+        module = _pretrained(name, arguments, cache / "timm")
+        source = "pretrained"
+    # The tag belongs to the architecture: it decides the number of classes.
+    name = ".".join(filter(None, (module.pretrained_cfg["architecture"], module.pretrained_cfg["tag"])))
+    return models.finish(
+        module,
+        settings,
+        builder={"kind": "timm", "name": name, "arguments": arguments},
+        preprocessing=preprocessing_of(module, settings),
+        origin=f"timm {name}, {source}",
+    )
+
+
+def build(name: str, arguments: dict) -> nn.Module:
+    """The timm network `name`, with or without a tag, without weights; `arguments` go to its builder."""
+    timm = _timm(name)
+    try:
+        return timm.create_model(name, pretrained=False, **arguments)
+    except TypeError as error:
+        raise UserError(f"arguments: {arguments}: timm cannot build {name} with them: {error}") from error
+
+
+def preprocessing_of(module: nn.Module, settings: dict) -> dict:
+    """Preprocessing from timm's data configuration of a network; resize = floor(crop / crop_pct)."""
+    import timm.data
+
+    config = timm.data.resolve_model_data_config(module)
+    channels, crop, _ = config["input_size"]
+    given = settings.get("preprocessing") or {}
+    if config["crop_mode"] != "center" and "resize" not in given:
+        raise UserError(
+            f"preprocessing: {settings['architecture']} was published with crop mode {config['crop_mode']!r}, and "
+            "images are only resized by the shorter side and cropped at the centre here; "
+            "set preprocessing.resize to accept that"
+        )
+    return {
+        "channels": channels,
+        "resize": math.floor(given.get("crop", crop) / config["crop_pct"]),
+        "crop": crop,
+        "interpolation": config["interpolation"],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+    }
+
+
+def _pretrained(name: str, arguments: dict, cache: Path) -> nn.Module:
+    timm = _timm(name)
+    try:
+        return timm.create_model(name, pretrained=True, cache_dir=cache, **arguments)
+    except TypeError as error:
+        raise UserError(f"arguments: {arguments}: timm cannot build {name} with them: {error}") from error
+    except (OSError, RuntimeError) as error:
+        # The hub's errors are OSErrors, whichever HTTP library it uses; timm says with RuntimeError that it has none.
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(
+            f"timm {name}: no pretrained weights ({type(error).__name__}: {reason}); get the checkpoint from "
+            "the Hugging Face hub another way and set models.<name>.path to it"
+        ) from error
+
+
+def _timm(name: str) -> ModuleType:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        raise UserError(
+            f"architecture: {name!r}: timm is not installed; it is an optional extra: pip install timm"
+        ) from None
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        raise UserError(f"architecture: {name!r}: timm has no such network. {models.closest(base, timm.list_models())}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        raise UserError(f"weights: {tag!r}: timm has no such weights of {base}. {models.closest(tag, tags)}")
+    return timm

@@ -1,0 +1,25 @@
+"""Cluster one layer's weights for every k in one sweep."""
+
+from pathlib import Path
+
+from wshare.clusters import Clusters, write_clusters
+from wshare.kmeans import sweep
+from wshare.weightfile import read_layer
+
+
+def cluster_layer(settings: dict, layer: str, weights: Path, clusters: Path) -> None:
+    """Write clusters.h5 of one layer."""
+    weight, importance = read_layer(weights, layer)
+    result = sweep(
+        weight,
+        importance,
+        k_max=settings["k_max"],
+        bins=settings["bins"],
+        method=settings["method"],
+        weighting=settings["weighting"],
+        seed=settings["seed"],
+    )
+    largest = len(result.inertia)
+    candidates = sorted({min(k, largest) for k in settings["candidates"]})
+    write_clusters(clusters, Clusters(layer, weight.shape, tuple(candidates), result), settings)
+    print(f"{layer}: {weight.size} weights, k = 1 to {largest}")

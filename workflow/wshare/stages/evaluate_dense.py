@@ -1,0 +1,32 @@
+"""Evaluate the float32 network: the reference of every comparison."""
+
+from pathlib import Path
+
+from wshare.images import ImageFile
+from wshare.logits import write_logits
+from wshare.modelfile import read_model
+from wshare.scoring import predict, score
+from wshare.storage import read_json, write_json
+
+
+def evaluate_dense(
+    spec: Path,
+    weights: Path,
+    search: Path,
+    held_out: Path,
+    search_logits: Path,
+    held_out_logits: Path,
+    metrics: Path,
+    threads: int,
+) -> None:
+    """Write the float32 network's logits on both splits and its accuracy on them."""
+    model = read_model(spec, weights)
+    result: dict = {"published": read_json(spec)["published"]}
+    for name, path, target in (("search", search, search_logits), ("held_out", held_out, held_out_logits)):
+        images = ImageFile(path)
+        logits = predict(model, images, threads)
+        write_logits(target, logits, images)
+        quality = score(logits, logits, images.labels)
+        result[name] = {"images": len(images), "top1": quality.top1, "top5": quality.top5, "loss": quality.loss}
+        print(f"{name}: top-1 {quality.top1:.2%} on {len(images)} images")
+    write_json(metrics, result)

@@ -1,0 +1,87 @@
+"""Evaluate the packed file, loaded anew, on held-out images: the verdict."""
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from wshare import __version__
+from wshare.benchmarks import seconds_by_stage
+from wshare.images import ImageFile
+from wshare.logits import read_logits
+from wshare.models import assign, build
+from wshare.packing import load_packed
+from wshare.scoring import fast, predict, relative_accuracy, score, verdict
+from wshare.storage import read_json, sha256_file, write_json
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors")
+# The verdict's interval, whatever confidence the search asked for.
+CONFIDENCE = 0.95
+
+
+def evaluate_packed(
+    settings: dict,
+    model: str,
+    dataset: str,
+    spec: Path,
+    packed: Path,
+    images: Path,
+    baseline: Path,
+    recipe: Path,
+    sizes: Path,
+    benchmarks: Path,
+    search: str,
+    metrics: Path,
+    threads: int,
+) -> None:
+    """Write metrics.json; `model`, `dataset` and `search` are names in the configuration."""
+    started = time.perf_counter()
+    description, chosen, size = read_json(spec), read_json(recipe), read_json(sizes)
+    sample = ImageFile(images)
+    reference = read_logits(baseline, sample)
+    network = fast(build(description))
+    assign(network, load_packed(packed), str(packed))
+    before = score(reference, reference, sample.labels)
+    after = score(predict(network, sample, threads), reference, sample.labels)
+    share, low, high = relative_accuracy(after.correct, before.correct, CONFIDENCE, settings["seed"])
+    octets = size["bytes"]
+    write_json(
+        metrics,
+        {
+            "model": model,
+            "search": search,
+            "dataset": dataset,
+            "quality_target": settings["quality_target"],
+            "float32": {"top1": before.top1, "top5": before.top5, "images": len(sample)},
+            "compressed": {
+                "top1": after.top1,
+                "top5": after.top5,
+                "images": len(sample),
+                "kl": after.kl,
+                "agreement": after.agreement,
+            },
+            "relative_accuracy": share,
+            "relative_accuracy_ci95": [low, high],
+            "verdict": verdict(low, high, settings["quality_target"]),
+            "bytes": octets,
+            "compression_rate": {
+                "on_disk": octets["float32"] / octets["packed"],
+                "analytic": 32 * size["weights"] / size["analytic_bits"],
+            },
+            "bits_per_weight": 8 * octets["packed"] / size["parameters"],
+            "batch_norm": size["batch_norm"],
+            "evaluations": chosen["evaluations"],
+            "images_forwarded": sum(chosen["images_forwarded"].values()),
+            "seconds": seconds_by_stage(benchmarks, search) | {"evaluate_packed": time.perf_counter() - started},
+            "versions": {"wshare": __version__, "python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
+            "seed": settings["seed"],
+            "sha256": {
+                "model": description["sha256"],
+                "held_out_images": sample.fingerprint,
+                "search_images": chosen["search_images"],
+                "recipe": sha256_file(recipe),
+                "packed": sha256_file(packed),
+            },
+        },
+    )

@@ -1,0 +1,22 @@
+"""Extract each layer's weight and importance into one file that all clustering jobs read."""
+
+from pathlib import Path
+
+from wshare.images import ImageFile
+from wshare.importance import fisher_diagonal
+from wshare.layers import inspect
+from wshare.modelfile import read_model
+from wshare.storage import read_json
+from wshare.weightfile import write_weights
+
+
+def extract_weights(settings: dict, name: str, spec: Path, weights: Path, images: Path, extracted: Path) -> None:
+    """Write weights.h5; `name` is the model's name in the configuration, for messages."""
+    model = read_model(spec, weights)
+    table = inspect(model, [], settings["include"], settings["exclude"], f"models.{name}.layers")
+    names = [layer["name"] for layer in table["layers"]]
+    arrays = {layer: model.get_submodule(layer).weight.detach().numpy() for layer in names}
+    sample = ImageFile(images, limit=settings["images"])
+    importance = fisher_diagonal(model, sample.batches(), names, settings["seed"])
+    provenance = {"model_sha256": read_json(spec)["sha256"], "images_fingerprint": sample.fingerprint}
+    write_weights(extracted, arrays, importance, provenance, settings)

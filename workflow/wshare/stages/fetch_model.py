@@ -1,0 +1,14 @@
+"""Fetch a trained network and write it in one form, whatever its source."""
+
+from pathlib import Path
+
+from wshare.modelfile import write_model
+from wshare.models import fetch
+
+
+def fetch_model(settings: dict, cache: Path, weights: Path, spec: Path) -> None:
+    """Write weights.safetensors and model.json of the network that the settings name.
+
+    `cache` is the folder for downloads.
+    """
+    write_model(fetch(settings, cache), weights, spec)

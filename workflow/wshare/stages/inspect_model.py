@@ -1,0 +1,17 @@
+"""List every parameter of the network once: shared or kept, and why."""
+
+from pathlib import Path
+
+from wshare.layers import inspect
+from wshare.modelfile import read_model
+from wshare.storage import read_json, write_json
+
+
+def inspect_model(settings: dict, name: str, spec: Path, weights: Path, layers: Path) -> None:
+    """Write layers.json; `name` is the model's name in the configuration, for messages."""
+    dropped = read_json(spec)["dropped"]
+    model = read_model(spec, weights)
+    table = inspect(model, dropped, settings["include"], settings["exclude"], f"models.{name}.layers")
+    write_json(layers, table)
+    kept = sum(parameter["status"] == "kept" for parameter in table["parameters"])
+    print(f"{len(table['layers'])} layers to share, {kept} parameters kept, {len(dropped)} parts dropped")

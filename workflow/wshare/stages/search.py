@@ -1,0 +1,141 @@
+"""Search the combination of per-layer k that meets the quality target with the fewest bits."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from wshare.clusters import Clusters, read_clusters
+from wshare.images import ImageFile
+from wshare.journal import Journal
+from wshare.layers import substituted
+from wshare.logits import read_logits
+from wshare.modelfile import read_model
+from wshare.scoring import predict, predicted_low, score
+from wshare.search import method
+from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
+from wshare.sensitivity import COLUMNS, shared_weight
+from wshare.storage import read_json, sha256_file, write_json
+from wshare.tables import read_table, write_table
+
+FRONT = ["bits", "compression_rate_analytic", "top1", "relative_accuracy", "low", "kl", "agreement", "pareto", "chosen"]
+
+
+def search(
+    settings: dict,
+    spec: Path,
+    weights: Path,
+    images: Path,
+    baseline: Path,
+    clusters: list[Path],
+    sensitivity: Path,
+    code: list[Path],
+    journal: Path,
+    front: Path,
+    recipe: Path,
+    threads: int,
+) -> None:
+    """Write front.csv, every combination measured, and recipe.json, the chosen one.
+
+    The journal holds each measurement as soon as it is made; a killed search goes on from there. It is
+    void when the settings, an input or a file of `code` differ.
+    """
+    model = read_model(spec, weights)
+    sample = ImageFile(images)
+    reference = read_logits(baseline, sample)
+    layers = [read_clusters(path) for path in clusters]
+    arrays = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
+    original = score(reference, reference, sample.labels)
+
+    def measure(combination: Combination) -> dict:
+        shared = {
+            layer.layer: shared_weight(arrays[layer.layer], layer.sweep.codebook(k))
+            for layer, k in zip(layers, combination, strict=True)
+            if k is not None
+        }
+        with substituted(model, shared):
+            quality = score(predict(model, sample, threads), reference, sample.labels)
+        share, low = predicted_low(quality.correct, original.correct, settings["confidence"])
+        return {
+            "top1": quality.top1,
+            "relative_accuracy": share,
+            "low": low,
+            "kl": quality.kl,
+            "agreement": quality.agreement,
+        }
+
+    inputs = [spec, weights, images, baseline, sensitivity, *clusters, *code]
+    header = {"settings": settings, "inputs": [sha256_file(path) for path in inputs]}
+    with Journal(journal, header) as log, tqdm(desc="search", unit="evaluation", disable=None) as progress:
+        progress.update(len(log))
+
+        def remembered(combination: Combination) -> Measurement:
+            if combination not in log:
+                log.append(combination, measure(combination))
+                progress.update()
+            return Measurement(**log[combination])
+
+        profile = _read_profile(sensitivity)
+        problem = Problem(
+            tuple(_layer(layer, profile) for layer in layers), settings["quality_target"], settings["seed"], remembered
+        )
+        chosen = method(settings["method"])(problem, settings["options"])
+        measured = log.entries()
+    write_table(front, FRONT + [layer.layer for layer in layers], _front_rows(problem, measured, chosen))
+    description = read_json(spec)
+    write_json(
+        recipe,
+        {
+            "version": 1,
+            "model": {"name": description["name"], "sha256": description["sha256"]},
+            "search_images": sample.fingerprint,
+            "settings": settings,
+            "layers": {
+                layer.layer: {"shape": list(layer.shape), "k": k} for layer, k in zip(layers, chosen, strict=True)
+            },
+            "on_search_images": measured[chosen] | {"meets_target": problem.meets(chosen)},
+            "evaluations": len(measured),
+            "images_forwarded": {
+                "search": len(measured) * len(sample),
+                "profile": sum(row.images for rows in profile.values() for row in rows),
+            },
+        },
+    )
+
+
+def _read_profile(path: Path) -> dict[str, list[Profiled]]:
+    profile: dict[str, list[Profiled]] = {}
+    for row in read_table(path, COLUMNS):
+        profile.setdefault(row["layer"], []).append(
+            Profiled(
+                k=int(row["k"]),
+                inertia=float(row["inertia"]),
+                relative_accuracy=float(row["relative_accuracy"]),
+                kl=float(row["kl"]),
+                images=int(row["images"]),
+            )
+        )
+    return profile
+
+
+def _layer(clusters: Clusters, profile: dict[str, list[Profiled]]) -> Layer:
+    return Layer(clusters.layer, clusters.weights, clusters.sweep.inertia, tuple(profile[clusters.layer]))
+
+
+def _front_rows(problem: Problem, measured: dict[Combination, dict], chosen: Combination) -> list[dict]:
+    """All measured combinations by ascending bits; `pareto` marks those that no smaller one equals."""
+    rows = []
+    best = -np.inf
+    dense = sum(32 * layer.weights for layer in problem.layers)
+    order = sorted(measured, key=lambda c: (problem.bits(c), -measured[c]["relative_accuracy"]))
+    for combination in order:
+        quality = measured[combination]
+        bits = problem.bits(combination)
+        rows.append(
+            {"bits": bits, "compression_rate_analytic": dense / bits}
+            | quality
+            | {"pareto": int(quality["relative_accuracy"] > best), "chosen": int(combination == chosen)}
+            | {layer.name: "dense" if k is None else k for layer, k in zip(problem.layers, combination, strict=True)}
+        )
+        best = max(best, quality["relative_accuracy"])
+    return rows

@@ -1,0 +1,81 @@
+"""The block that a run ends with: what was won, what it cost, where it lies."""
+
+from pathlib import Path
+
+from wshare.storage import read_json, write_text
+from wshare.tables import write_table
+
+NEXT = (
+    "next: wshare.load_packed(<packed.safetensors>) gives a state dict; "
+    "config/README.md shows how to bring your own network"
+)
+
+
+def summarise(metrics: list[Path], summary: Path, table: Path) -> None:
+    """Write a block of text for each model with a paragraph for each of its searches, and a table of all."""
+    blocks: dict[str, list[str]] = {}
+    rows = []
+    for path in metrics:
+        result = read_json(path)
+        blocks.setdefault(result["model"], [heading(result)]).append(paragraph(result, path.parent))
+        rows.append(row(result))
+    text = "\n\n".join("\n".join(lines) for lines in blocks.values())
+    write_text(summary, f"{text}\n\nall as a table: {table}\n{NEXT}\n")
+    write_table(table, list(rows[0]), rows)
+
+
+def row(result: dict) -> dict:
+    """One line of the table."""
+    low, high = result["relative_accuracy_ci95"]
+    return {
+        "model": result["model"],
+        "search": result["search"],
+        "quality_target": result["quality_target"],
+        "verdict": result["verdict"],
+        "float32_bytes": result["bytes"]["float32"],
+        "packed_bytes": result["bytes"]["packed"],
+        "rate_on_disk": round(result["compression_rate"]["on_disk"], 3),
+        "rate_analytic": round(result["compression_rate"]["analytic"], 3),
+        "bits_per_weight": round(result["bits_per_weight"], 3),
+        "held_out_images": result["float32"]["images"],
+        "float32_top1": round(result["float32"]["top1"], 5),
+        "packed_top1": round(result["compressed"]["top1"], 5),
+        "relative_accuracy": round(result["relative_accuracy"], 5),
+        "ci95_low": round(low, 5),
+        "ci95_high": round(high, 5),
+        "kl": float(f"{result['compressed']['kl']:.4g}"),
+        "evaluations": result["evaluations"],
+        "images_forwarded": result["images_forwarded"],
+        "search_seconds": round(result["seconds"]["search"], 1),
+    }
+
+
+def heading(result: dict) -> str:
+    """The model's name and its quality before compression."""
+    dense = result["float32"]
+    return (
+        f"{result['model']} on {result['dataset']}: float32 file {_size(result['bytes']['float32'])}, "
+        f"top-1 {dense['top1']:.2%} on {dense['images']} held-out images"
+    )
+
+
+def paragraph(result: dict, folder: Path) -> str:
+    """One search: sizes, rates, quality, verdict, files."""
+    rate, packed = result["compression_rate"], result["compressed"]
+    low, high = result["relative_accuracy_ci95"]
+    return "\n".join(
+        [
+            f"  {result['search']}: {_size(result['bytes']['float32'])} -> {_size(result['bytes']['packed'])}, "
+            f"{rate['on_disk']:.2f}x on disk ({rate['analytic']:.2f}x analytic, indices and codebooks alone), "
+            f"{result['bits_per_weight']:.2f} bits per weight",
+            f"    top-1 {result['float32']['top1']:.2%} -> {packed['top1']:.2%}: {result['relative_accuracy']:.2%} of "
+            f"float32, 95 % interval {low:.2%} to {high:.2%}",
+            f"    quality target {result['quality_target']:.2%} {result['verdict'].upper()}; "
+            f"{result['evaluations']} evaluations, {result['images_forwarded']:,} images forwarded",
+            f"    files: {folder}/packed.safetensors, dense.safetensors, metrics.json, recipe.json",
+        ]
+    )
+
+
+def _size(octets: int) -> str:
+    return f"{octets / 1000:.1f} kB" if octets < 1e6 else f"{octets / 1e6:.2f} MB"

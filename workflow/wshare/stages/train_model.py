@@ -1,0 +1,49 @@
+"""Train one of the embedded networks, for datasets that no published weights fit."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wshare import networks
+from wshare.datasets import open_dataset, prepare, split_indices
+from wshare.errors import UserError
+from wshare.modelfile import write_model
+from wshare.models import complete_preprocessing, finish
+from wshare.training import train
+
+
+def train_model(settings: dict, weights: Path, spec: Path) -> None:
+    """Write weights.safetensors and model.json of a network trained on the train split.
+
+    UserError if its accuracy on the search split is below the floor.
+    """
+    # Sums on one thread are the same however many cores there are, and so is the network.
+    torch.set_num_threads(1)
+    recipe = settings["training"]
+    data = open_dataset(settings["dataset"])
+    first = data.read(0)
+    found = {"channels": len(first.getbands()), "crop": first.height}
+    preprocessing = complete_preprocessing(found, settings["preprocessing"])
+    arguments = {"classes": data.classes} | settings["arguments"]
+    module = networks.build(settings["architecture"], arguments)
+    splits = split_indices(data.labels, settings["dataset"]["split"], settings["seed"])
+
+    def pixels(split: str) -> torch.Tensor:
+        decoded = np.stack([prepare(data.read(i), preprocessing) for i in splits[split]])
+        mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+        return (torch.from_numpy(decoded).float() / 255 - mean) / std
+
+    labels = torch.from_numpy(data.labels)
+    hyperparameters = {key: recipe[key] for key in ("epochs", "learning_rate", "batch_size", "shift")}
+    train(module, pixels("train"), labels[splits["train"]], **hyperparameters, seed=settings["seed"])
+    with torch.inference_mode():
+        accuracy = (module(pixels("search")).argmax(1) == labels[splits["search"]]).float().mean().item()
+    print(f"accuracy on the search split: {accuracy:.2%}, floor {recipe['floor']:.2%}")
+    if accuracy < recipe["floor"]:
+        raise UserError(
+            f"training: accuracy {accuracy:.2%} is below training.floor {recipe['floor']:.2%}; train for longer"
+        )
+    builder = {"kind": "embedded", "name": settings["architecture"], "arguments": arguments}
+    fetched = finish(module, settings, builder=builder, preprocessing=preprocessing, origin="trained by wshare")
+    write_model(fetched, weights, spec)

@@ -1,0 +1,27 @@
+"""CSV tables with a header line."""
+
+import csv
+import io
+from pathlib import Path
+
+from wshare.errors import FormatError
+from wshare.storage import write_text
+
+
+def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows atomically; floats keep all their digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_table(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    """Rows as text by column; FormatError unless the columns are as expected and every row is whole."""
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, restkey="", restval=None)
+        rows = list(reader)
+    if reader.fieldnames != columns or any("" in row or None in row.values() for row in rows):
+        raise FormatError(f"{path}: not a whole table of {', '.join(columns)}; delete it and run again")
+    return rows
