@@ -1,0 +1,98 @@
+"""Configuration and helpers that the rules share; no rules here, and nothing that imports torch."""
+
+import json
+import os
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+WORKFLOW = Path(workflow.current_basedir).parent
+sys.path.insert(0, str(WORKFLOW))
+from wshare.environment import prepare_for_jobs
+from wshare.errors import UserError
+from wshare.names import check_patterns, layer_name
+from wshare.settings import code_files, complete, model_names, stage_settings
+
+prepare_for_jobs(WORKFLOW)
+
+try:
+    config = complete(config)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, config["models"])),
+    search="|".join(map(re.escape, config["searches"])),
+    layer=r"[^/]+",
+    group=r"\d+",
+
+
+def code_of(stage):
+    """Source files that the stage runs, relative to where it runs, so that a moved project reruns nothing."""
+    return [os.path.relpath(file) for file in code_files(stage)]
+
+
+def settings_of(stage):
+    """Function of wildcards: what of the configuration the stage's result depends on, as one JSON text."""
+
+    def settings(wildcards):
+        item = layer_name(wildcards.layer) if stage == "cluster_layer" else wildcards.get("search", "")
+        return stage_settings(config, stage, wildcards.model, item)
+
+    return settings
+
+
+def layers_of(model):
+    """Entries of the model's layers.json; available once `inspect_model` has run."""
+    path = checkpoints.inspect_model.get(model=model).output.layers
+    layers = read_layers(path, os.stat(path).st_mtime_ns)
+    overrides = config["models"][model]["layers"]["overrides"]
+    try:
+        check_patterns(overrides, [layer["name"] for layer in layers], f"models.{model}.layers.overrides")
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return layers
+
+
+@lru_cache
+def read_layers(path, mtime_ns):
+    """Entries of a layers.json, read once per version of the file."""
+    return json.loads(Path(path).read_text())["layers"]
+
+
+def cluster_files(wildcards):
+    """clusters.h5 of all layers of a model, in the network's order."""
+    return [
+        f"results/{wildcards.model}/layers/{layer['folder']}/clusters.h5"
+        for layer in layers_of(wildcards.model)
+    ]
+
+
+def group_cluster_files(wildcards):
+    """clusters.h5 of one group of neighbouring layers."""
+    size = config["sensitivity"]["layers_per_job"]
+    first = int(wildcards.group) * size
+    return cluster_files(wildcards)[first : first + size]
+
+
+def group_tables(wildcards):
+    """Sensitivity tables of all groups of a model, in the network's order."""
+    groups = -(-len(layers_of(wildcards.model)) // config["sensitivity"]["layers_per_job"])
+    return [f"results/{wildcards.model}/sensitivity/{group}.csv" for group in range(groups)]
+
+
+def local_weights(wildcards):
+    """The model's weights file where the user names one, so that replacing it counts as a change."""
+    path = config["models"][wildcards.model]["path"]
+    return [path] if path else []
+
+
+def print_summary():
+    """The block that a run ends with."""
+    path = Path("results/summary.txt")
+    if path.exists():
+        print(path.read_text(), end="")

@@ -1,0 +1,120 @@
+"""The network: fetched or trained, inspected, evaluated, its weights extracted.
+
+Needs a model of the configuration, and for training, baseline and importance its dataset. Leaves
+`model/`, `baseline/` and `weights.h5`, in the form that all later stages read.
+"""
+
+
+rule fetch_model:
+    """Fetch a trained network from its source."""
+    input:
+        local=local_weights,
+        code=code_of("fetch_model"),
+    output:
+        weights="results/{model}/model/weights.safetensors",
+        spec="results/{model}/model/model.json",
+    log:
+        "results/{model}/logs/fetch_model.log",
+    benchmark:
+        "results/{model}/benchmarks/fetch_model.tsv"
+    wildcard_constraints:
+        model="|".join(map(re.escape, model_names(config, trained=False))) or "(?!)",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("fetch_model"),
+        cache=".cache/wshare",
+    shell:
+        "python -m wshare fetch_model --settings {params.settings:q} --cache {params.cache:q}"
+        " --weights {output.weights:q} --spec {output.spec:q} > {log:q} 2>&1"
+
+
+rule train_model:
+    """Train an embedded network on the train split."""
+    input:
+        code=code_of("train_model"),
+    output:
+        weights="results/{model}/model/weights.safetensors",
+        spec="results/{model}/model/model.json",
+    log:
+        "results/{model}/logs/train_model.log",
+    benchmark:
+        "results/{model}/benchmarks/train_model.tsv"
+    wildcard_constraints:
+        model="|".join(map(re.escape, model_names(config, trained=True))) or "(?!)",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("train_model"),
+    shell:
+        "python -m wshare train_model --settings {params.settings:q}"
+        " --weights {output.weights:q} --spec {output.spec:q} > {log:q} 2>&1"
+
+
+checkpoint inspect_model:
+    """List every parameter once: shared or kept, and why."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        code=code_of("inspect_model"),
+    output:
+        layers="results/{model}/model/layers.json",
+    log:
+        "results/{model}/logs/inspect_model.log",
+    benchmark:
+        "results/{model}/benchmarks/inspect_model.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("inspect_model"),
+    shell:
+        "python -m wshare inspect_model --settings {params.settings:q} --name {wildcards.model:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --layers {output.layers:q} > {log:q} 2>&1"
+
+
+rule evaluate_dense:
+    """Evaluate the float32 network on both splits: the reference of every comparison."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        search="results/{model}/images/search.h5",
+        held_out="results/{model}/images/held_out.h5",
+        code=code_of("evaluate_dense"),
+    output:
+        search="results/{model}/baseline/search.h5",
+        held_out="results/{model}/baseline/held_out.h5",
+        metrics="results/{model}/baseline/metrics.json",
+    log:
+        "results/{model}/logs/evaluate_dense.log",
+    benchmark:
+        "results/{model}/benchmarks/evaluate_dense.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m wshare evaluate_dense --spec {input.spec:q} --weights {input.weights:q}"
+        " --search {input.search:q} --held-out {input.held_out:q}"
+        " --search-logits {output.search:q} --held-out-logits {output.held_out:q}"
+        " --metrics {output.metrics:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule extract_weights:
+    """Write each layer's weight and importance into one file that all clustering jobs read."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        images="results/{model}/images/search.h5",
+        code=code_of("extract_weights"),
+    output:
+        extracted="results/{model}/weights.h5",
+    log:
+        "results/{model}/logs/extract_weights.log",
+    benchmark:
+        "results/{model}/benchmarks/extract_weights.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("extract_weights"),
+    shell:
+        "python -m wshare extract_weights --settings {params.settings:q} --name {wildcards.model:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
+        " --extracted {output.extracted:q} > {log:q} 2>&1"

@@ -1,0 +1,94 @@
+"""Search, compressed model and verdict: one chain of jobs for each model and search.
+
+Needs sensitivity, clusters, model and search images; the verdict alone reads held-out images. Leaves
+the measured front, the recipe, the packed and the dense file, and metrics.json.
+"""
+
+
+rule search:
+    """Search the smallest combination that meets the quality target."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        images="results/{model}/images/search.h5",
+        baseline="results/{model}/baseline/search.h5",
+        clusters=cluster_files,
+        sensitivity="results/{model}/sensitivity.csv",
+        code=code_of("search"),
+    output:
+        front="results/{model}/search/{search}/front.csv",
+        recipe="results/{model}/search/{search}/recipe.json",
+    log:
+        "results/{model}/logs/search/{search}/search.log",
+    benchmark:
+        "results/{model}/benchmarks/search/{search}/search.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("search"),
+        journal="results/{model}/search/{search}/journal.jsonl",
+    shell:
+        "python -m wshare search --settings {params.settings:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
+        " --baseline {input.baseline:q} --clusters {input.clusters:q} --sensitivity {input.sensitivity:q}"
+        " --code {input.code:q} --journal {params.journal:q}"
+        " --front {output.front:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule pack_model:
+    """Write the compressed network as a packed and as a dense file."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        images="results/{model}/images/search.h5",
+        clusters=cluster_files,
+        recipe="results/{model}/search/{search}/recipe.json",
+        code=code_of("pack_model"),
+    output:
+        packed="results/{model}/search/{search}/packed.safetensors",
+        dense="results/{model}/search/{search}/dense.safetensors",
+        sizes="results/{model}/search/{search}/sizes.json",
+    log:
+        "results/{model}/logs/search/{search}/pack_model.log",
+    benchmark:
+        "results/{model}/benchmarks/search/{search}/pack_model.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("pack_model"),
+    shell:
+        "python -m wshare pack_model --settings {params.settings:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
+        " --clusters {input.clusters:q} --recipe {input.recipe:q}"
+        " --packed {output.packed:q} --dense {output.dense:q} --sizes {output.sizes:q}"
+        " --threads {threads} > {log:q} 2>&1"
+
+
+rule evaluate_packed:
+    """Evaluate the packed file, loaded anew, on held-out images."""
+    input:
+        spec="results/{model}/model/model.json",
+        packed="results/{model}/search/{search}/packed.safetensors",
+        images="results/{model}/images/held_out.h5",
+        baseline="results/{model}/baseline/held_out.h5",
+        recipe="results/{model}/search/{search}/recipe.json",
+        sizes="results/{model}/search/{search}/sizes.json",
+        code=code_of("evaluate_packed"),
+    output:
+        metrics="results/{model}/search/{search}/metrics.json",
+    log:
+        "results/{model}/logs/search/{search}/evaluate_packed.log",
+    benchmark:
+        "results/{model}/benchmarks/search/{search}/evaluate_packed.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("evaluate_packed"),
+        benchmarks="results/{model}/benchmarks",
+        dataset=lambda wildcards: config["models"][wildcards.model]["dataset"],
+    shell:
+        "python -m wshare evaluate_packed --settings {params.settings:q}"
+        " --model {wildcards.model:q} --search {wildcards.search:q} --dataset {params.dataset:q}"
+        " --spec {input.spec:q} --packed {input.packed:q} --images {input.images:q}"
+        " --baseline {input.baseline:q} --recipe {input.recipe:q} --sizes {input.sizes:q}"
+        " --benchmarks {params.benchmarks:q} --metrics {output.metrics:q} --threads {threads} > {log:q} 2>&1"
