@@ -1,0 +1,104 @@
+"""LICENSE, CITATION.cff, CHANGELOG.md, the manual's tables and the shipped configurations hold what they promise."""
+
+import ast
+import hashlib
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wshare import __version__
+from wshare.cli import STAGES
+from wshare.errors import UserError
+from wshare.settings import complete
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+# The text as the Apache Software Foundation publishes it.
+APACHE_2_0 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def load(name):
+    return yaml.safe_load(read(name))
+
+
+def test_license_is_apache_2_0_word_for_word():
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_0
+    assert tomllib.loads(read("pyproject.toml"))["project"]["license"] == "Apache-2.0"
+
+
+def test_citation_names_this_version_and_its_license():
+    citation = load("CITATION.cff")
+    assert citation.keys() >= {"cff-version", "message", "title", "authors", "version", "license", "references"}
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"] == "wshare"
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+
+
+def test_citation_refers_to_the_paper():
+    (paper,) = load("CITATION.cff")["references"]
+    assert paper.keys() >= {"type", "title", "authors", "conference", "year"}
+    assert paper["type"] == "conference-paper"
+    assert [author["family-names"] for author in paper["authors"]] == ["Dupuis", "Novo", "O'Connor", "Bosio"]
+    assert "hal:lirmm-03767100" in [identifier["value"] for identifier in paper["identifiers"]]
+
+
+def test_changelog_has_this_version():
+    assert f"\n## [{__version__}] - " in read("CHANGELOG.md")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configuration_is_valid_and_names_no_folder(path):
+    config = load(path)
+    assert [name for name, dataset in config["datasets"].items() if dataset.get("path")] == []
+    complete(config | {"images": "/folder/of/images"})
+
+
+@pytest.mark.parametrize("name", ["imagenet", "efficientnet_lite0"])
+def test_study_on_your_images_asks_for_the_folder(name):
+    with pytest.raises(UserError, match="--config images=<folder>"):
+        complete(load(f"config/{name}.yaml"))
+
+
+def test_networks_of_the_imagenet_study_have_weights():
+    timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
+    models = load("config/imagenet.yaml")["models"]
+    assert len(models) == 5
+    for model in models.values():
+        if model["source"] == "timm":
+            assert model["architecture"] in timm.list_pretrained()
+        else:
+            known = torchvision.models.get_model_weights(model["architecture"])
+            assert model["weights"] in known.__members__
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_manual_names_every_stage(stage):
+    assert f"`{stage}`" in read("config/README.md")
+
+
+def test_manual_defines_every_key_of_metrics():
+    code = ast.parse(read("workflow/wshare/stages/evaluate_packed.py"))
+    (written,) = [call for call in ast.walk(code) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
+    section = read("config/README.md").partition("### metrics.json")[2].partition("\n## ")[0]
+    missing = [key for key in keys_of(written.args[1]) if f"`{key}`" not in section and f"`{key}." not in section]
+    assert missing == []
+
+
+def call_name(call):
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def keys_of(node):
+    """Keys of a dict display, `outer.inner` where a value is one itself."""
+    for key, value in zip(node.keys, node.values, strict=True):
+        if isinstance(value, ast.Dict):
+            yield from (f"{key.value}.{inner}" for inner in keys_of(value))
+        else:
+            yield key.value

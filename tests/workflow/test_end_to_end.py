@@ -1,0 +1,223 @@
+"""Every stage of a finished run: its files, and the arithmetic of the verdict."""
+
+import csv
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from .conftest import ROOT, snakemake
+
+SEARCHES = ("slope", "two_step", "uniform")
+LAYERS = ("depthwise", "pointwise", "fc")
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_model_is_described_and_hashed(study: Path):
+    model = study / "results/tiny/model"
+    spec = read(model / "model.json")
+    assert spec["sha256"] == sha256(model / "weights.safetensors")
+    assert spec["input"] == [1, 8, 8]
+    assert spec["classes"] == 10
+
+
+def test_every_parameter_is_listed_once(study: Path):
+    table = read(study / "results/tiny/model/layers.json")
+    names = [parameter["name"] for parameter in table["parameters"]]
+    stored = load_file(study / "results/tiny/model/weights.safetensors")
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    assert sorted(names) == sorted(name for name in stored if not name.endswith(buffers))
+    assert [layer["name"] for layer in table["layers"]] == list(LAYERS)
+    reasons = {parameter["name"]: parameter["reason"] for parameter in table["parameters"]}
+    assert "excluded" in reasons["conv.weight"]
+
+
+def test_splits_are_disjoint_and_in_random_order(study: Path):
+    keys = {}
+    for split in ("search", "held_out"):
+        with h5py.File(study / f"results/tiny/images/{split}.h5") as file:
+            keys[split] = list(file["keys"].asstr())
+            assert file["images"].shape[1:] == (1, 8, 8)
+            assert file["images"].dtype == np.uint8
+    assert len(keys["search"]) == 500
+    assert len(keys["held_out"]) == 593
+    assert not set(keys["search"]) & set(keys["held_out"])
+    assert keys["search"] != sorted(keys["search"], key=int)
+
+
+def test_weights_file_holds_weight_and_importance(study: Path):
+    weights = load_file(study / "results/tiny/model/weights.safetensors")
+    with h5py.File(study / "results/tiny/weights.h5") as file:
+        assert set(file) == set(LAYERS)
+        for layer in LAYERS:
+            assert np.array_equal(file[layer]["weight"], weights[f"{layer}.weight"])
+            importance = file[layer]["importance"][:]
+            assert importance.shape == weights[f"{layer}.weight"].shape
+            assert (importance >= 0).all()
+            assert importance.any()
+        assert file.attrs["model_sha256"] == sha256(study / "results/tiny/model/weights.safetensors")
+
+
+def test_override_of_one_layer_reaches_it_alone(study: Path):
+    lengths = {}
+    for layer in LAYERS:
+        with h5py.File(study / f"results/tiny/layers/{layer}/clusters.h5") as file:
+            inertia = file["inertia"][:]
+            lengths[layer] = len(inertia)
+            assert (np.diff(inertia) <= 0).all()
+    assert lengths == {"depthwise": 32, "pointwise": 64, "fc": 64}
+
+
+def test_sensitivity_has_a_row_for_each_layer_and_candidate(study: Path):
+    rows = list(csv.DictReader((study / "results/tiny/sensitivity.csv").open()))
+    assert [(row["layer"], int(row["k"])) for row in rows] == [(layer, k) for layer in LAYERS for k in (2, 4, 8, 16)]
+    assert all(float(row["kl"]) >= 0 for row in rows)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_front_has_one_chosen_row_that_is_the_recipe(study: Path, search: str):
+    folder = study / "results/tiny/search" / search
+    rows = list(csv.DictReader((folder / "front.csv").open()))
+    recipe = read(folder / "recipe.json")
+    (chosen,) = [row for row in rows if row["chosen"] == "1"]
+    assert {layer: chosen[layer] for layer in LAYERS} == {
+        layer: "dense" if entry["k"] is None else str(entry["k"]) for layer, entry in recipe["layers"].items()
+    }
+    assert len(rows) == recipe["evaluations"]
+    met = [row for row in rows if float(row["low"]) >= 0.9]
+    assert not met or chosen == min(met, key=lambda row: int(row["bits"]))
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_packed_file_decodes_to_the_recipe_in_a_new_process(study: Path, search: str):
+    folder = study / "results/tiny/search" / search
+    program = (
+        "import hashlib, sys, wshare\n"
+        "state = wshare.load_packed(sys.argv[1])\n"
+        "for name in sorted(state): print(name, hashlib.sha256(state[name].numpy().tobytes()).hexdigest())\n"
+    )
+    command = [sys.executable, "-c", program, str(folder / "packed.safetensors")]
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT / "workflow")}
+    )
+    decoded = dict(line.split() for line in run.stdout.splitlines())
+    dense = load_file(folder / "dense.safetensors")
+    assert decoded == {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in dense.items()}
+    original = load_file(study / "results/tiny/model/weights.safetensors")
+    for layer, entry in read(folder / "recipe.json")["layers"].items():
+        weight, shared = original[f"{layer}.weight"], dense[f"{layer}.weight"]
+        if entry["k"] is None:
+            assert np.array_equal(weight, shared)
+            continue
+        values = np.unique(shared)
+        assert len(values) <= entry["k"]
+        nearest = np.abs(weight[..., None] - values).min(-1)
+        np.testing.assert_allclose(np.abs(weight - shared), nearest, rtol=0, atol=1e-7)
+    assert np.array_equal(original["conv.weight"], dense["conv.weight"])
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_metrics_are_the_arithmetic_of_the_files(study: Path, search: str):
+    folder = study / "results/tiny/search" / search
+    metrics, octets = read(folder / "metrics.json"), read(folder / "metrics.json")["bytes"]
+    packed = folder / "packed.safetensors"
+    assert octets["packed"] == packed.stat().st_size
+    assert octets["float32"] == (study / "results/tiny/model/weights.safetensors").stat().st_size
+    assert octets["packed"] == octets["indices"] + octets["codebooks"] + octets["kept"] + octets["header"]
+    with safe_open(packed, "numpy") as file:
+        assert octets["header"] <= 250 * len(file.keys())
+    recipe = read(folder / "recipe.json")["layers"]
+    weights = {layer: math.prod(entry["shape"]) for layer, entry in recipe.items()}
+    bits = {
+        layer: 32 * weights[layer]
+        if entry["k"] is None
+        else math.ceil(math.log2(entry["k"])) * weights[layer] + 32 * entry["k"]
+        for layer, entry in recipe.items()
+    }
+    rate = metrics["compression_rate"]
+    assert rate["analytic"] == pytest.approx(32 * sum(weights.values()) / sum(bits.values()))
+    assert rate["on_disk"] == pytest.approx(octets["float32"] / octets["packed"])
+    share, (low, high) = metrics["relative_accuracy"], metrics["relative_accuracy_ci95"]
+    assert share == pytest.approx(metrics["compressed"]["top1"] / metrics["float32"]["top1"])
+    assert low <= share <= high
+    expected = "met" if low >= 0.9 else "missed" if high < 0.9 else "undecided"
+    assert metrics["verdict"] == expected
+    assert metrics["float32"]["images"] == metrics["compressed"]["images"] == 593
+    assert metrics["sha256"]["recipe"] == sha256(folder / "recipe.json")
+    assert metrics["seconds"]["search"] > 0
+
+
+def test_baseline_equals_an_evaluation_by_hand(study: Path):
+    with h5py.File(study / "results/tiny/images/held_out.h5") as file:
+        labels = file["labels"][:]
+    with h5py.File(study / "results/tiny/baseline/held_out.h5") as file:
+        top1 = float((file["logits"][:].argmax(1) == labels).mean())
+    assert read(study / "results/tiny/search/slope/metrics.json")["float32"]["top1"] == pytest.approx(top1)
+
+
+def test_run_ends_with_a_block_for_the_model(study: Path):
+    text = (study / "terminal.txt").read_text()
+    assert (study / "results/summary.txt").read_text() in text
+    for search in SEARCHES:
+        assert f"{search}: " in text
+    assert "on disk" in text
+    assert len(list(csv.DictReader((study / "results/summary.csv").open()))) == len(SEARCHES)
+
+
+def test_every_rule_leaves_log_and_benchmark(study: Path):
+    logs, benchmarks = (
+        {path.relative_to(study / folder).with_suffix("") for path in (study / folder).rglob(f"*{suffix}")}
+        for folder, suffix in (("results/tiny/logs", ".log"), ("results/tiny/benchmarks", ".tsv"))
+    )
+    assert logs == benchmarks
+    # Six rules once, three layers, two groups, three rules for each of three searches.
+    assert len(logs) == 6 + 3 + 2 + 9
+
+
+def test_second_run_has_nothing_to_do_and_says_so_quickly(study: Path):
+    started = time.perf_counter()
+    run = snakemake(study, "--cores", "2")
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout + run.stderr
+    assert time.perf_counter() - started < 6
+
+
+def test_workflow_folder_is_an_entry_too(study: Path):
+    run = snakemake(study, "--dry-run", snakefile="workflow/Snakefile")
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout + run.stderr
+
+
+def test_change_of_one_layer_reruns_what_it_touches(study: Path):
+    config = study / "config.yaml"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace("depthwise: {k_max: 32}", "depthwise: {k_max: 16}"))
+        run = snakemake(study, "--dry-run", "--quiet", "rules")
+        planned = run.stdout + run.stderr
+    finally:
+        config.write_text(text)
+    # The layer itself, the table of its group, and what reads the whole table.
+    expected = {"cluster_layer": 1, "profile_layers": 1, "gather_sensitivity": 1, "search": 3, "train_model": 0}
+    counts = {
+        line.split()[0]: int(line.split()[1])
+        for line in planned.splitlines()
+        if len(line.split()) == 2 and line.split()[1].isdigit()
+    }
+    assert {rule: counts.get(rule, 0) for rule in expected} == expected
