@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wshare import datasets
-from wshare.datasets import Dataset, fingerprint, imagenet_wnids, open_dataset, prepare, split_indices
+from wshare.datasets import Dataset, imagenet_wnids, open_dataset, prepare, split_indices
 from wshare.errors import FormatError, UserError
 
 TENCH, GOLDFISH, TOILET_TISSUE = "n01440764", "n01443537", "n15075141"  # classes 0, 1 and 999
@@ -750,27 +750,3 @@ def test_unknown_preprocessing_is_an_error():
 
 
 # Fingerprint
-
-
-def test_fingerprint_is_of_pixels_shapes_order_and_labels():
-    images, labels = noise(4, 3, 6, 5), [1, 2, 3, 0]
-    known = fingerprint(iter(images), labels)
-    assert known == fingerprint(np.asfortranarray(images), np.array(labels, np.uint8))
-    assert len(bytes.fromhex(known)) == 32
-    changed = images.copy()
-    changed[2, 1, 3, 4] ^= 1
-    others = [
-        fingerprint(changed, labels),
-        fingerprint(images[[1, 0, 2, 3]], labels),
-        fingerprint(images.transpose(0, 1, 3, 2), labels),
-        fingerprint(images.reshape(4, 3, 5, 6), labels),
-        fingerprint(images, [1, 2, 3, 4]),
-    ]
-    assert len({known, *others}) == 6
-
-
-def test_fingerprint_refuses_what_it_is_not_meant_for():
-    with pytest.raises(UserError, match="float64"):
-        fingerprint(np.zeros((1, 3, 2, 2)), [0])
-    with pytest.raises(UserError, match="2 images but 1 labels"):
-        fingerprint(noise(2, 3, 2, 2), [0])

@@ -15,6 +15,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from wshare.storage import get_text
+
 from .conftest import ROOT, snakemake
 
 SEARCHES = ("slope", "two_step", "uniform")
@@ -71,7 +73,7 @@ def test_weights_file_holds_weight_and_importance(study: Path):
             assert importance.shape == weights[f"{layer}.weight"].shape
             assert (importance >= 0).all()
             assert importance.any()
-        assert file.attrs["model_sha256"] == sha256(study / "results/tiny/model/weights.safetensors")
+        assert get_text(file.attrs, "model_sha256") == sha256(study / "results/tiny/model/weights.safetensors")
 
 
 def test_override_of_one_layer_reaches_it_alone(study: Path):

@@ -32,8 +32,17 @@ wildcard_constraints:
 
 
 def code_of(stage):
-    """Source files that the stage runs, relative to where it runs, so that a moved project reruns nothing."""
-    return [os.path.relpath(file) for file in code_files(stage)]
+    """Function of wildcards: source files that the stage runs for a model.
+
+    Relative to where Snakemake runs, so that a moved project reruns nothing.
+    """
+
+    def code(wildcards):
+        model = wildcards.get("model")
+        source = config["models"][model]["source"] if model else "train"
+        return [os.path.relpath(file) for file in code_files(stage, source)]
+
+    return code
 
 
 def settings_of(stage):
@@ -92,7 +101,8 @@ def local_weights(wildcards):
 
 
 def print_summary():
-    """The block that a run ends with."""
+    """The block that a run ends with, unless this run made something newer than it."""
     path = Path("results/summary.txt")
-    if path.exists():
+    made = max((file.stat().st_mtime for file in Path("results").glob("*/search/*/metrics.json")), default=0)
+    if path.exists() and path.stat().st_mtime >= made:
         print(path.read_text(), end="")

@@ -85,10 +85,11 @@ rule evaluate_packed:
     params:
         settings=settings_of("evaluate_packed"),
         benchmarks="results/{model}/benchmarks",
+        layers_per_job=config["sensitivity"]["layers_per_job"],
         dataset=lambda wildcards: config["models"][wildcards.model]["dataset"],
     shell:
         "python -m wshare evaluate_packed --settings {params.settings:q}"
         " --model {wildcards.model:q} --search {wildcards.search:q} --dataset {params.dataset:q}"
         " --spec {input.spec:q} --packed {input.packed:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --recipe {input.recipe:q} --sizes {input.sizes:q}"
-        " --benchmarks {params.benchmarks:q} --metrics {output.metrics:q} --threads {threads} > {log:q} 2>&1"
+        " --benchmarks {params.benchmarks:q} --layers-per-job {params.layers_per_job} --metrics {output.metrics:q} --threads {threads} > {log:q} 2>&1"

@@ -1,8 +1,8 @@
 """Labelled image collections: where they come from, how they are split and what a network sees of them."""
 
 import difflib
+import fcntl
 import gzip
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,25 +139,6 @@ def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, i
 def _crop_start(length: int, side: int) -> int:
     # Python's rounding of halves to even is part of torchvision's rule, as is the smaller margin first.
     return round((length - side) / 2) if side <= length else -((side - length) // 2)
-
-
-def fingerprint(images: Iterable[np.ndarray], labels: np.ndarray | Sequence[int]) -> str:
-    """Hexadecimal SHA-256 over shapes and pixels of uint8 images, in order, and their labels.
-
-    One image is held at a time. UserError if an image is not uint8, or images and labels differ in number.
-    """
-    digest = hashlib.sha256()
-    number = 0
-    for image in images:
-        if image.dtype != np.uint8:
-            raise UserError(f"image {number}: type {image.dtype}, but fingerprints are taken of uint8 pixels")
-        digest.update(f"{image.shape}".encode())
-        digest.update(np.ascontiguousarray(image).data)
-        number += 1
-    if number != len(labels):
-        raise UserError(f"{number} images but {len(labels)} labels; each image needs one label")
-    digest.update(np.asarray(labels, dtype="<i8").tobytes())
-    return digest.hexdigest()
 
 
 @cache
@@ -297,16 +279,29 @@ class _Cifar10Unpickler(pickle.Unpickler):
 def _open_imagenet(settings: Mapping[str, Any]) -> Dataset:
     root = _folder(settings)
     if not (root / "val").is_dir() and (root / "ILSVRC2012_img_val.tar").is_file():
-        from torchvision.datasets import ImageNet
-
         try:
-            ImageNet(root, split="val")
+            _unpack_imagenet(root)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"{root}: the archives could not be unpacked there ({_line(error)}); "
-                f"delete {root / 'val'} if it exists, check both files and the free space"
+                f"{root}: the archives could not be unpacked there ({_line(error)}); check both and the free space"
             ) from None
     return _open_imagenette(settings)
+
+
+def _unpack_imagenet(root: Path) -> None:
+    """Unpack the validation images into `root`/val, which is there only when it is whole."""
+    from torchvision.datasets.imagenet import parse_devkit_archive, parse_val_archive
+
+    # Several jobs may want the same folder: one unpacks, the others wait for it.
+    with open(root / "ILSVRC2012_img_val.tar", "rb") as archive:
+        fcntl.flock(archive, fcntl.LOCK_EX)
+        if (root / "val").is_dir():
+            return
+        partial_folder = root / "val.partial"
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        parse_devkit_archive(root)
+        parse_val_archive(root, folder=partial_folder.name)
+        partial_folder.rename(root / "val")
 
 
 def _open_imagenette(settings: Mapping[str, Any]) -> Dataset:

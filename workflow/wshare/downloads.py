@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wshare.errors import UserError
+from wshare.progress import PROGRESS
 from wshare.storage import atomic, sha256_file
 
 BACKOFF_SECONDS = 1.0
@@ -72,7 +73,7 @@ def _receive(url: str, path: Path, timeout: float) -> None:
             length = response.headers.get("Content-Length")
             total = int(length) if length else None
             received = 0
-            with tqdm(desc=url.rsplit("/", 1)[-1], total=total, unit="B", unit_scale=True, disable=None) as bar:
+            with tqdm(desc=url.rsplit("/", 1)[-1], total=total, unit="B", unit_scale=True, **PROGRESS) as bar:
                 while block := response.read(BLOCK_BYTES):
                     file.write(block)
                     received += len(block)

@@ -21,6 +21,6 @@ def prepare_for_jobs(packages: Path) -> None:
     for variable, octets in MALLOC.items():
         os.environ.setdefault(variable, str(octets))
     for variable, folder in (("PYTHONPATH", packages), ("PATH", Path(sys.executable).parent)):
-        present = os.environ.get(variable)
-        if present is None or str(folder) not in present.split(os.pathsep):
+        present = os.environ.get(variable, "")
+        if present.split(os.pathsep)[0] != str(folder):
             os.environ[variable] = os.pathsep.join(filter(None, [str(folder), present]))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wshare.errors import FormatError
-from wshare.storage import create_h5, open_h5
+from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text
 
 KIND = "images"
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
@@ -46,8 +46,9 @@ def write_images(
             digest.update(image.tobytes())
         digest.update(np.asarray(labels, dtype="<i8").tobytes())
         file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64), fletcher32=True)
-        file["keys"] = np.array(keys, dtype=h5py.string_dtype())
-        file.attrs.update(fingerprint=digest.hexdigest(), mean=preprocessing["mean"], std=preprocessing["std"])
+        file.create_dataset("keys", data=np.array([key.encode() for key in keys]), chunks=True, **COMPRESSED)
+        set_text(file.attrs, fingerprint=digest.hexdigest())
+        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"])
     return digest.hexdigest()
 
 
@@ -65,8 +66,8 @@ class ImageFile:
             if len(file["images"]) != len(file["labels"]):
                 raise FormatError(f"{path}: as many labels as images expected; delete it and run again")
             self.labels = file["labels"][:limit]
-            self.keys = tuple(file["keys"].asstr()[:limit])
-            self.fingerprint = file.attrs["fingerprint"]
+            self.keys = tuple(key.decode() for key in file["keys"][:limit])
+            self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
             self._mean = torch.tensor(file.attrs["mean"], dtype=torch.float32).view(1, -1, 1, 1)
             self._std = torch.tensor(file.attrs["std"], dtype=torch.float32).view(1, -1, 1, 1)

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from wshare.progress import PROGRESS
+
 
 def fisher_diagonal(
     model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
@@ -18,10 +20,11 @@ def fisher_diagonal(
     taken one at a time, since the square of a batch's summed gradient is not the sum of squares.
     """
     generator = torch.Generator().manual_seed(seed)
-    parameters = [model.get_submodule(name).weight for name in layers]
+    # A network may come frozen.
+    parameters = [model.get_submodule(name).weight.requires_grad_() for name in layers]
     sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     count = 0
-    for batch in tqdm(batches, desc="importance", unit="batch", disable=None):
+    for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
         for image in batch:
             log_probabilities = torch.log_softmax(model(image[None]), dim=1)[0]
             label = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)

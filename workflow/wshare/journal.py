@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from wshare.errors import FormatError
 from wshare.search.problem import Combination
 from wshare.storage import write_text
 
@@ -21,9 +22,14 @@ class Journal:
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
         # What follows the last line break is empty, or a line that was never finished.
         whole = lines[:-1] if lines[:-1] and lines[0] == first else [first]
-        for line in whole[1:]:
-            combination, measurement = json.loads(line)
-            self._entries[tuple(combination)] = measurement
+        for number, line in enumerate(whole[1:], start=2):
+            try:
+                combination, measurement = json.loads(line)
+                self._entries[tuple(combination)] = measurement
+            except (ValueError, TypeError) as error:
+                raise FormatError(
+                    f"{path}: line {number} is damaged ({error}); delete the file and run again"
+                ) from None
         write_text(path, "".join(line + "\n" for line in whole))
         self._file = path.open("a", encoding="utf-8")
 

@@ -17,29 +17,31 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: list[str], where: str) -> dict:
     """Every parameter exactly once, with status and reason, and the layers that are shared.
 
-    `include` and `exclude` hold exact names or `re:` patterns of layers; exclude wins. `dropped` names
-    parts of the published network that evaluation does not use. Returns the content of layers.json.
+    `include` and `exclude` hold exact names or `re:` patterns of layers; exclude wins, and either names tied
+    weights by any of their layers. `dropped` names parts of the published network that evaluation does not
+    use. Returns the content of layers.json.
     """
     candidates = [name for name, module in model.named_modules() if isinstance(module, SHAREABLE)]
     check_patterns(include, candidates, f"{where}.include")
     check_patterns(exclude, candidates, f"{where}.exclude")
     owners = {f"{name}.{leaf}": module for name, module in model.named_modules() for leaf in module._parameters}
-    layers, parameters, first_names = [], [], {}
+    tied: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in first_names:
-            first_names[id(parameter)]["aliases"].append(name)
-            continue
+        tied.setdefault(parameter, []).append(name)
+    layers, parameters = [], []
+    for parameter, names in tied.items():
+        name, *aliases = names
         layer = name.rpartition(".")[0]
-        shared, reason = _status(name, owners.get(name, model), parameter, include, exclude)
-        entry = {
-            "name": name,
-            "shape": list(parameter.shape),
-            "status": "shared" if shared else "kept",
-            "reason": reason,
-            "aliases": [],
-        }
-        first_names[id(parameter)] = entry
-        parameters.append(entry)
+        shared, reason = _status(names, owners.get(name, model), parameter, include, exclude)
+        parameters.append(
+            {
+                "name": name,
+                "shape": list(parameter.shape),
+                "status": "shared" if shared else "kept",
+                "reason": reason,
+                "aliases": aliases,
+            }
+        )
         if shared:
             module = model.get_submodule(layer)
             layers.append(
@@ -61,9 +63,10 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
 
 
 def _status(
-    name: str, module: nn.Module, parameter: torch.Tensor, include: list[str], exclude: list[str]
+    names: list[str], module: nn.Module, parameter: torch.Tensor, include: list[str], exclude: list[str]
 ) -> tuple[bool, str]:
-    layer, _, leaf = name.rpartition(".")
+    layers = [name.rpartition(".")[0] for name in names]
+    leaf = names[0].rpartition(".")[2]
     if isinstance(module, BATCH_NORMS):
         return False, "batch norm: kept as one scale and one shift a channel"
     if not isinstance(module, SHAREABLE):
@@ -72,9 +75,9 @@ def _status(
         return False, f"{leaf} of a layer: few values, kept exact"
     if parameter.dtype != torch.float32 or parameter.numel() == 0:
         return False, f"{parameter.numel()} values of type {parameter.dtype}: only float32 weights are shared"
-    if any(matches(pattern, layer) for pattern in exclude):
+    if any(matches(pattern, layer) for pattern in exclude for layer in layers):
         return False, "excluded by the configuration"
-    if include and not any(matches(pattern, layer) for pattern in include):
+    if include and not any(matches(pattern, layer) for pattern in include for layer in layers):
         return False, "not included by the configuration"
     return True, f"{type(module).__name__} weight"
 

@@ -29,9 +29,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
+from wshare.codebooks import assign
 from wshare.cost import index_bits
 from wshare.errors import FormatError
-from wshare.kmeans import assign
 from wshare.layers import BATCH_NORMS
 from wshare.storage import atomic, sha256_arrays
 
@@ -81,9 +81,18 @@ class BatchNorm:
         scale = weight / torch.sqrt(variance + module.eps)
         return cls(scale.float().numpy(), (bias - mean * scale).float().numpy(), module.eps, module.affine)
 
+    def fits_half(self) -> bool:
+        """Whether float16 holds every scale and shift, none as infinity and no scale as zero that is not."""
+        half = self.halved()
+        finite = np.isfinite(half.scale).all() and np.isfinite(half.shift).all()
+        return bool(finite and ((half.scale == 0) == (self.scale == 0)).all())
+
     def halved(self) -> "BatchNorm":
         """The same in float16."""
-        return BatchNorm(self.scale.astype(np.float16), self.shift.astype(np.float16), self.eps, self.affine)
+        # A value out of range becomes infinite; `fits_half` tells.
+        with np.errstate(over="ignore"):
+            scale, shift = self.scale.astype(np.float16), self.shift.astype(np.float16)
+        return BatchNorm(scale, shift, self.eps, self.affine)
 
     def state(self) -> dict[str, np.ndarray]:
         """Entries of the module's state dict that give this scale and shift."""

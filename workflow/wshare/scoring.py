@@ -101,14 +101,15 @@ def relative_accuracy(
     return (both + gained) / (both + lost), float(low), float(high)
 
 
-def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float) -> tuple[float, float]:
+def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float | None) -> tuple[float, float]:
     """Relative accuracy, and the lower end its 95 % interval is expected to have on as many other images.
 
     Holding on other images takes more than an interval that holds here: their accuracy varies as well, and
     their own interval has a width. The bound is s - (z(0.975) + sqrt(2) z(confidence)) sd, so that with
     probability `confidence` the lower end on other images is no lower; sd is that of a difference of paired
     proportions, with half an image added to each of the four kinds so that few changed answers do not pass
-    for none (Agresti & Min 2005).
+    for none (Agresti & Min 2005). The probability is that of one combination: the smallest of many that were
+    measured on the same images holds less often. Without `confidence` the bound is s itself.
     """
     both = np.count_nonzero(correct & reference)
     gained = np.count_nonzero(correct & ~reference)
@@ -118,8 +119,20 @@ def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float)
     images = len(correct) + 2
     changed, net = (gained + lost + 1) / images, (gained - lost) / images
     deviation = np.sqrt((changed - net**2) / images) / ((both + lost + 1) / images)
-    share = (both + gained) / (both + lost)
+    share = float((both + gained) / (both + lost))
+    if confidence is None:
+        return share, share
     return share, float(share - (Z.inv_cdf(0.975) + np.sqrt(2) * Z.inv_cdf(confidence)) * deviation)
+
+
+def images_needed(top1: float, target: float, confidence: float | None) -> float:
+    """Images from which on `predicted_low` of an unchanged network, of accuracy `top1`, reaches the target."""
+    if confidence is None:
+        return 0
+    if target == 1 or top1 == 0:
+        return float("inf")
+    quantiles = Z.inv_cdf(0.975) + np.sqrt(2) * Z.inv_cdf(confidence)
+    return max(0, int(np.ceil((quantiles / (1 - target) - 1) / top1)))
 
 
 def verdict(low: float, high: float, target: float) -> str:

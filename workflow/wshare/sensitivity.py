@@ -10,9 +10,10 @@ from torch import nn
 from tqdm import tqdm
 
 from wshare.clusters import Clusters
+from wshare.codebooks import assign
 from wshare.images import ImageFile
-from wshare.kmeans import assign
 from wshare.layers import substituted
+from wshare.progress import PROGRESS
 from wshare.scoring import Score, forward, score
 
 
@@ -50,45 +51,41 @@ def row(probe: Probe, reference: Score) -> dict:
     }
 
 
-def shared_weight(weight: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """Each weight replaced by its nearest shared value: float32, the shape of `weight`."""
-    return codebook[assign(weight, codebook)]
-
-
 def profile(
     model: nn.Module, layers: list[Clusters], images: ImageFile, reference: np.ndarray, prefix: bool = True
 ) -> list[Probe]:
     """One probe for every layer and each of its candidates, on all images.
 
-    `layers` are neighbours, in the network's order; `reference` holds the float32 logits [N, classes].
-    With `prefix`, what comes before the first of them is computed once a batch where the network is a
-    chain of modules there; the result is the same to the bit.
+    `layers` are in the network's order; `reference` holds the float32 logits [N, classes]. With `prefix`, what
+    comes before a layer is computed once a batch for all its candidates, where the network is a chain of modules
+    there; the result is the same to the bit.
     """
-    originals = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
-    shared = {
-        (layer.layer, k): shared_weight(originals[layer.layer], layer.sweep.codebook(k))
-        for layer in layers
-        for k in layer.candidates
+    with tqdm(total=len(layers) * len(images), desc="profile", unit="image", **PROGRESS) as progress:
+        per_layer = (_profile_layer(model, layer, images, reference, prefix, progress) for layer in layers)
+        return [probe for probes in per_layer for probe in probes]
+
+
+def _profile_layer(
+    model: nn.Module, layer: Clusters, images: ImageFile, reference: np.ndarray, prefix: bool, progress: tqdm
+) -> Iterator[Probe]:
+    weight = model.get_submodule(layer.layer).weight.detach().numpy()
+    codebooks = {k: layer.sweep.codebook(k) for k in layer.candidates}
+    # Indices of one byte where that is enough: the largest layers have 100 million weights.
+    indices = {
+        k: assign(weight, codebook).astype(np.min_scalar_type(k - 1), copy=False) for k, codebook in codebooks.items()
     }
-    logits = {key: np.empty_like(reference) for key in shared}
-    chain = chain_before(model, layers[0].layer, images.batch(0)[:1]) if prefix else []
-    for start in tqdm(images.starts(), desc="profile", unit="batch", disable=None):
+    logits = {k: np.empty_like(reference) for k in codebooks}
+    chain = chain_before(model, layer.layer, images.batch(0)[:1]) if prefix else []
+    for start in images.starts():
         batch = images.batch(start)
         with resumed(model, chain, batch) if chain else nullcontext():
-            for (name, k), weight in shared.items():
-                with substituted(model, {name: weight}):
-                    logits[name, k][start : start + len(batch)] = forward(model, batch)
-    return [
-        Probe(
-            layer.layer,
-            k,
-            float(layer.sweep.inertia[k - 1]),
-            float(layer.sweep.weighted_inertia[k - 1]),
-            score(logits[layer.layer, k], reference, images.labels),
-        )
-        for layer in layers
-        for k in layer.candidates
-    ]
+            for k, codebook in codebooks.items():
+                with substituted(model, {layer.layer: codebook[indices[k]]}):
+                    logits[k][start : start + len(batch)] = forward(model, batch)
+        progress.update(len(batch))
+    for k in codebooks:
+        inertia, weighted = float(layer.sweep.inertia[k - 1]), float(layer.sweep.weighted_inertia[k - 1])
+        yield Probe(layer.layer, k, inertia, weighted, score(logits[k], reference, images.labels))
 
 
 def chain_before(model: nn.Module, layer: str, sample: torch.Tensor) -> list[nn.Module]:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from wshare.errors import UserError
 from wshare.names import matches
@@ -26,6 +27,25 @@ SCHEMA_FILE = PACKAGE.parent / "schemas" / "config.schema.yaml"
 
 # Keys that name or group things and so change no stage's result.
 _MODEL_SOURCE = ("source", "architecture", "weights", "url", "path", "sha256", "classes", "arguments", "preprocessing")
+# What a source reads beside the keys that all of them do.
+_READ_BY_MODEL = {
+    "train": (),
+    "torchvision": ("weights", "url", "path", "sha256", "classes"),
+    "timm": ("weights", "path", "sha256", "classes"),
+    "wheel": ("classes",),
+    "file": ("path", "sha256", "classes"),
+    "python": ("classes",),
+}
+_READ_BY_DATASET = {
+    "mnist": (),
+    "digits": (),
+    "fashion_mnist": ("path",),
+    "cifar10": ("path",),
+    "imagenet": ("path",),
+    "imagenette": ("path",),
+    "imagefolder": ("path", "class_map"),
+    "python": ("function",),
+}
 _IMAGE_SOURCES = ("imagenet", "imagenette", "imagefolder", "cifar10")
 
 
@@ -41,16 +61,33 @@ def complete(config: dict) -> dict:
     UserError lists every problem at once, each with its path, what is allowed, and the closest known
     name where one is misspelled.
     """
-    validator = Draft202012Validator(schema())
-    problems = [line for error in validator.iter_errors(config) for line in _describe(error)]
+    errors = list(_validator(schema()).iter_errors(config))
+    problems = [line for error in errors for line in _describe(error)]
     problems += _not_json(config, "")
-    if not problems:
-        config = copy.deepcopy(config)
+    given, config = config, copy.deepcopy(config)
+    # Entries that break the schema are not looked into further; the others are.
+    broken = {tuple(error.absolute_path)[:2] for error in errors}
+    if {"datasets", "models", "searches"} <= config.keys() and not any(len(path) == 1 for path in broken):
+        for path in broken:
+            if path and path[0] in ("datasets", "models"):
+                del config[path[0]][path[1]]
+            elif path and path[0] in config:
+                config[path[0]] = {}
         _fill(config, schema())
-        problems = list(_cross_check(config))
+        problems += _cross_check(given, config)
     if problems:
-        raise UserError("\n".join(["the configuration has problems:", *(f"  {line}" for line in sorted(problems))]))
+        raise UserError(
+            "\n".join(["the configuration has problems:", *(f"  {line}" for line in sorted(set(problems)))])
+        )
     return config
+
+
+def _validator(node: dict) -> Draft202012Validator:
+    """Validator for which 3.0 is no integer: the programs behind would take it for another value than 3."""
+    checker = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return extend(Draft202012Validator, type_checker=checker)(node)
 
 
 def _describe(error: ValidationError) -> Iterator[str]:
@@ -112,7 +149,7 @@ def _fill(value: Any, node: dict) -> None:
         if "default" in child and key not in value:
             value[key] = copy.deepcopy(child["default"])
     for rule in node.get("allOf", []):
-        if Draft202012Validator(rule["if"]).is_valid(value):
+        if _validator(rule["if"]).is_valid(value):
             _fill(value, rule["then"])
     for key, entry in value.items():
         child = node.get("properties", {}).get(key, node.get("additionalProperties"))
@@ -130,12 +167,18 @@ def _resolved(node: dict) -> dict:
     return _resolved(target) | {key: value for key, value in node.items() if key != "$ref"}
 
 
-def _cross_check(config: dict) -> Iterator[str]:
+def _cross_check(given: dict, config: dict) -> Iterator[str]:
+    """Problems between keys; `given` is the configuration as written, `config` its valid part with all defaults."""
     for name, dataset in config["datasets"].items():
         where = f"datasets.{name}"
         for split, size in dataset["split"].items():
-            if size >= 1 and size != int(size):
+            if size >= 1 and not isinstance(size, int):
                 yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
+        shares = sum(size for size in dataset["split"].values() if size < 1)
+        if shares > 1 + 1e-9:
+            yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
+        for key in _unread(dataset, _READ_BY_DATASET, ("path", "class_map", "function")):
+            yield f"{where}.{key}: source {dataset['source']!r} does not read it; remove the key"
         if dataset["source"] == "python" and not dataset["function"]:
             yield f"{where}.function: required for source 'python'"
         if dataset["source"] in _IMAGE_SOURCES and not _image_path(config, dataset):
@@ -143,14 +186,23 @@ def _cross_check(config: dict) -> Iterator[str]:
     for name, model in config["models"].items():
         where = f"models.{name}"
         dataset = config["datasets"].get(model["dataset"])
-        if dataset is None:
-            known = list(config["datasets"])
+        if model["dataset"] not in given["datasets"]:
+            known = list(given["datasets"])
             yield f"{where}.dataset: {model['dataset']!r} is not in datasets.{_closest(model['dataset'], known)}"
-        elif model["source"] == "train" and "train" not in dataset["split"]:
+        elif dataset and model["source"] == "train" and "train" not in dataset["split"]:
             yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
-        for key in ("weights", "url", "path", "sha256", "classes"):
-            if model["source"] == "train" and model[key]:
-                yield f"{where}.{key}: source 'train' does not read it; remove the key"
+        for key in _unread(model, _READ_BY_MODEL, ("weights", "url", "path", "sha256", "classes")):
+            yield f"{where}.{key}: source {model['source']!r} does not read it; remove the key"
+        if model["source"] != "train" and "training" in given["models"][name]:
+            yield f"{where}.training: source {model['source']!r} does not read it; remove the key"
+        layers = [
+            ("clustering", {}),
+            *((f"{where}.layers.overrides.{key!r}", own) for key, own in model["layers"]["overrides"].items()),
+        ]
+        for place, own in layers:
+            merged = config["clustering"] | own
+            if merged and merged["bins"] < merged["k_max"]:
+                yield f"{place}.bins: {merged['bins']} bins cannot hold k_max {merged['k_max']} shared values"
         if model["source"] == "file" and not model["path"]:
             yield f"{where}.path: required for source 'file'"
         for key, patterns in model["layers"].items():
@@ -159,6 +211,11 @@ def _cross_check(config: dict) -> Iterator[str]:
                     re.compile(pattern[3:])
                 except re.error as error:
                     yield f"{where}.layers.{key}.{pattern!r}: not a regular expression ({error})"
+
+
+def _unread(entry: dict, read: dict[str, tuple[str, ...]], keys: tuple[str, ...]) -> Iterator[str]:
+    """Those of `keys` that have a value which the entry's source does not read."""
+    return (key for key in keys if entry[key] and key not in read[entry["source"]])
 
 
 def _image_path(config: dict, dataset: dict) -> str | None:
@@ -182,7 +239,10 @@ def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
         settings = {key: own[key] for key in _MODEL_SOURCE}
     elif stage == "train_model":
         keys = ("architecture", "arguments", "training", "preprocessing")
-        settings = {key: own[key] for key in keys} | {"dataset": _data_settings(config, own)} | seed
+        data = _data_settings(config, own)
+        # Train and search images are dealt first: how many are held out changes neither.
+        data["split"] = {key: size for key, size in data["split"].items() if key != "held_out"}
+        settings = {key: own[key] for key in keys} | {"dataset": data} | seed
     elif stage == "prepare_images":
         settings = _data_settings(config, own) | seed
     elif stage == "inspect_model":
@@ -216,28 +276,42 @@ def layer_settings(config: dict, model: str, layer: str) -> dict:
     return config["clustering"] | next(patterns, {}) | overrides.get(layer, {})
 
 
+# Modules of `sources` that a model of each source is built with.
+_SOURCE_MODULES = {
+    "train": (),
+    "torchvision": ("torchvision", "file"),
+    "timm": ("timm", "file"),
+    "wheel": ("wheel", "file"),
+    "file": ("file", "torchvision", "timm", "python"),
+    "python": ("python",),
+}
+
+
 @cache
-def code_files(stage: str) -> tuple[str, ...]:
+def code_files(stage: str, source: str = "file") -> tuple[str, ...]:
     """Source files of the package that a stage's module imports, directly or not, sorted.
 
-    Read from the import statements, wherever they stand, so that no list has to be kept by hand.
+    Read from the import statements, wherever they stand, so that no list has to be kept by hand. Of the model
+    sources only those count that a model of `source` needs.
     """
     found: set[Path] = set()
     waiting = [PACKAGE / "stages" / f"{stage}.py"]
     while waiting:
         file = waiting.pop()
-        if file not in found:
+        foreign = file.parent.name == "sources" and file.stem not in ("__init__", *_SOURCE_MODULES[source])
+        if file not in found and not foreign:
             found.add(file)
             waiting += _imports(file)
     return tuple(sorted(str(file) for file in found))
 
 
-def _imports(file: Path) -> Iterator[Path]:
+@cache
+def _imports(file: Path) -> tuple[Path, ...]:
+    modules = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wshare"):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                base = PACKAGE.joinpath(*name.split(".")[1:])
-                found = (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
-                # The package's own __init__ is a door for users: what it offers is written elsewhere.
-                yield from (path for path in found if path != PACKAGE / "__init__.py")
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    bases = [PACKAGE.joinpath(*module.split(".")[1:]) for module in modules]
+    files = [path for base in bases for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    # The package's own __init__ is a door for users: what it offers is written elsewhere.
+    return tuple(path for path in files if path != PACKAGE / "__init__.py")

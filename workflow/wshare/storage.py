@@ -99,7 +99,8 @@ def create_h5(path: str | Path, kind: str, settings: dict) -> Iterator[h5py.File
     """
     # From this version of the format on, HDF5 has checksums on its own structures too.
     with atomic(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        file.attrs.update(kind=kind, version=SCHEMA_VERSION, settings=json.dumps(settings, sort_keys=True))
+        set_text(file.attrs, kind=kind, settings=json.dumps(settings, sort_keys=True))
+        file.attrs["version"] = SCHEMA_VERSION
         yield file
         file.attrs["complete"] = True
 
@@ -112,7 +113,7 @@ def open_h5(path: str | Path, kind: str) -> Iterator[h5py.File]:
     """
     try:
         with h5py.File(path, "r") as file:
-            found = (file.attrs.get("kind"), file.attrs.get("version"))
+            found = (get_text(file.attrs, "kind") if "kind" in file.attrs else None, file.attrs.get("version"))
             if found != (kind, SCHEMA_VERSION) or not file.attrs.get("complete", False):
                 raise FormatError(
                     f"{path}: holds {found}, not a complete {(kind, SCHEMA_VERSION)}; delete it and run again"
@@ -122,3 +123,21 @@ def open_h5(path: str | Path, kind: str) -> Iterator[h5py.File]:
         raise FormatError(f"{path}: no such file") from None
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: damaged ({error}); delete it and run again") from None
+
+
+def set_text(attributes: h5py.AttributeManager, **texts: str) -> None:
+    """Set text attributes, as bytes of fixed length.
+
+    HDF5 keeps text of variable length on a heap that has no checksum: one wrong byte there changes the text
+    unseen, or makes a read go on for ever.
+    """
+    for name, text in texts.items():
+        attributes[name] = np.bytes_(text.encode())
+
+
+def get_text(attributes: h5py.AttributeManager, name: str) -> str:
+    """Text of an attribute that `set_text` wrote; KeyError if there is none."""
+    value = attributes[name]
+    if not isinstance(value, np.bytes_):
+        raise KeyError(f"attribute {name!r} is not text")
+    return value.decode()

@@ -20,8 +20,10 @@ def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
 def read_table(path: Path, columns: list[str]) -> list[dict[str, str]]:
     """Rows as text by column; FormatError unless the columns are as expected and every row is whole."""
     with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, restkey="", restval=None)
-        rows = list(reader)
-    if reader.fieldnames != columns or any("" in row or None in row.values() for row in rows):
+        text = file.read()
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval=None)
+    names, rows = reader.fieldnames, list(reader)
+    # A last row cut off within its last value has all its columns.
+    if names != columns or not text.endswith("\n") or any("" in row or None in row.values() for row in rows):
         raise FormatError(f"{path}: not a whole table of {', '.join(columns)}; delete it and run again")
     return rows

@@ -8,6 +8,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from wshare.errors import UserError
+from wshare.progress import PROGRESS
 
 
 def train(
@@ -43,7 +44,7 @@ def train(
         optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * batches)
         module.train()
-        for epoch in tqdm(range(1, epochs + 1), desc="train", unit="epoch", disable=None):
+        for epoch in tqdm(range(1, epochs + 1), desc="train", unit="epoch", **PROGRESS):
             loss_sum = correct = 0.0
             # Batches of nearly equal size: batch norm cannot train on a last batch of one image.
             for chosen in torch.randperm(len(images)).tensor_split(batches):

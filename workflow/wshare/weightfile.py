@@ -6,7 +6,7 @@ import numpy as np
 
 from wshare.errors import FormatError
 from wshare.names import folder_name
-from wshare.storage import COMPRESSED, create_h5, open_h5, sha256_arrays
+from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text, sha256_arrays
 
 KIND = "weights"
 
@@ -16,10 +16,10 @@ def write_weights(
 ) -> None:
     """Write all layers; `provenance` maps attribute names to text, such as hashes of model and images."""
     with create_h5(path, KIND, settings) as file:
-        file.attrs.update(provenance)
+        set_text(file.attrs, **provenance)
         for name, weight in weights.items():
             group = file.create_group(folder_name(name))
-            group.attrs.update(layer=name, sha256=sha256_arrays(weight, importance[name]))
+            set_text(group.attrs, layer=name, sha256=sha256_arrays(weight, importance[name]))
             group.create_dataset("weight", data=weight, chunks=True, **COMPRESSED)
             group.create_dataset("importance", data=importance[name], chunks=True, **COMPRESSED)
 
@@ -31,6 +31,6 @@ def read_layer(path: Path, layer: str) -> tuple[np.ndarray, np.ndarray]:
             raise FormatError(f"{path}: no layer {layer!r}; delete the file and run again")
         group = file[folder_name(layer)]
         weight, importance = group["weight"][:], group["importance"][:]
-        if sha256_arrays(weight, importance) != group.attrs["sha256"]:
+        if sha256_arrays(weight, importance) != get_text(group.attrs, "sha256"):
             raise FormatError(f"{path}: layer {layer!r} does not match its checksum; delete the file and run again")
         return weight, importance

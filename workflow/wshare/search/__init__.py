@@ -1,18 +1,20 @@
-"""Search methods: each is one module with `run(problem, options) -> Combination`."""
+"""Search methods, a module each.
 
-from collections.abc import Callable
+A method has `run(problem, options)`, which returns the chosen combination; `budget(options)`, the combinations that it
+measures at most; and `USES_PROFILE`, whether it looks at the layers' sensitivity.
+"""
 
-from wshare.search.problem import Combination, Problem
+from types import ModuleType
 
 
-def method(name: str) -> Callable[[Problem, dict], Combination]:
+def method(name: str) -> ModuleType:
     """The search method of a name; only its own module is imported."""
     if name == "uniform":
-        from wshare.search.uniform import run
+        from wshare.search import uniform as found
     elif name == "two_step":
-        from wshare.search.two_step import run
+        from wshare.search import two_step as found
     elif name == "slope":
-        from wshare.search.slope import run
+        from wshare.search import slope as found
     else:
         raise ValueError(f"no search method {name!r}")
-    return run
+    return found

@@ -17,6 +17,14 @@ from wshare.search.problem import Combination, Layer, Problem
 BISECTIONS = 14
 
 
+USES_PROFILE = True
+
+
+def budget(options: dict) -> int:
+    """Combinations measured at most."""
+    return options["evaluations"]
+
+
 def run(problem: Problem, options: dict) -> Combination:
     """Smallest combination met among at most `evaluations`: prices by bisection, then narrower single layers."""
     losses = [predicted_loss(layer) for layer in problem.layers]
@@ -50,6 +58,9 @@ def _narrower(problem: Problem, combination: Combination) -> list[Combination]:
     moves = []
     for place, (layer, k) in enumerate(zip(problem.layers, combination, strict=True)):
         width = index_bits(len(layer.inertia) + 1 if k is None else k) - 1
+        # A layer of few weights may be smaller dense than with a wide index and its codebook.
+        while width >= 1 and layer_bits(layer.weights, 2**width) >= layer_bits(layer.weights, k):
+            width -= 1
         if width >= 1:
             moves.append((*combination[:place], min(2**width, len(layer.inertia)), *combination[place + 1 :]))
     return moves

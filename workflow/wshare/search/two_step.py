@@ -20,6 +20,14 @@ from wshare.search.problem import Combination, Layer, Problem, Profiled
 Positions = np.ndarray
 
 
+USES_PROFILE = True
+
+
+def budget(options: dict) -> int:
+    """Combinations measured at most."""
+    return options["samples"] + options["rescored"]
+
+
 def run(problem: Problem, options: dict) -> Combination:
     """Smallest combination met among the measured samples and the re-scored Pareto front.
 

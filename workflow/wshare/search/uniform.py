@@ -2,6 +2,13 @@
 
 from wshare.search.problem import Combination, Problem
 
+USES_PROFILE = False
+
+
+def budget(options: dict) -> int:
+    """Combinations measured at most."""
+    return options["max_bits"]
+
 
 def run(problem: Problem, options: dict) -> Combination:
     """Smallest of k = 2, 4, ..., 2^max_bits that meets the target; all of them are measured."""

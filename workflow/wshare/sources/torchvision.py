@@ -23,7 +23,7 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
 
     `weights` is a name of the network's weights enum, such as IMAGENET1K_V1; without it torchvision's DEFAULT, the
     best it has. `url` is the base of a mirror. Preprocessing and published accuracy come from the weights' meta data.
-    The file is checked by `sha256` if given, and always by the hash that its published name carries.
+    The file is checked by `sha256` if given, else by the hash that its published name carries.
     """
     name = settings["architecture"]
     _require(name)

@@ -21,5 +21,5 @@ def cluster_layer(settings: dict, layer: str, weights: Path, clusters: Path) -> 
     )
     largest = len(result.inertia)
     candidates = sorted({min(k, largest) for k in settings["candidates"]})
-    write_clusters(clusters, Clusters(layer, weight.shape, tuple(candidates), result), settings)
+    write_clusters(clusters, Clusters(layer, weight.shape, tuple(candidates), settings["weighting"], result), settings)
     print(f"{layer}: {weight.size} weights, k = 1 to {largest}")

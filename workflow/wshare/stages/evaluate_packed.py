@@ -10,6 +10,7 @@ from wshare.benchmarks import seconds_by_stage
 from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.models import assign, build
+from wshare.names import folder_name
 from wshare.packing import load_packed
 from wshare.scoring import fast, predict, relative_accuracy, score, verdict
 from wshare.storage import read_json, sha256_file, write_json
@@ -30,6 +31,7 @@ def evaluate_packed(
     recipe: Path,
     sizes: Path,
     benchmarks: Path,
+    layers_per_job: int,
     search: str,
     metrics: Path,
     threads: int,
@@ -45,6 +47,10 @@ def evaluate_packed(
     after = score(predict(network, sample, threads), reference, sample.labels)
     share, low, high = relative_accuracy(after.correct, before.correct, CONFIDENCE, settings["seed"])
     octets = size["bytes"]
+    jobs = {
+        "cluster_layer": [folder_name(layer) for layer in chosen["layers"]],
+        "profile_layers": [str(group) for group in range(-(-len(chosen["layers"]) // layers_per_job))],
+    }
     write_json(
         metrics,
         {
@@ -72,7 +78,7 @@ def evaluate_packed(
             "batch_norm": size["batch_norm"],
             "evaluations": chosen["evaluations"],
             "images_forwarded": sum(chosen["images_forwarded"].values()),
-            "seconds": seconds_by_stage(benchmarks, search) | {"evaluate_packed": time.perf_counter() - started},
+            "seconds": seconds_by_stage(benchmarks, search, jobs) | {"evaluate_packed": time.perf_counter() - started},
             "versions": {"wshare": __version__, "python": platform.python_version()}
             | {package: version(package) for package in PACKAGES},
             "seed": settings["seed"],

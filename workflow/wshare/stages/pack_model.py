@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wshare.clusters import Clusters, read_clusters
+from wshare.codebooks import shared_weight
 from wshare.cost import layer_bits
 from wshare.errors import UserError
 from wshare.images import ImageFile
@@ -39,19 +40,12 @@ def pack_model(
     layers = [read_clusters(path) for path in clusters]
     ks = _read_recipe(recipe, spec, layers)
     codebooks = {f"{layer.layer}.weight": layer.sweep.codebook(ks[layer.layer]) for layer in layers if ks[layer.layer]}
-    aliases, norms = _aliases(model), batch_norms(model)
-    halved = {name: norm.halved() for name, norm in norms.items()}
-
-    def classes(candidate: dict[str, BatchNorm]) -> np.ndarray:
-        """Top-1 class of each search image, by the network that a file with these batch norms gives."""
-        write_packed(packed, state, codebooks, candidate, aliases)
-        assign(model, load_packed(packed), str(packed))
-        return predict(model, ImageFile(images), threads).argmax(1)
-
-    half = settings["batch_norm"] == "float16"
-    if settings["batch_norm"] == "auto" and norms:
-        half = np.array_equal(classes(norms), classes(halved))
-    parts = write_packed(packed, state, codebooks, halved if half else norms, aliases)
+    norms = batch_norms(model)
+    half = _halve(settings["batch_norm"], model, state, codebooks, norms, ImageFile(images), threads)
+    if half:
+        norms = {name: norm.halved() for name, norm in norms.items()}
+    aliases = _aliases(model)
+    parts = write_packed(packed, state, codebooks, norms, aliases)
     _write_dense(dense, load_packed(packed), aliases)
     write_json(
         sizes,
@@ -63,6 +57,32 @@ def pack_model(
             "weights": sum(layer.weights for layer in layers),
         },
     )
+
+
+def _halve(
+    wanted: str,
+    model: nn.Module,
+    state: dict[str, np.ndarray],
+    codebooks: dict[str, np.ndarray],
+    norms: dict[str, BatchNorm],
+    images: ImageFile,
+    threads: int,
+) -> bool:
+    """Whether batch norm is kept in float16; where that is left to us, if it changes no image's top-1 class."""
+    fits = all(norm.fits_half() for norm in norms.values())
+    if wanted == "float16" and not fits:
+        raise UserError("packing.batch_norm: a scale or shift is beyond the range of float16; use auto or float32")
+    if wanted != "auto" or not norms or not fits:
+        return wanted == "float16"
+
+    def classes(candidate: dict[str, BatchNorm]) -> np.ndarray:
+        shared = {name: shared_weight(state[name], codebook) for name, codebook in codebooks.items()}
+        folded = {f"{name}.{leaf}": array for name, norm in candidate.items() for leaf, array in norm.state().items()}
+        tensors = {name: torch.from_numpy(array) for name, array in (state | shared | folded).items()}
+        assign(model, tensors, "the compressed network")
+        return predict(model, images, threads).argmax(1)
+
+    return np.array_equal(classes(norms), classes({name: norm.halved() for name, norm in norms.items()}))
 
 
 def _read_recipe(path: Path, spec: Path, layers: list[Clusters]) -> dict[str, int | None]:

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from wshare.datasets import open_dataset, prepare, split_indices
 from wshare.images import write_images
+from wshare.progress import PROGRESS
 from wshare.storage import read_json
 
 
@@ -18,8 +19,6 @@ def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> 
     for name, path in (("search", search), ("held_out", held_out)):
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
-        decoded = (
-            prepare(dataset.read(i), preprocessing, settings["enlarge"]) for i in tqdm(chosen, name, disable=None)
-        )
+        decoded = (prepare(dataset.read(i), preprocessing, settings["enlarge"]) for i in tqdm(chosen, name, **PROGRESS))
         keys = [dataset.keys[i] for i in chosen]
         write_images(path, decoded, dataset.labels[chosen], keys, preprocessing, settings)

@@ -6,15 +6,18 @@ import numpy as np
 from tqdm import tqdm
 
 from wshare.clusters import Clusters, read_clusters
+from wshare.codebooks import shared_weight
+from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.journal import Journal
 from wshare.layers import substituted
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
-from wshare.scoring import predict, predicted_low, score
+from wshare.progress import PROGRESS
+from wshare.scoring import images_needed, predict, predicted_low, score
 from wshare.search import method
 from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
-from wshare.sensitivity import COLUMNS, shared_weight
+from wshare.sensitivity import COLUMNS
 from wshare.storage import read_json, sha256_file, write_json
 from wshare.tables import read_table, write_table
 
@@ -46,6 +49,14 @@ def search(
     layers = [read_clusters(path) for path in clusters]
     arrays = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
     original = score(reference, reference, sample.labels)
+    finder = method(settings["method"])
+    needed = images_needed(original.top1, settings["quality_target"], settings["confidence"])
+    if len(sample) < needed:
+        raise UserError(
+            f"{len(sample)} search images cannot confirm a quality target of {settings['quality_target']} with "
+            f"confidence {settings['confidence']}, even for an unchanged network: that takes {needed}; add images, "
+            "lower the target or the confidence, or set confidence to null to go by the point estimate alone"
+        )
 
     def measure(combination: Combination) -> dict:
         shared = {
@@ -66,8 +77,8 @@ def search(
 
     inputs = [spec, weights, images, baseline, sensitivity, *clusters, *code]
     header = {"settings": settings, "inputs": [sha256_file(path) for path in inputs]}
-    with Journal(journal, header) as log, tqdm(desc="search", unit="evaluation", disable=None) as progress:
-        progress.update(len(log))
+    total = finder.budget(settings["options"])
+    with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
 
         def remembered(combination: Combination) -> Measurement:
             if combination not in log:
@@ -75,11 +86,11 @@ def search(
                 progress.update()
             return Measurement(**log[combination])
 
-        profile = _read_profile(sensitivity)
+        profile = _read_profile(sensitivity, layers)
         problem = Problem(
             tuple(_layer(layer, profile) for layer in layers), settings["quality_target"], settings["seed"], remembered
         )
-        chosen = method(settings["method"])(problem, settings["options"])
+        chosen = finder.run(problem, settings["options"])
         measured = log.entries()
     write_table(front, FRONT + [layer.layer for layer in layers], _front_rows(problem, measured, chosen))
     description = read_json(spec)
@@ -97,19 +108,21 @@ def search(
             "evaluations": len(measured),
             "images_forwarded": {
                 "search": len(measured) * len(sample),
-                "profile": sum(row.images for rows in profile.values() for row in rows),
+                "profile": sum(row.images for rows in profile.values() for row in rows) if finder.USES_PROFILE else 0,
             },
         },
     )
 
 
-def _read_profile(path: Path) -> dict[str, list[Profiled]]:
+def _read_profile(path: Path, layers: list[Clusters]) -> dict[str, list[Profiled]]:
+    """Rows by layer, each with the inertia that its clustering minimised."""
+    columns = {layer.layer: "inertia" if layer.weighting == "none" else "weighted_inertia" for layer in layers}
     profile: dict[str, list[Profiled]] = {}
     for row in read_table(path, COLUMNS):
         profile.setdefault(row["layer"], []).append(
             Profiled(
                 k=int(row["k"]),
-                inertia=float(row["inertia"]),
+                inertia=float(row[columns[row["layer"]]]),
                 relative_accuracy=float(row["relative_accuracy"]),
                 kl=float(row["kl"]),
                 images=int(row["images"]),
@@ -119,7 +132,7 @@ def _read_profile(path: Path) -> dict[str, list[Profiled]]:
 
 
 def _layer(clusters: Clusters, profile: dict[str, list[Profiled]]) -> Layer:
-    return Layer(clusters.layer, clusters.weights, clusters.sweep.inertia, tuple(profile[clusters.layer]))
+    return Layer(clusters.layer, clusters.weights, clusters.objective, tuple(profile[clusters.layer]))
 
 
 def _front_rows(problem: Problem, measured: dict[Combination, dict], chosen: Combination) -> list[dict]:

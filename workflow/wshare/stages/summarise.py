@@ -5,23 +5,30 @@ from pathlib import Path
 from wshare.storage import read_json, write_text
 from wshare.tables import write_table
 
-NEXT = (
-    "next: wshare.load_packed(<packed.safetensors>) gives a state dict; "
-    "config/README.md shows how to bring your own network"
-)
-
 
 def summarise(metrics: list[Path], summary: Path, table: Path) -> None:
     """Write a block of text for each model with a paragraph for each of its searches, and a table of all."""
-    blocks: dict[str, list[str]] = {}
-    rows = []
-    for path in metrics:
-        result = read_json(path)
-        blocks.setdefault(result["model"], [heading(result)]).append(paragraph(result, path.parent))
-        rows.append(row(result))
-    text = "\n\n".join("\n".join(lines) for lines in blocks.values())
-    write_text(summary, f"{text}\n\nall as a table: {table}\n{NEXT}\n")
+    results = [(read_json(path), path.parent) for path in metrics]
+    by_model: dict[str, list[tuple[dict, Path]]] = {}
+    for result, folder in results:
+        by_model.setdefault(result["model"], []).append((result, folder))
+    blocks = [
+        "\n".join([heading(found[0][0]), *(paragraph(*entry) for entry in found), f"  next: {advice(found)}"])
+        for found in by_model.values()
+    ]
+    write_text(summary, "\n\n".join([*blocks, f"all as a table: {table}"]) + "\n")
+    rows = [row(result) for result, _ in results]
     write_table(table, list(rows[0]), rows)
+
+
+def advice(found: list[tuple[dict, Path]]) -> str:
+    """What to run next, given the results of a model's searches."""
+    met = [(result["bytes"]["packed"], folder) for result, folder in found if result["verdict"] == "met"]
+    if met:
+        return f"python -c \"import wshare; print(wshare.load_packed('{min(met)[1]}/packed.safetensors').keys())\""
+    if any(result["verdict"] == "undecided" for result, _ in found):
+        return "give datasets.<name>.split more held-out images, or raise searches.<name>.confidence, and run again"
+    return "raise searches.<name>.confidence, or lower searches.<name>.quality_target, and run again"
 
 
 def row(result: dict) -> dict:

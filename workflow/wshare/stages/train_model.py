@@ -30,7 +30,9 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
     splits = split_indices(data.labels, settings["dataset"]["split"], settings["seed"])
 
     def pixels(split: str) -> torch.Tensor:
-        decoded = np.stack([prepare(data.read(i), preprocessing) for i in splits[split]])
+        decoded = np.stack(
+            [prepare(data.read(i), preprocessing, settings["dataset"]["enlarge"]) for i in splits[split]]
+        )
         mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
         return (torch.from_numpy(decoded).float() / 255 - mean) / std
 

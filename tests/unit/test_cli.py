@@ -1,0 +1,180 @@
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wshare import __version__
+from wshare.cli import STAGES, main
+from wshare.clusters import read_clusters
+from wshare.settings import PACKAGE
+from wshare.storage import write_json, write_text
+from wshare.weightfile import write_weights
+
+CLUSTERING = {"method": "exact", "k_max": 8, "bins": 64, "weighting": "none", "candidates": [2, 6, 100], "seed": 0}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    for name in THREADS:
+        monkeypatch.setenv(name, "7")
+
+
+def weight_file(folder: Path) -> Path:
+    path = folder / "weights.h5"
+    weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    write_weights(path, {"fc": weights}, {"fc": weights**2}, {}, {})
+    return path
+
+
+def cluster(folder: Path, weights: Path, layer: str = "fc", settings: str = json.dumps(CLUSTERING)) -> list[str]:
+    output = str(folder / "out" / "clusters.h5")
+    return ["cluster_layer", "--settings", settings, "--layer", layer, "--weights", str(weights), "--clusters", output]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_tells_what_a_stage_does_and_all_its_flags(stage, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([stage, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    function = getattr(import_module(f"wshare.stages.{stage}"), stage)
+    first_words = " ".join(function.__doc__.split()[:3])
+    assert first_words in " ".join(text.split())
+    for name in inspect.signature(function).parameters:
+        assert f"--{name.replace('_', '-')} " in text
+
+
+def test_the_program_lists_its_stages_and_its_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(stage in text for stage in STAGES)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"wshare {__version__}\n"
+
+
+def test_every_stage_has_a_module_and_every_module_is_a_stage():
+    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, "__init__"}
+
+
+def test_rules_call_stages_with_the_flags_that_they_have():
+    text = "".join(file.read_text(encoding="utf-8") for file in sorted((PACKAGE.parent / "rules").glob("*.smk")))
+    shells = re.findall(r"python -m wshare (\w+)(.*?)(?:> \{log|\n\n)", text, flags=re.DOTALL)
+    assert {stage for stage, _ in shells} == set(STAGES)
+    for stage, flags in shells:
+        parameters = inspect.signature(getattr(import_module(f"wshare.stages.{stage}"), stage)).parameters
+        assert set(re.findall(r" --([\w-]+)", flags)) == {name.replace("_", "-") for name in parameters}, stage
+
+
+def test_a_stage_runs_from_its_flags(tmp_path):
+    assert main(cluster(tmp_path, weight_file(tmp_path))) == 0
+    clusters = read_clusters(tmp_path / "out" / "clusters.h5")
+    assert clusters.layer == "fc"
+    assert clusters.candidates == (2, 6, 8)
+    assert len(clusters.sweep.inertia) == 8
+
+
+def test_libraries_start_no_threads_of_their_own(tmp_path):
+    main(cluster(tmp_path, weight_file(tmp_path)))
+    assert {os.environ[name] for name in THREADS} == {"1"}
+
+
+def damaged(folder: Path) -> Path:
+    path = weight_file(folder)
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda folder: cluster(folder, folder / "absent.h5"), "absent.h5: no such file"),
+        (lambda folder: cluster(folder, damaged(folder)), "weights.h5: damaged"),
+        (lambda folder: cluster(folder, weight_file(folder), layer="conv"), "no layer 'conv'"),
+        (
+            lambda folder: ["gather_sensitivity", "--tables", f"{folder}/a", "--sensitivity", f"{folder}/b"],
+            "No such file or directory",
+        ),
+        (
+            lambda folder: [
+                "summarise",
+                "--metrics",
+                f"{folder}/a",
+                "--summary",
+                f"{folder}/b",
+                "--table",
+                f"{folder}/c",
+            ],
+            "a: no such file",
+        ),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_1(arguments, message, tmp_path, capsys):
+    command = arguments(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    assert main(command) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.startswith(f"wshare {command[0]}: error: ")
+    assert message in output.err
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} <= before
+
+
+def test_tables_of_other_columns_are_not_gathered(tmp_path, capsys):
+    tables = [tmp_path / name for name in "ab"]
+    for table, header in zip(tables, ("layer,k", "layer,q"), strict=True):
+        write_text(table, f"{header}\nconv,2\n")
+    output = tmp_path / "c"
+    assert main(["gather_sensitivity", "--tables", *map(str, tables), "--sensitivity", str(output)]) == 1
+    assert f"{tables[1]}: other columns" in capsys.readouterr().err
+    write_text(tables[1], "layer,k\nfc,3\nfc,4\n")
+    assert main(["gather_sensitivity", "--tables", *map(str, tables), "--sensitivity", str(output)]) == 0
+    assert output.read_text() == "layer,k\nconv,2\nfc,3\nfc,4\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nothing"], ["cluster_layer"], ["cluster_layer", "--settings", "{", "--layer", "x"]]
+)
+def test_a_wrong_call_ends_with_the_usage_and_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: wshare" in capsys.readouterr().err
+
+
+def test_from_a_shell(tmp_path):
+    """The exit code and the one line are those of the process too; a damaged model file is named."""
+    write_json(tmp_path / "model.json", {"sha256": "0", "dropped": []})
+    (tmp_path / "weights").write_bytes(b"not these")
+    command = ["inspect_model", "--settings", "{}", "--name", "m", "--spec", "model.json", "--weights", "weights"]
+    run = subprocess.run(
+        [sys.executable, "-m", "wshare", *command, "--layers", "layers.json"],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("wshare inspect_model: error: weights: not the file that model.json describes")
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "layers.json").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_documented_and_takes_what_a_flag_can_give(stage):
+    function = getattr(import_module(f"wshare.stages.{stage}"), stage)
+    assert inspect.getdoc(function)
+    for parameter in inspect.signature(function).parameters.values():
+        assert parameter.annotation in (dict, Path, list[Path], str, int), parameter
+        assert parameter.default is parameter.empty, parameter
