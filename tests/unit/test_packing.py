@@ -273,20 +273,19 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def test_a_changed_byte_is_found_wherever_it_lies(path):
-    """Every byte once with a flipped bit and once with another value; only padding may change unnoticed."""
+    """Every byte, by turns with a flipped bit and with any other value; only padding may change unnoticed."""
     write_sample(path)
     whole, expected = path.read_bytes(), load_packed(path)
     rng = np.random.default_rng(0)
     padding = 0
     for place in range(len(whole)):
-        for change in (1 << rng.integers(8), rng.integers(1, 256)):
-            damaged = bytearray(whole)
-            damaged[place] ^= int(change)
-            path.write_bytes(damaged)
-            loaded = load_or_refuse(path)
-            if loaded is not None:
-                assert same(loaded, expected)
-                padding += 1
+        damaged = bytearray(whole)
+        damaged[place] ^= int(rng.integers(1, 256) if place % 2 else 1 << rng.integers(8))
+        path.write_bytes(damaged)
+        loaded = load_or_refuse(path)
+        if loaded is not None:
+            assert same(loaded, expected)
+            padding += 1
     assert padding < 8
 
 

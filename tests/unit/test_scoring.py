@@ -138,6 +138,9 @@ def test_predicted_low_is_held_with_the_confidence_asked_for():
 def test_without_a_confidence_the_share_itself_counts():
     correct, reference = answers(800, 10, 30, 160)
     assert predicted_low(correct, reference, None) == (810 / 830, 810 / 830)
+    # Plain numbers, which JSON can hold.
+    assert {type(value) for value in predicted_low(correct, reference, None)} == {float}
+    assert {type(value) for value in relative_accuracy(correct, reference, 0.95, seed=0)} == {float}
     assert images_needed(0.9, 0.99, None) == 0
 
 

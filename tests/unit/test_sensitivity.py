@@ -171,7 +171,7 @@ def test_a_module_that_is_called_twice_cannot_be_passed_over(random_images):
 
 
 def in_place() -> nn.Module:
-    """ReLUs that overwrite their input, also that of the block that holds them."""
+    """A block that overwrites what it is given, twice, and a ReLU that does."""
     return chain(
         conv1=nn.Conv2d(1, 4, 3, padding=1),
         block=chain_of_block(),
@@ -188,7 +188,7 @@ def chain_of_block() -> nn.Module:
             self.relu, self.conv = nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, padding=1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.conv(self.relu(x)) + 1
+            return self.conv(self.relu(x.add_(0.25)))
 
     return Block()
 

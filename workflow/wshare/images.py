@@ -37,7 +37,8 @@ def write_images(
     digest = hashlib.sha256()
     with create_h5(path, KIND, settings) as file:
         stored = None
-        for position, image in enumerate(images):
+        # Strict: a reader would take an image that was never written for a black one.
+        for position, (image, _) in enumerate(zip(images, labels, strict=True)):
             if stored is None:
                 shape = (len(labels), *image.shape)
                 chunk = (min(len(labels), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
@@ -63,8 +64,6 @@ class ImageFile:
     def __init__(self, path: str | Path, limit: int | None = None):
         self.path = Path(path)
         with open_h5(path, KIND) as file:
-            if len(file["images"]) != len(file["labels"]):
-                raise FormatError(f"{path}: as many labels as images expected; delete it and run again")
             self.labels = file["labels"][:limit]
             self.keys = tuple(key.decode() for key in file["keys"][:limit])
             self.fingerprint = get_text(file.attrs, "fingerprint")

@@ -98,7 +98,7 @@ def relative_accuracy(
     ratios = (draws[:, 0] + draws[:, 1]) / np.maximum(draws[:, 0] + draws[:, 2], 1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
-    return (both + gained) / (both + lost), float(low), float(high)
+    return float((both + gained) / (both + lost)), float(low), float(high)
 
 
 def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float | None) -> tuple[float, float]:
