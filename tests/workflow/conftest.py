@@ -20,7 +20,7 @@ def snakemake(folder: Path, *arguments: str, snakefile: str = "Snakefile") -> su
         *arguments,
     ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
 
 
 @pytest.fixture(scope="session")
