@@ -26,14 +26,6 @@ from wshare.sources import wheel
 SMALL = (3, 32, 32)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def user_module(tmp_path, monkeypatch):
     """A module of the user in the working directory."""

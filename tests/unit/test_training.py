@@ -10,14 +10,6 @@ from wshare.errors import UserError
 SETTINGS = {"epochs": 3, "learning_rate": 0.01, "batch_size": 32, "seed": 1, "shift": 1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def digits():
     data = load_digits()

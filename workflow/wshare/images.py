@@ -1,7 +1,7 @@
 """Decoded images in an HDF5 file, written once in order and read lazily in batches."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -53,6 +53,12 @@ def write_images(
     return digest.hexdigest()
 
 
+def normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Pixels as a network takes them: float32 [N, C, H, W], of uint8; mean and std a channel, on the [0, 1] scale."""
+    centre, scale = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (mean, std))
+    return (torch.from_numpy(pixels).float() / 255 - centre) / scale
+
+
 class ImageFile:
     """Images of one split, read batch by batch.
 
@@ -68,8 +74,7 @@ class ImageFile:
             self.keys = tuple(key.decode() for key in file["keys"][:limit])
             self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
-            self._mean = torch.tensor(file.attrs["mean"], dtype=torch.float32).view(1, -1, 1, 1)
-            self._std = torch.tensor(file.attrs["std"], dtype=torch.float32).view(1, -1, 1, 1)
+            self._mean, self._std = file.attrs["mean"], file.attrs["std"]
         least, most = BATCH_RANGE
         self.batch_size = min(most, max(least, BATCH_VALUES // int(np.prod(self.shape))))
         # Stays open: a pass over the images has many batches.
@@ -88,7 +93,7 @@ class ImageFile:
             pixels = self._images[start : min(start + self.batch_size, len(self))]
         except OSError as error:
             raise FormatError(f"{self.path}: damaged ({error}); delete it and run again") from None
-        return (torch.from_numpy(pixels).float() / 255 - self._mean) / self._std
+        return normalised(pixels, self._mean, self._std)
 
     def batches(self) -> Iterator[torch.Tensor]:
         """All batches in order."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wshare.errors import UserError
-from wshare.settings import schema
+from wshare.settings import joined, resolved, schema
 from wshare.storage import write_text
 
 BEGIN = "<!-- key reference: begin; made by `python -m wshare.manual`, do not edit -->"
@@ -58,31 +58,21 @@ def renewed(text: str, reference: str) -> str:
 
 
 def _sections(root: dict, node: dict, path: str, condition: str) -> Iterator[Section]:
-    node = _resolved(root, node)
-    children = {name: _resolved(root, child) for name, child in node.get("properties", {}).items()}
+    node = resolved(root, node)
+    children = {name: resolved(root, child) for name, child in node.get("properties", {}).items()}
     required = node.get("required", [])
     if children:
-        keys = (_key(root, _join(path, name), child, name in required) for name, child in children.items())
+        keys = (_key(root, joined(path, name), child, name in required) for name, child in children.items())
         yield Section((f"`{path}`" if path else "Top level") + condition, tuple(keys))
     for name, child in children.items():
-        yield from _sections(root, child, _join(path, name), "")
+        yield from _sections(root, child, joined(path, name), "")
     if isinstance(node.get("additionalProperties"), dict):
         placeholder = PLACEHOLDERS.get(path.rpartition(".")[2], "<name>")
-        yield from _sections(root, node["additionalProperties"], _join(path, placeholder), "")
+        yield from _sections(root, node["additionalProperties"], joined(path, placeholder), "")
     for rule in node.get("allOf", []):
         ((name, test),) = rule["if"]["properties"].items()
         for option, child in rule["then"]["properties"].items():
-            yield from _sections(root, child, _join(path, option), f" where `{name}` is `{test['const']}`")
-
-
-def _resolved(root: dict, node: dict) -> dict:
-    """The node with what its reference names; what stands beside the reference wins."""
-    if "$ref" not in node:
-        return node
-    target = root
-    for part in node["$ref"].removeprefix("#/").split("/"):
-        target = target[part]
-    return _resolved(root, target) | {key: value for key, value in node.items() if key != "$ref"}
+            yield from _sections(root, child, joined(path, option), f" where `{name}` is `{test['const']}`")
 
 
 def _key(root: dict, path: str, node: dict, required: bool) -> Key:
@@ -102,7 +92,7 @@ def _type(root: dict, node: dict) -> str:
     names = node["type"] if isinstance(node["type"], list) else [node["type"]]
     words = {"object": "mapping", "boolean": "true or false"}
     if "array" in names:
-        words["array"] = f"list of {_type(root, _resolved(root, node['items']))}s"
+        words["array"] = f"list of {_type(root, resolved(root, node['items']))}s"
     return " or ".join(words.get(name, name) for name in names)
 
 
@@ -123,15 +113,11 @@ def _allowed(root: dict, node: dict) -> str:
         parts.append(f"{node.get('minItems', node.get('minProperties'))} or more entries")
     if node.get("uniqueItems"):
         parts.append("all different")
-    if "items" in node and (each := _allowed(root, _resolved(root, node["items"]))):
+    if "items" in node and (each := _allowed(root, resolved(root, node["items"]))):
         parts.append(f"each {each}")
     if "propertyNames" in node:
-        parts.append(f"names: {_allowed(root, _resolved(root, node['propertyNames']))}")
+        parts.append(f"names: {_allowed(root, resolved(root, node['propertyNames']))}")
     return ", ".join(parts)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _table(section: Section) -> str:

@@ -142,7 +142,7 @@ def assign(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> Non
     """
     own = module.state_dict(keep_vars=True)
     weights = dict(weights)
-    for names in _tied(own):
+    for names in tied(own):
         present = next((name for name in names if name in weights), None)
         if present is not None:
             weights |= {name: weights[present] for name in names if name not in weights}
@@ -182,7 +182,7 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
             raise UserError(
                 f"{name}: the network keeps a {type(value).__name__} in its state; only tensors can be saved"
             )
-    aliases = {name for names in _tied(own) for name in names[1:]}
+    aliases = {name for names in tied(own) for name in names[1:]}
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in own.items()
@@ -286,7 +286,7 @@ def _replace(module: nn.Module, name: str, part: nn.Module | None) -> None:
     setattr(module.get_submodule(parent), key, part)
 
 
-def _tied(state: Mapping[str, object]) -> list[list[str]]:
+def tied(state: Mapping[str, object]) -> list[list[str]]:
     """Groups of names that stand for one tensor, each in the order of the state dict (taken with keep_vars)."""
     groups: dict[int, list[str]] = {}
     for name, value in state.items():

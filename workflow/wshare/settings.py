@@ -25,7 +25,7 @@ from wshare.names import matches
 PACKAGE = Path(__file__).parent
 SCHEMA_FILE = PACKAGE.parent / "schemas" / "config.schema.yaml"
 
-# Keys that name or group things and so change no stage's result.
+# What decides which network a model is.
 _MODEL_SOURCE = ("source", "architecture", "weights", "url", "path", "sha256", "classes", "arguments", "preprocessing")
 # What a source reads beside the keys that all of them do.
 _READ_BY_MODEL = {
@@ -96,18 +96,18 @@ def _describe(error: ValidationError) -> Iterator[str]:
         known = list(error.schema.get("properties", {}))
         # YAML's keys may be numbers and truth values too.
         for key in sorted(set(error.instance) - set(known), key=str):
-            yield f"{_join(where, key)}: unknown key.{_closest(key, known)}"
+            yield f"{joined(where, key)}: unknown key.{_closest(key, known)}"
     elif error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         # The validator reports each missing key on its own, with the same list.
-        yield from (f"{_join(where, key)}: required, but missing" for key in missing if f"'{key}'" in error.message)
+        yield from (f"{joined(where, key)}: required, but missing" for key in missing if f"'{key}'" in error.message)
     elif error.validator == "enum":
         allowed = [value for value in error.validator_value if value is not None]
         listed = ", ".join(map(str, allowed))
         yield f"{where}: {error.instance!r} is not one of {listed}.{_closest(error.instance, allowed)}"
     elif "propertyNames" in error.absolute_schema_path:
         rule = "a name has letters, digits, '_', '-' and '.', and starts with one of the first two"
-        yield f"{_join(where, str(error.instance))}: {rule}"
+        yield f"{joined(where, str(error.instance))}: {rule}"
     else:
         yield f"{where}: {error.message}"
 
@@ -116,7 +116,7 @@ def _not_json(value: Any, where: str) -> Iterator[str]:
     """Values that YAML knows and JSON does not: NaN, infinity, dates."""
     if isinstance(value, dict):
         for key, entry in value.items():
-            yield from _not_json(entry, _join(where, key))
+            yield from _not_json(entry, joined(where, key))
     elif isinstance(value, list):
         for position, entry in enumerate(value):
             yield from _not_json(entry, f"{where}[{position}]")
@@ -127,11 +127,12 @@ def _not_json(value: Any, where: str) -> Iterator[str]:
 def _path(parts: Any) -> str:
     text = ""
     for part in parts:
-        text = f"{text}[{part}]" if isinstance(part, int) else _join(text, part)
+        text = f"{text}[{part}]" if isinstance(part, int) else joined(text, part)
     return text
 
 
-def _join(where: str, key: str) -> str:
+def joined(where: str, key: str) -> str:
+    """Path of a key in the configuration."""
     return f"{where}.{key}" if where else str(key)
 
 
@@ -142,7 +143,7 @@ def _closest(word: Any, known: list) -> str:
 
 def _fill(value: Any, node: dict) -> None:
     """Fill the defaults of a valid value, in place."""
-    node = _resolved(node)
+    node = resolved(schema(), node)
     if not isinstance(value, dict):
         return
     for key, child in node.get("properties", {}).items():
@@ -157,60 +158,69 @@ def _fill(value: Any, node: dict) -> None:
             _fill(entry, child)
 
 
-def _resolved(node: dict) -> dict:
-    reference = node.get("$ref")
-    if reference is None:
+def resolved(root: dict, node: dict) -> dict:
+    """A schema's node with what its reference names; what stands beside the reference wins."""
+    if "$ref" not in node:
         return node
-    target = schema()
-    for part in reference.removeprefix("#/").split("/"):
+    target = root
+    for part in node["$ref"].removeprefix("#/").split("/"):
         target = target[part]
-    return _resolved(target) | {key: value for key, value in node.items() if key != "$ref"}
+    return resolved(root, target) | {key: value for key, value in node.items() if key != "$ref"}
 
 
 def _cross_check(given: dict, config: dict) -> Iterator[str]:
     """Problems between keys; `given` is the configuration as written, `config` its valid part with all defaults."""
+    yield from _check_bins("clustering", config["clustering"])
     for name, dataset in config["datasets"].items():
-        where = f"datasets.{name}"
-        for split, size in dataset["split"].items():
-            if size >= 1 and not isinstance(size, int):
-                yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
-        shares = sum(size for size in dataset["split"].values() if size < 1)
-        if shares > 1 + 1e-9:
-            yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
-        for key in _unread(dataset, _READ_BY_DATASET, ("path", "class_map", "function")):
-            yield f"{where}.{key}: source {dataset['source']!r} does not read it; remove the key"
-        if dataset["source"] == "python" and not dataset["function"]:
-            yield f"{where}.function: required for source 'python'"
-        if dataset["source"] in _IMAGE_SOURCES and not _image_path(config, dataset):
-            yield f"{where}.path: a folder of images is needed; set it here, or pass --config images=<folder>"
+        yield from _check_dataset(config, name, dataset)
     for name, model in config["models"].items():
-        where = f"models.{name}"
-        dataset = config["datasets"].get(model["dataset"])
-        if model["dataset"] not in given["datasets"]:
-            known = list(given["datasets"])
-            yield f"{where}.dataset: {model['dataset']!r} is not in datasets.{_closest(model['dataset'], known)}"
-        elif dataset and model["source"] == "train" and "train" not in dataset["split"]:
-            yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
-        for key in _unread(model, _READ_BY_MODEL, ("weights", "url", "path", "sha256", "classes")):
-            yield f"{where}.{key}: source {model['source']!r} does not read it; remove the key"
-        if model["source"] != "train" and "training" in given["models"][name]:
-            yield f"{where}.training: source {model['source']!r} does not read it; remove the key"
-        layers = [
-            ("clustering", {}),
-            *((f"{where}.layers.overrides.{key!r}", own) for key, own in model["layers"]["overrides"].items()),
-        ]
-        for place, own in layers:
-            merged = config["clustering"] | own
-            if merged and merged["bins"] < merged["k_max"]:
-                yield f"{place}.bins: {merged['bins']} bins cannot hold k_max {merged['k_max']} shared values"
-        if model["source"] == "file" and not model["path"]:
-            yield f"{where}.path: required for source 'file'"
-        for key, patterns in model["layers"].items():
-            for pattern in (pattern for pattern in patterns if pattern.startswith("re:")):
-                try:
-                    re.compile(pattern[3:])
-                except re.error as error:
-                    yield f"{where}.layers.{key}.{pattern!r}: not a regular expression ({error})"
+        yield from _check_model(given, config, name, model)
+
+
+def _check_bins(where: str, clustering: dict) -> Iterator[str]:
+    # Where the defaults are not valid, other lines say so.
+    if {"bins", "k_max"} <= clustering.keys() and clustering["bins"] < clustering["k_max"]:
+        yield f"{where}.bins: {clustering['bins']} bins cannot hold k_max {clustering['k_max']} shared values"
+
+
+def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
+    where = f"datasets.{name}"
+    for split, size in dataset["split"].items():
+        if size >= 1 and not isinstance(size, int):
+            yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
+    shares = sum(size for size in dataset["split"].values() if size < 1)
+    if shares > 1 + 1e-9:
+        yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
+    for key in _unread(dataset, _READ_BY_DATASET, ("path", "class_map", "function")):
+        yield f"{where}.{key}: source {dataset['source']!r} does not read it; remove the key"
+    if dataset["source"] == "python" and not dataset["function"]:
+        yield f"{where}.function: required for source 'python'"
+    if dataset["source"] in _IMAGE_SOURCES and not _image_path(config, dataset):
+        yield f"{where}.path: a folder of images is needed; set it here, or pass --config images=<folder>"
+
+
+def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[str]:
+    where = f"models.{name}"
+    dataset = config["datasets"].get(model["dataset"])
+    if model["dataset"] not in given["datasets"]:
+        known = list(given["datasets"])
+        yield f"{where}.dataset: {model['dataset']!r} is not in datasets.{_closest(model['dataset'], known)}"
+    elif dataset and model["source"] == "train" and "train" not in dataset["split"]:
+        yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
+    for key in _unread(model, _READ_BY_MODEL, ("weights", "url", "path", "sha256", "classes")):
+        yield f"{where}.{key}: source {model['source']!r} does not read it; remove the key"
+    if model["source"] != "train" and "training" in given["models"][name]:
+        yield f"{where}.training: source {model['source']!r} does not read it; remove the key"
+    for key, own in model["layers"]["overrides"].items():
+        yield from _check_bins(f"{where}.layers.overrides.{key!r}", config["clustering"] | own)
+    if model["source"] == "file" and not model["path"]:
+        yield f"{where}.path: required for source 'file'"
+    for key, patterns in model["layers"].items():
+        for pattern in (pattern for pattern in patterns if pattern.startswith("re:")):
+            try:
+                re.compile(pattern[3:])
+            except re.error as error:
+                yield f"{where}.layers.{key}.{pattern!r}: not a regular expression ({error})"
 
 
 def _unread(entry: dict, read: dict[str, tuple[str, ...]], keys: tuple[str, ...]) -> Iterator[str]:

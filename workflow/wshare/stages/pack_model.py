@@ -13,7 +13,7 @@ from wshare.cost import layer_bits
 from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
-from wshare.models import assign, state_of
+from wshare.models import assign, state_of, tied
 from wshare.packing import BatchNorm, batch_norms, load_packed, write_packed
 from wshare.scoring import predict
 from wshare.storage import atomic, read_json, write_json
@@ -44,7 +44,7 @@ def pack_model(
     half = _halve(settings["batch_norm"], model, state, codebooks, norms, ImageFile(images), threads)
     if half:
         norms = {name: norm.halved() for name, norm in norms.items()}
-    aliases = _aliases(model)
+    aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
     parts = write_packed(packed, state, codebooks, norms, aliases)
     _write_dense(dense, load_packed(packed), aliases)
     write_json(
@@ -75,8 +75,9 @@ def _halve(
     if wanted != "auto" or not norms or not fits:
         return wanted == "float16"
 
+    shared = {name: shared_weight(state[name], codebook) for name, codebook in codebooks.items()}
+
     def classes(candidate: dict[str, BatchNorm]) -> np.ndarray:
-        shared = {name: shared_weight(state[name], codebook) for name, codebook in codebooks.items()}
         folded = {f"{name}.{leaf}": array for name, norm in candidate.items() for leaf, array in norm.state().items()}
         tensors = {name: torch.from_numpy(array) for name, array in (state | shared | folded).items()}
         assign(model, tensors, "the compressed network")
@@ -96,14 +97,6 @@ def _read_recipe(path: Path, spec: Path, layers: list[Clusters]) -> dict[str, in
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise UserError(f"{path}: layer {wrong[0]!r} is not that of the network; run its search again")
     return {name: layer["k"] for name, layer in recipe["layers"].items()}
-
-
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """Names of tied tensors, each with the first name of the same tensor."""
-    first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    names = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
-    return {name: original for name, original in names.items() if name != original}
 
 
 def _write_dense(path: Path, state: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:

@@ -139,7 +139,7 @@ def _front_rows(problem: Problem, measured: dict[Combination, dict], chosen: Com
     """All measured combinations by ascending bits; `pareto` marks those that no smaller one equals."""
     rows = []
     best = -np.inf
-    dense = sum(32 * layer.weights for layer in problem.layers)
+    dense = problem.bits((None,) * len(problem.layers))
     order = sorted(measured, key=lambda c: (problem.bits(c), -measured[c]["relative_accuracy"]))
     for combination in order:
         quality = measured[combination]

@@ -8,6 +8,7 @@ import torch
 from wshare import networks
 from wshare.datasets import open_dataset, prepare, split_indices
 from wshare.errors import UserError
+from wshare.images import normalised
 from wshare.modelfile import write_model
 from wshare.models import complete_preprocessing, finish
 from wshare.training import train
@@ -33,8 +34,7 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
         decoded = np.stack(
             [prepare(data.read(i), preprocessing, settings["dataset"]["enlarge"]) for i in splits[split]]
         )
-        mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        return (torch.from_numpy(decoded).float() / 255 - mean) / std
+        return normalised(decoded, preprocessing["mean"], preprocessing["std"])
 
     labels = torch.from_numpy(data.labels)
     hyperparameters = {key: recipe[key] for key in ("epochs", "learning_rate", "batch_size", "shift")}
