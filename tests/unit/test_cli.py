@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wshare import __version__
-from wshare.cli import STAGES, main
+from wshare.cli import COMMANDS, STAGES, main
 from wshare.clusters import read_clusters
 from wshare.settings import PACKAGE
 from wshare.storage import write_json, write_text
@@ -56,14 +56,14 @@ def test_the_program_lists_its_stages_and_its_version(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    assert all(stage in text for stage in STAGES)
+    assert all(stage in text for stage in (*STAGES, *COMMANDS))
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"wshare {__version__}\n"
 
 
 def test_every_stage_has_a_module_and_every_module_is_a_stage():
-    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, "__init__"}
+    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, *COMMANDS, "__init__"}
 
 
 def test_rules_call_stages_with_the_flags_that_they_have():

@@ -39,7 +39,7 @@ def save(path: Path, pixels: np.ndarray | PIL.Image.Image, **options) -> Path:
 
 
 def pixels_of(dataset: Dataset) -> np.ndarray:
-    return np.stack([np.asarray(dataset.read(index)) for index in range(len(dataset.labels))])
+    return np.stack([np.asarray(dataset.read(index)) for index in range(len(dataset.keys))])
 
 
 def assert_sound(dataset: Dataset) -> None:
@@ -402,6 +402,21 @@ def test_folder_errors_say_what_to_do(tmp_path):
     assert "loose.JPEG: not a folder" in message(path=file)
 
 
+def test_folder_without_labels_is_all_images_at_any_depth(tmp_path):
+    for name in ("z.png", "a/b/c/deep.jpg", "a/one.JPEG", "notes.txt", "a/._one.JPEG"):
+        save(tmp_path / name, noise(4, 5, 3), format="PNG")
+    dataset = open_dataset({"source": "imagefolder", "path": str(tmp_path), "class_map": None, "labels": False})
+    assert dataset.keys == ("a/b/c/deep.jpg", "a/one.JPEG", "z.png")
+    assert dataset.labels is None
+    assert dataset.classes is None
+    np.testing.assert_array_equal(np.asarray(dataset.read(2)), noise(4, 5, 3))
+    with pytest.raises(UserError, match="1 images lie in no class folder, among them z.png"):
+        open_dataset({"source": "imagefolder", "path": str(tmp_path), "class_map": None, "labels": True})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: holds no image"):
+        open_dataset({"source": "imagefolder", "path": str(tmp_path / "empty"), "labels": False})
+
+
 def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     write_folders(tmp_path, TENCH, GOLDFISH)
     listed = datasets.os.scandir
@@ -545,6 +560,10 @@ def negative_label():
     return noise(2, 5, 4), [0, -1]
 
 
+def without_labels():
+    return noise(3, 5, 4), None
+
+
 def no_image():
     return [], []
 
@@ -583,6 +602,13 @@ def test_function_that_returns_pictures():
     assert dataset.read(2).getpixel((0, 0)) == (255, 255, 255)
     with pytest.raises(UserError, match="image 3 is str"):
         dataset.read(3)
+
+
+def test_function_that_returns_no_labels():
+    dataset = from_function(f"{__name__}:without_labels")
+    assert dataset.labels is None
+    assert dataset.keys == ("0", "1", "2")
+    np.testing.assert_array_equal(pixels_of(dataset), noise(3, 5, 4))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from wshare import __version__
 from wshare.cli import STAGES
 from wshare.errors import UserError
 from wshare.settings import complete
+from wshare.sources.wheel import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -69,10 +70,12 @@ def test_study_on_your_images_asks_for_the_folder(name):
 def test_networks_of_the_imagenet_study_have_weights():
     timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
     models = load("config/imagenet.yaml")["models"]
-    assert len(models) == 5
+    assert len(models) == 7
     for model in models.values():
         if model["source"] == "timm":
             assert model["architecture"] in timm.list_pretrained()
+        elif model["source"] == "wheel":
+            assert model["architecture"] in VARIANTS
         else:
             known = torchvision.models.get_model_weights(model["architecture"])
             assert model["weights"] in known.__members__
@@ -84,11 +87,13 @@ def test_manual_names_every_stage(stage):
 
 
 def test_manual_defines_every_key_of_metrics():
-    code = ast.parse(read("workflow/wshare/stages/evaluate_packed.py"))
-    (written,) = [call for call in ast.walk(code) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
+    stage, scoring = (ast.parse(read(f"workflow/wshare/{name}.py")) for name in ("stages/evaluate_packed", "scoring"))
+    (written,) = [call for call in ast.walk(stage) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
+    (compare,) = [node for node in ast.walk(scoring) if isinstance(node, ast.FunctionDef) and node.name == "compare"]
     section = read("config/README.md").partition("### metrics.json")[2].partition("\n## ")[0]
-    missing = [key for key in keys_of(written.args[1]) if f"`{key}`" not in section and f"`{key}." not in section]
-    assert missing == []
+    keys = [*keys_of(written.args[1]), *keys_of(compare.body[-1].value)]
+    assert "compressed.agreement" in keys
+    assert [key for key in keys if f"`{key}`" not in section and f"`{key}." not in section] == []
 
 
 def call_name(call):
@@ -96,8 +101,10 @@ def call_name(call):
 
 
 def keys_of(node):
-    """Keys of a dict display, `outer.inner` where a value is one itself."""
+    """Keys of a dict display, `outer.inner` where a value is one itself; what is unpacked into it is left out."""
     for key, value in zip(node.keys, node.values, strict=True):
+        if key is None:
+            continue
         if isinstance(value, ast.Dict):
             yield from (f"{key.value}.{inner}" for inner in keys_of(value))
         else:

@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import ckwrap
 import kmeans1d
@@ -227,6 +228,37 @@ def test_binned_weighted_inertia_bounds_that_of_the_codebook():
             upper = (result.inertia if weighting == "none" else result.weighted_inertia)[k - 1]
             mass = 1 if weighting == "none" else importance
             assert (mass * error).sum() <= upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("bins", [64, 16384])
+def test_importance_stays_with_its_weight_in_any_order(bins):
+    """Below 16384 distinct weights each is a group of its own, above 64 they are binned; there are ties in both."""
+    weights = np.round(laplacian(20_000), 4)
+    importance = np.random.default_rng(1).exponential(size=weights.size).astype(np.float32)
+    order = np.argsort(weights)
+    for weighting in ("none", "importance"):
+        given, ordered = (
+            sweep(weights[rows], importance[rows], k_max=16, bins=bins, weighting=weighting)
+            for rows in (slice(None), order)
+        )
+        assert np.array_equal(given.codebooks, ordered.codebooks)
+        assert given.inertia == pytest.approx(ordered.inertia, rel=1e-12)
+        assert given.weighted_inertia == pytest.approx(ordered.weighted_inertia, rel=1e-12)
+
+
+@pytest.mark.parametrize("weighting", [None, "none", "importance"])
+def test_a_large_layer_takes_a_few_arrays_of_its_own_size(weighting):
+    """VGG16 has a layer of 103 million weights: 4 bytes sorted and 8 of steps or mass each, beside the input."""
+    weights = laplacian(2_000_000)
+    importance = None if weighting is None else np.ones_like(weights)
+    tracemalloc.start()
+    try:
+        sweep(weights, importance, k_max=2, weighting=weighting or "none")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Twice the steps would be above the limit.
+    assert peak <= 18 * weights.size
 
 
 @pytest.mark.parametrize("bins", [16384, 256])

@@ -7,7 +7,17 @@ from scipy.stats import norm
 from torch.nn import functional
 
 from wshare.networks import NETWORKS
-from wshare.scoring import forward, images_needed, predict, predicted_low, relative_accuracy, score, verdict
+from wshare.scoring import (
+    forward,
+    images_needed,
+    labels_or_reference,
+    measure_of,
+    predict,
+    predicted_low,
+    relative_accuracy,
+    score,
+    verdict,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -43,7 +53,44 @@ def test_score_agrees_with_torch(seed, classes, scale):
 def test_the_float32_network_agrees_with_itself():
     logits = random_logits(30, 10, 0)
     found = score(logits, logits, np.zeros(30, np.int64))
-    assert (found.kl, found.agreement) == (0.0, 1.0)
+    assert (found.kl, found.kl_error, found.expected, found.agreement) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_what_float32_expects_of_other_answers_is_what_it_gives_them():
+    """Two of three images get another class; labels do not count."""
+    reference = np.log(np.array([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.1, 0.3, 0.6]], dtype=np.float32))
+    logits = np.array([[9, 1, 1], [1, 9, 1], [9, 1, 1]], dtype=np.float32)
+    for labels in (None, np.array([2, 2, 2])):
+        found = score(logits, reference, labels)
+        assert found.expected == pytest.approx((0.7 + 0.4 + 0.1) / (0.7 + 0.5 + 0.6), rel=1e-6)
+
+
+def test_the_standard_error_of_the_divergence_is_that_of_its_mean():
+    reference = np.log(np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]], dtype=np.float32))
+    logits = np.log(np.array([[0.5, 0.5], [0.8, 0.2], [0.6, 0.4]], dtype=np.float32))
+    each = [
+        0.0,
+        0.5 * np.log(0.5 / 0.8) + 0.5 * np.log(0.5 / 0.2),
+        0.9 * np.log(0.9 / 0.6) + 0.1 * np.log(0.1 / 0.4),
+    ]
+    found = score(logits, reference, None)
+    assert found.kl == pytest.approx(np.mean(each), rel=1e-6)
+    assert found.kl_error == pytest.approx(np.std(each) / np.sqrt(3), rel=1e-6)
+
+
+def test_without_labels_accuracy_is_agreement_with_float32():
+    reference = random_logits(50, 10, 0)
+    logits = reference + random_logits(50, 10, 1)
+    found, own = score(logits, reference, None), score(reference, reference, None)
+    same = logits.argmax(1) == reference.argmax(1)
+    assert 0 < same.sum() < 50
+    assert found.top1 == found.agreement == same.mean()
+    assert np.array_equal(found.correct, same)
+    assert (own.top1, own.top5) == (1.0, 1.0)
+    labels = np.arange(50) % 10
+    assert labels_or_reference(labels, reference) is labels
+    assert np.array_equal(labels_or_reference(None, reference), reference.argmax(1))
+    assert (measure_of(labels), measure_of(None)) == ("accuracy", "agreement")
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 6])

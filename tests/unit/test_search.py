@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wshare.stages.search as stage
@@ -21,7 +21,10 @@ from wshare.logits import write_logits
 from wshare.networks import tiny
 from wshare.scoring import Score, predict, score
 from wshare.search import method
-from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
+from wshare.search.greedy import greedy_path
+from wshare.search.milp import allocate as allocate_within
+from wshare.search.milp import choices_of
+from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled, ladder, narrower
 from wshare.search.slope import _narrower, allocate, predicted_loss
 from wshare.search.two_step import filter_candidates
 from wshare.sensitivity import COLUMNS, profile, row
@@ -29,6 +32,8 @@ from wshare.storage import read_json
 from wshare.tables import read_table, write_table
 
 OPTIONS = {
+    "greedy": {"evaluations": 12},
+    "milp": {"evaluations": 12},
     "slope": {"evaluations": 24},
     "two_step": {"samples": 24, "population": 20, "generations": 15, "rescored": 10},
     "uniform": {"max_bits": 6},
@@ -136,9 +141,115 @@ def test_slope_keeps_a_layer_dense_where_sharing_costs_more_bits_than_it_saves()
 
 def test_a_dense_layer_is_narrowed_to_the_widest_index_that_saves_bits():
     """20 weights take 640 bits dense, 1124 with 32 values and 592 with 16."""
-    problem = Additive([20, 4000], [1e-3, 1e-3]).problem(0.9)
-    assert _narrower(problem, (None, None)) == [(16, None), (None, 32)]
-    assert _narrower(problem, (2, 5)) == [(2, 4)]
+    network = Additive([20, 4000], [1e-3, 1e-3])
+    problem = network.problem(0.9)
+    assert list(_narrower(problem, network.losses, (None, None))) == [(16, None), (None, 32)]
+    moves = _narrower(problem, network.losses, (2, 5))
+    assert moves == {(2, 4): pytest.approx(4 * (1 / 16 - 1 / 25) / (4000 + 32))}
+
+
+def test_a_ladder_holds_the_widths_that_save_bits_and_its_largest_rung_is_clamped():
+    many, few = (Additive([weights], [1e-3], k_max=10).layers[0] for weights in (4000, 12))
+    assert ladder(many) == [2, 4, 8, 10, None]
+    assert [narrower(many, k) for k in (None, 10, 9, 8, 2)] == [10, 8, 8, 4, None]
+    # Twelve weights: 384 bits dense, 368 with ten values; nine weights: 288 bits dense, 283 with eight.
+    assert ladder(few) == [2, 4, 8, 10, None]
+    assert ladder(Additive([9], [1e-3], k_max=10).layers[0]) == [2, 4, 8, None]
+    assert ladder(Additive([9], [1e-3], k_max=1).layers[0]) == [1, None]
+
+
+def every_combination(problem: Problem) -> list[Combination]:
+    return list(itertools.product(*map(ladder, problem.layers)))
+
+
+@settings(max_examples=40)
+@given(LAYERS, st.floats(0.5, 0.9999))
+def test_milp_finds_the_smallest_of_all_combinations(layers, target):
+    """Where predictions are exact and evaluations many, nothing smaller meets the target."""
+    network = Additive(*map(list, zip(*layers, strict=True)))
+    chosen = search(network, "milp", target, evaluations=60)
+    problem = network.problem(target)
+    assert problem.meets(chosen)
+    met = [combination for combination in every_combination(problem) if 1 - network.loss(combination) >= target]
+    assert problem.bits(chosen) == min(map(problem.bits, met))
+
+
+@pytest.mark.parametrize("target", np.linspace(0.7, 0.999, 12))
+def test_milp_skips_no_budget_where_combinations_lie_close_together(target):
+    network = Additive([100, 3000, 800, 5000], [3e-3, 1e-4, 5e-4, 2e-5])
+    problem = network.problem(target)
+    met = [combination for combination in every_combination(problem) if 1 - network.loss(combination) >= target]
+    assert problem.bits(search(network, "milp", target, evaluations=60)) == min(map(problem.bits, met))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_milp_loses_least_at_every_budget_of_bits(scale):
+    """However small the losses: a solver's tolerances are absolute."""
+    network = Additive([100, 3000, 800, 5000], [scale * s for s in (3e-3, 1e-4, 5e-4, 2e-5)])
+    problem = network.problem(0.9)
+    everything = [(problem.bits(c), network.loss(c)) for c in every_combination(problem)]
+    choices = [choices_of(layer) for layer in network.layers]
+    smallest, largest = min(everything)[0], max(everything)[0]
+    for bits in np.geomspace(smallest, largest, 15).round().astype(int).tolist():
+        within = [loss for size, loss in everything if size <= bits]
+        found = allocate_within(choices, bits, max(within))
+        assert problem.bits(found) <= bits
+        assert network.loss(found) == pytest.approx(min(within), rel=1e-6)
+
+
+def test_milp_reaches_a_combination_that_no_price_does():
+    """Two equal layers of which only one can afford the wider index: one price moves both at once."""
+    network = Additive([1000, 1000], [1e-3, 1e-3], k_max=4)
+    target = 1 - (network.losses[0][1] + network.losses[1][3]) - 1e-9
+    bits = [np.array([layer_bits(1000, k) for k in range(1, 5)])] * 2
+    priced = {allocate(network.layers, network.losses, bits, price) for price in np.geomspace(1e-9, 1e-2, 200)}
+    chosen = search(network, "milp", target, evaluations=40)
+    assert sorted(chosen) == [2, 4]
+    assert chosen not in priced
+
+
+@given(LAYERS)
+def test_a_greedy_path_narrows_every_layer_step_by_step_and_cheapest_first(layers):
+    network = Additive(*map(list, zip(*layers, strict=True)))
+    problem = network.problem(0.9)
+    path = greedy_path(problem)
+    for old, new in itertools.pairwise(path):
+        prices = _narrower(problem, network.losses, old)
+        assert prices[new] <= min(prices.values()) * (1 + 1e-9)
+    losses = list(map(network.loss, path))
+    assert losses == sorted(losses)
+    for place, layer in enumerate(problem.layers):
+        steps = [k for k, _ in itertools.groupby(combination[place] for combination in path)]
+        # Dense is the start where 32 values take no fewer bits.
+        assert steps == ladder(layer)[::-1][32 in ladder(layer) :]
+
+
+def test_a_greedy_path_starts_at_eight_bits_or_dense_where_that_is_smaller():
+    network = Additive([100, 3000, 100_000], [1e-3] * 3, k_max=1000)
+    assert greedy_path(network.problem(0.9))[0] == (None, 256, 256)
+
+
+@given(LAYERS, st.floats(0.5, 0.9999))
+def test_greedy_returns_the_smallest_of_its_path_that_meets_the_target(layers, target):
+    network = Additive(*map(list, zip(*layers, strict=True)))
+    problem = network.problem(target)
+    chosen = search(network, "greedy", target)
+    path = greedy_path(problem)
+    met = [combination for combination in path if 1 - network.loss(combination) >= target]
+    assert chosen == (min(met, key=problem.bits) if met else path[0])
+
+
+@settings(max_examples=40)
+@given(LAYERS, st.floats(0.5, 0.9999), st.integers(1, 8), st.sampled_from(["greedy", "milp"]))
+def test_milp_and_greedy_measure_no_more_than_they_may_and_return_the_smallest_they_met(
+    layers, target, evaluations, name
+):
+    network = Additive(*map(list, zip(*layers, strict=True)))
+    chosen = search(network, name, target, evaluations=evaluations)
+    problem = network.problem(target)
+    assert 0 < len(network.measured) <= evaluations == method(name).budget({"evaluations": evaluations})
+    met = [combination for combination in network.measured if problem.meets(combination)]
+    assert problem.bits(chosen) == min(map(problem.bits, met)) if met else chosen in network.measured
 
 
 def test_predicted_loss_meets_the_profile_and_follows_the_inertia_beyond_it():
@@ -281,8 +392,8 @@ def test_a_layer_that_never_meets_the_target_alone_keeps_its_best_candidate():
 
 
 def test_an_unknown_method_is_an_error():
-    with pytest.raises(ValueError, match="no search method 'greedy'"):
-        method("greedy")
+    with pytest.raises(ValueError, match="no search method 'greed'"):
+        method("greed")
 
 
 def test_analytic_bits_are_those_of_the_paper():

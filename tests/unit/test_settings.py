@@ -12,7 +12,16 @@ import yaml
 
 from wshare.cli import STAGES
 from wshare.errors import UserError
-from wshare.settings import PACKAGE, code_files, complete, layer_settings, model_names, schema, stage_settings
+from wshare.settings import (
+    PACKAGE,
+    code_files,
+    complete,
+    layer_settings,
+    model_names,
+    schema,
+    stage_settings,
+    studies,
+)
 
 ROOT = PACKAGE.parents[1]
 BASE = {
@@ -25,8 +34,15 @@ BASE = {
         "m": {"source": "train", "architecture": "tiny", "dataset": "d"},
         "f": {"source": "torchvision", "architecture": "resnet18", "dataset": "folder"},
     },
-    "searches": {"s": {"method": "slope"}, "t": {"method": "two_step"}, "u": {"method": "uniform"}},
+    "searches": {
+        "s": {"method": "slope"},
+        "t": {"method": "two_step"},
+        "u": {"method": "uniform"},
+        "r": {"method": "rate_distortion"},
+    },
 }
+
+PHOTOS = {"source": "photos", "split": {"search": 20, "held_out": 30}}
 
 
 def edited(*edits: tuple[str, object]) -> dict:
@@ -72,7 +88,8 @@ def test_defaults_are_filled_at_every_level():
         "candidates": [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128],
     }
     assert config["sensitivity"].keys() == {"images", "layers_per_job"}
-    assert config["packing"] == {"batch_norm": "auto"}
+    assert config["packing"] == {"format": "fixed", "batch_norm": "auto"}
+    assert config["inputs"] == {"images": 512}
     assert config["models"]["m"]["layers"] == {"include": [], "exclude": [], "overrides": {}}
     assert config["models"]["m"]["training"].keys() == {"epochs", "learning_rate", "batch_size", "shift", "floor"}
     assert config["models"]["m"]["path"] is None
@@ -108,8 +125,11 @@ def test_shipped_configurations_are_valid(path):
 
 @pytest.mark.parametrize("section", ["clustering", "importance", "sensitivity", "packing"])
 def test_the_default_study_shows_the_defaults_of_the_schema(section):
-    shown = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))[section]
-    assert shown == complete(BASE)[section]
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    # `packing.format` is left out where all searches have their own, or none needs another.
+    default = complete(BASE)[section]
+    assert config[section].items() <= default.items()
+    assert default.keys() - config[section].keys() <= {"format"}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +235,10 @@ def test_required_keys(key):
     ("edits", "expected"),
     [
         ([("models.m.dataset", "dd")], "models.m.dataset: 'dd' is not in datasets. Did you mean 'd'?"),
+        (
+            [("models.m.searches", ["s", "tt"])],
+            "models.m.searches[1]: 'tt' is not in searches. Did you mean 't'?",
+        ),
         ([("datasets.d.source", "python")], "datasets.d.function: required for source 'python'"),
         ([("images", None)], "datasets.folder.path: a folder of images is needed"),
         ([("datasets.d.split", {"search": 1, "held_out": 1})], "datasets.d.split.train: required, since models.m"),
@@ -227,6 +251,21 @@ def test_required_keys(key):
         ([("datasets.d.split.search", 0.5)], "datasets.d.split: the shares add up to 1.1"),
         ([("datasets.d.path", "there")], "datasets.d.path: source 'digits' does not read it"),
         ([("datasets.folder.function", "a:b")], "datasets.folder.function: source 'imagefolder' does not read it"),
+        ([("datasets.d.labels", False)], "datasets.d.labels: source 'digits' does not read it; remove the key"),
+        (
+            [("datasets.folder.labels", False), ("datasets.folder.class_map", "sorted")],
+            "datasets.folder.class_map: not read with labels: false",
+        ),
+        ([("datasets.p", PHOTOS | {"enlarge": False})], "datasets.p.enlarge: source 'photos' does not read it"),
+        (
+            [("datasets.p", PHOTOS | {"split": {"search": 0.5, "held_out": 9}})],
+            "datasets.p.split.search: 0.5 is a share, and crops have no total; give a count",
+        ),
+        ([("datasets.p", PHOTOS), ("models.m.dataset", "p")], "models.m.dataset: 'p' has no labels to train on"),
+        (
+            [("datasets.folder.labels", False), ("models.m.dataset", "folder")],
+            "models.m.dataset: 'folder' has no labels to train on",
+        ),
         ([("models.f.training.epochs", 7)], "models.f.training: source 'torchvision' does not read it"),
         ([("clustering.bins", 99)], "clustering.bins: 99 bins cannot hold k_max 256"),
         (
@@ -238,6 +277,11 @@ def test_required_keys(key):
 def test_what_the_parts_say_of_each_other_must_fit(edits, expected):
     (line,) = problems(edited(*edits))
     assert line.startswith(expected)
+
+
+def test_images_without_labels_serve_a_network_that_is_not_trained():
+    assert complete(edited(("datasets.p", PHOTOS), ("models.f.dataset", "p")))["datasets"]["p"]["labels"] is True
+    assert complete(edited(("datasets.folder.labels", False)))["datasets"]["folder"]["labels"] is False
 
 
 @pytest.mark.parametrize("key", ["include", "exclude", "overrides"])
@@ -323,12 +367,21 @@ def test_an_exact_name_wins_over_the_first_pattern_over_the_default():
 
 
 def texts(config: dict, model: str) -> dict[str, str]:
-    """Settings of all stages of a model, for layer `conv` and search `s`."""
-    items = {"cluster_layer": "conv"}
+    """Settings of all stages of a model, for layer `conv` and search `s`, or `r` by rate_distortion."""
+    items = {"cluster_layer": "conv", "search_rate_distortion": "r"}
     return {stage: stage_settings(config, stage, model, items.get(stage, "s")) for stage in STAGES}
 
 
-SEEDED = {"train_model", "prepare_images", "extract_weights", "cluster_layer", "search", "evaluate_packed"}
+SEEDED = {
+    "train_model",
+    "prepare_images",
+    "extract_weights",
+    "cluster_layer",
+    "measure_inputs",
+    "search",
+    "search_rate_distortion",
+    "evaluate_packed",
+}
 DATA = {"train_model", "prepare_images"}
 # What changes for model `m`, layer `conv` and search `s` when one key changes.
 CHANGES = [
@@ -355,6 +408,7 @@ CHANGES = [
     ("models.m.layers.overrides", {"conv": {"bins": 512}}, {"cluster_layer"}),
     ("models.m.layers.overrides", {"re:c.*": {"k_max": 32}}, {"cluster_layer"}),
     ("models.m.layers.overrides", {"fc": {"bins": 512}, "re:f.*": {"k_max": 3}}, set()),
+    ("models.m.searches", ["s"], set()),
     ("models.f.architecture", "resnet34", set()),
     ("models.g", {"source": "train", "architecture": "tiny", "dataset": "d"}, set()),
     ("clustering.method", "lloyd", {"cluster_layer"}),
@@ -372,7 +426,19 @@ CHANGES = [
     ("searches.t.quality_target", 0.5, set()),
     ("searches.t.options.samples", 3, set()),
     ("searches.v", {"method": "slope"}, set()),
-    ("packing.batch_norm", "float16", {"pack_model"}),
+    ("searches.r.quality_target", 0.5, {"search_rate_distortion"}),
+    ("searches.r.confidence", 0.5, {"search_rate_distortion"}),
+    ("searches.r.options.format", "fixed", {"search_rate_distortion"}),
+    ("searches.r.options.kl", 0.1, {"search_rate_distortion"}),
+    ("searches.r.options.evaluations", 3, {"search_rate_distortion"}),
+    ("searches.r.options.probe_images", 0, {"search_rate_distortion"}),
+    ("searches.r.options.error_feedback", False, {"search_rate_distortion"}),
+    ("searches.r.options.bias_correction", False, {"search_rate_distortion"}),
+    ("searches.r.options.least_squares", False, {"search_rate_distortion"}),
+    ("searches.r.options.fold_batch_norm", False, {"search_rate_distortion"}),
+    ("inputs.images", 3, {"measure_inputs"}),
+    ("packing.format", "entropy", {"pack_model"}),
+    ("packing.batch_norm", "float16", {"pack_model", "pack_rate_distortion"}),
 ]
 
 
@@ -391,6 +457,7 @@ FETCHED = [
     ("images", "elsewhere", {"prepare_images"}),
     ("datasets.folder.path", "there", {"prepare_images"}),
     ("datasets.folder.class_map", "sorted", {"prepare_images"}),
+    ("datasets.folder.labels", False, {"prepare_images"}),
     ("models.f.source", "timm", {"fetch_model"}),
     ("models.f.weights", "V2", {"fetch_model"}),
     ("models.f.path", "file", {"fetch_model"}),
@@ -436,6 +503,12 @@ def test_the_order_of_keys_does_not_matter():
         text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
         for text in texts(complete(config), "m").values()
     )
+
+
+def test_a_model_runs_all_searches_or_those_it_names():
+    config = complete(edited(("models.m.searches", ["u", "s"])))
+    assert studies(config) == [("m", "s"), ("m", "u"), ("f", "s"), ("f", "t"), ("f", "u"), ("f", "r")]
+    assert problems(edited(("models.m.searches", []))) == ["models.m.searches: [] should be non-empty"]
 
 
 def test_models_are_trained_or_fetched():

@@ -213,6 +213,31 @@ def test_images_come_back_normalised_in_order(path):
     assert images.fingerprint == hashlib.sha256(pixels.tobytes() + images.labels.tobytes()).hexdigest()
 
 
+def test_images_without_labels_hold_none_and_are_known_by_their_pixels(path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 5), dtype=np.uint8)
+    preprocessing = {"mean": [0.1], "std": [0.4]}
+    write_images(path, pixels, None, [str(i) for i in range(9)], preprocessing, {})
+    images = ImageFile(path, limit=7)
+    assert images.labels is None
+    assert (len(images), len(images.batch(0))) == (7, 7)
+    assert images.fingerprint == hashlib.sha256(pixels.tobytes()).hexdigest()
+    with h5py.File(path) as file:
+        assert "labels" not in file
+
+
+def test_labels_that_are_lost_do_not_pass_for_no_labels(path):
+    sample_images(path)
+    with h5py.File(path, "a") as file:
+        del file["labels"]
+    assert "labels are not as it says" in refused(lambda: ImageFile(path), path)
+
+
+def test_one_label_an_image(path):
+    preprocessing = {"mean": [0.1], "std": [0.4]}
+    with pytest.raises(ValueError, match="2 labels for 3 images"):
+        write_images(path, np.zeros((3, 1, 2, 2), np.uint8), np.zeros(2), ["a", "b", "c"], preprocessing, {})
+
+
 def test_a_limit_keeps_the_first_images(path):
     whole, part = sample_images(path), ImageFile(path, limit=70)
     assert (len(part), len(part.labels), len(part.keys)) == (70, 70, 70)
@@ -359,3 +384,41 @@ def test_seconds_are_summed_by_stage_and_those_of_other_searches_left_out(tmp_pa
         "search": 8.0,
         "pack_model": 16.0,
     }
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 3), (3, 11), (8, 11), (4, 4), (9, 99)])
+def test_a_part_of_the_images_is_those_images(random_images, first, stop):
+    whole = random_images(11)
+    whole.batch_size = 4
+    everything = torch.cat(list(whole.batches()))
+    part = whole.part(first, stop)
+    assert len(part) == len(everything[first:stop])
+    assert part.keys == whole.keys[first:stop]
+    assert np.array_equal(part.labels, whole.labels[first:stop])
+    found = list(part.batches())
+    assert torch.equal(torch.cat(found or [everything[:0]]), everything[first:stop])
+    assert [len(batch) for batch in found[:-1]] == [4] * (len(found) - 1)
+    # The whole stays as it was.
+    assert torch.equal(torch.cat(list(whole.batches())), everything)
+
+
+def test_a_part_of_a_part_counts_from_its_first_image(random_images):
+    whole = random_images(11)
+    part = whole.part(2, 10).part(1, 5)
+    assert part.keys == ("3", "4", "5", "6")
+    assert torch.equal(part.batch(0), whole.batch(0)[3:7])
+
+
+def test_a_part_of_a_limited_file_ends_with_it(random_images):
+    part = ImageFile(random_images(11).path, limit=6).part(4, 11)
+    assert part.keys == ("4", "5")
+    assert len(part.batch(0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "middle"), [(1, 0), (2, 1), (3, 1), (7, 3), (8, 4), (9, 4), (11, 4), (15, 4), (16, 8), (100, 48)]
+)
+def test_the_middle_is_between_batches_if_there_are_several(random_images, count, middle):
+    images = random_images(count)
+    images.batch_size = 4
+    assert images.middle() == middle

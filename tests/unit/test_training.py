@@ -1,11 +1,13 @@
 """Training is determined by its seed, and learns."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from wshare import models, networks, training
 from wshare.errors import UserError
+from wshare.stages.train_model import train_model
 
 SETTINGS = {"epochs": 3, "learning_rate": 0.01, "batch_size": 32, "seed": 1, "shift": 1}
 
@@ -137,3 +139,13 @@ def test_shifted_moves_each_image_by_its_own_offset():
 def test_no_shift():
     images = torch.rand(3, 1, 4, 4)
     assert torch.equal(training.shifted(images, 0), images)
+
+
+def images_without_labels():
+    return np.zeros((4, 8, 8), np.uint8), None
+
+
+def test_images_without_labels_train_no_network(tmp_path):
+    dataset = {"source": "python", "function": f"{__name__}:images_without_labels", "split": {"train": 2}}
+    with pytest.raises(UserError, match="the dataset gives no labels to learn from"):
+        train_model({"dataset": dataset, "training": {}}, tmp_path / "weights", tmp_path / "spec")

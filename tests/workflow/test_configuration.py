@@ -1,5 +1,6 @@
 """A wrong configuration stops a dry run at once, with every problem and no traceback."""
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -59,6 +60,22 @@ def test_lint_finds_nothing(tmp_path: Path, snakefile: str):
     run = snakemake(tmp_path, "--lint", snakefile=snakefile)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Congratulations" in run.stdout + run.stderr
+
+
+def test_a_model_runs_the_searches_it_names(tmp_path: Path):
+    code, output, _ = dry_run(tmp_path, lambda config: config["models"]["tiny"].update(searches=["uniform"]))
+    assert code == 0, output
+    assert "results/tiny/search/uniform/metrics.json" in output
+    assert "results/tiny/search/slope" not in output
+
+
+def test_the_default_study_can_be_planned(tmp_path: Path):
+    shutil.copy(ROOT / "config" / "config.yaml", tmp_path)
+    run = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
+    assert run.returncode == 0, run.stdout + run.stderr
+    # Two models with four searches each, one with one.
+    assert re.search(r"^evaluate_packed +9$", run.stdout + run.stderr, re.MULTILINE)
+    assert re.search(r"^search_rate_distortion +3$", run.stdout + run.stderr, re.MULTILINE)
 
 
 def test_shipped_studies_can_be_planned(tmp_path: Path):

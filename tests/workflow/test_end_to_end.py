@@ -12,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from wshare.storage import get_text
@@ -138,12 +137,14 @@ def test_packed_file_decodes_to_the_recipe_in_a_new_process(study: Path, search:
 def test_metrics_are_the_arithmetic_of_the_files(study: Path, search: str):
     folder = study / "results/tiny/search" / search
     metrics, octets = read(folder / "metrics.json"), read(folder / "metrics.json")["bytes"]
+    on_search, baseline = read(folder / "recipe.json")["on_search_images"], study / "results/tiny/baseline/metrics.json"
+    assert {metrics["measure"], on_search["measure"], read(baseline)["measure"]} == {"accuracy"}
     packed = folder / "packed.safetensors"
     assert octets["packed"] == packed.stat().st_size
     assert octets["float32"] == (study / "results/tiny/model/weights.safetensors").stat().st_size
-    assert octets["packed"] == octets["indices"] + octets["codebooks"] + octets["kept"] + octets["header"]
-    with safe_open(packed, "numpy") as file:
-        assert octets["header"] <= 250 * len(file.keys())
+    parts = ("indices", "codebooks", "scales", "shifts", "kept", "header")
+    assert octets["packed"] == sum(octets[part] for part in parts)
+    assert octets["header"] <= 1000
     recipe = read(folder / "recipe.json")["layers"]
     weights = {layer: math.prod(entry["shape"]) for layer, entry in recipe.items()}
     bits = {
@@ -165,6 +166,29 @@ def test_metrics_are_the_arithmetic_of_the_files(study: Path, search: str):
     assert metrics["seconds"]["search"] > 0
 
 
+def test_rate_distortion_shares_layers_at_one_price(study: Path):
+    folder = study / "results/tiny/search/rate_distortion"
+    metrics, recipe = read(folder / "metrics.json"), read(folder / "recipe.json")
+    assert metrics["format"] == "entropy"
+    assert metrics["folded_batch_norms"] == 2
+    assert set(recipe["layers"]) == set(LAYERS)
+    with (folder / "losses.csv").open(newline="") as file:
+        losses = list(csv.DictReader(file))
+    assert [row["layer"] for row in losses] == list(LAYERS)
+    with (folder / "front.csv").open(newline="") as file:
+        front = list(csv.DictReader(file))
+    assert len(front) == metrics["evaluations"] <= 5
+    bits = [float(row["bits"]) for row in front]
+    assert bits == sorted(bits, reverse=True)
+    (chosen,) = (row for row in front if row["chosen"] == "1")
+    assert float(chosen["slope"]) == recipe["slope"]
+    assert recipe["on_search_images"]["meets_target"]
+    # The file is made with what both folds tell, the row with one of them.
+    assert metrics["compression_rate"]["analytic"] > 0.8 * float(chosen["compression_rate_analytic"])
+    others = [read(study / "results/tiny/search" / search / "metrics.json") for search in SEARCHES]
+    assert metrics["bytes"]["packed"] < min(other["bytes"]["packed"] for other in others)
+
+
 def test_baseline_equals_an_evaluation_by_hand(study: Path):
     with h5py.File(study / "results/tiny/images/held_out.h5") as file:
         labels = file["labels"][:]
@@ -179,7 +203,7 @@ def test_run_ends_with_a_block_for_the_model(study: Path):
     for search in SEARCHES:
         assert f"{search}: " in text
     assert "on disk" in text
-    assert len(list(csv.DictReader((study / "results/summary.csv").open()))) == len(SEARCHES)
+    assert len(list(csv.DictReader((study / "results/summary.csv").open()))) == len(SEARCHES) + 1
 
 
 def test_every_rule_leaves_log_and_benchmark(study: Path):
@@ -189,7 +213,7 @@ def test_every_rule_leaves_log_and_benchmark(study: Path):
     )
     assert logs == benchmarks
     # Six rules once, three layers, two groups, three rules for each of three searches.
-    assert len(logs) == 6 + 3 + 2 + 9
+    assert len(logs) == 7 + 3 + 2 + 12
 
 
 def test_second_run_has_nothing_to_do_and_says_so_quickly(study: Path):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(WORKFLOW))
 from wshare.environment import prepare_for_jobs
 from wshare.errors import UserError
 from wshare.names import check_patterns, layer_name
-from wshare.settings import code_files, complete, model_names, stage_settings
+from wshare.settings import code_files, complete, model_names, search_names, stage_settings, studies
 
 prepare_for_jobs(WORKFLOW)
 

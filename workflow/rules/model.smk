@@ -118,3 +118,27 @@ rule extract_weights:
         "python -m wshare extract_weights --settings {params.settings:q} --name {wildcards.model:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
         " --extracted {output.extracted:q} > {log:q} 2>&1"
+
+
+rule measure_inputs:
+    """Measure the moments of each layer's inputs, from which the error of its outputs follows."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        layers="results/{model}/model/layers.json",
+        images="results/{model}/images/search.h5",
+        code=code_of("measure_inputs"),
+    output:
+        moments="results/{model}/inputs.h5",
+    log:
+        "results/{model}/logs/measure_inputs.log",
+    benchmark:
+        "results/{model}/benchmarks/measure_inputs.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("measure_inputs"),
+    shell:
+        "python -m wshare measure_inputs --settings {params.settings:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --layers {input.layers:q} --images {input.images:q}"
+        " --moments {output.moments:q} > {log:q} 2>&1"

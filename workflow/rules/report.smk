@@ -7,11 +7,7 @@ Needs every metrics.json. Leaves a text for the terminal and a table.
 rule summarise:
     """Write the block that a run ends with, and the same as a table."""
     input:
-        metrics=expand(
-            "results/{model}/search/{search}/metrics.json",
-            model=config["models"],
-            search=config["searches"],
-        ),
+        metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
         code=code_of("summarise"),
     output:
         summary="results/summary.txt",

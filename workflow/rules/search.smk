@@ -22,6 +22,8 @@ rule search:
         "results/{model}/logs/search/{search}/search.log",
     benchmark:
         "results/{model}/benchmarks/search/{search}/search.tsv"
+    wildcard_constraints:
+        search="|".join(map(re.escape, search_names(config, rate_distortion=False))) or "(?!)",
     conda:
         "../../envs/torch.yaml"
     params:
@@ -33,6 +35,39 @@ rule search:
         " --baseline {input.baseline:q} --clusters {input.clusters:q} --sensitivity {input.sensitivity:q}"
         " --code {input.code:q} --journal {params.journal:q}"
         " --front {output.front:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule search_rate_distortion:
+    """Search the highest price of a bit that meets the quality target."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        images="results/{model}/images/search.h5",
+        baseline="results/{model}/baseline/search.h5",
+        extracted="results/{model}/weights.h5",
+        moments="results/{model}/inputs.h5",
+        code=code_of("search_rate_distortion"),
+    output:
+        front="results/{model}/search/{search}/front.csv",
+        losses="results/{model}/search/{search}/losses.csv",
+        recipe="results/{model}/search/{search}/recipe.json",
+    log:
+        "results/{model}/logs/search/{search}/search_rate_distortion.log",
+    benchmark:
+        "results/{model}/benchmarks/search/{search}/search_rate_distortion.tsv"
+    wildcard_constraints:
+        search="|".join(map(re.escape, search_names(config, rate_distortion=True))) or "(?!)",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("search_rate_distortion"),
+        journal="results/{model}/search/{search}/journal.jsonl",
+    shell:
+        "python -m wshare search_rate_distortion --settings {params.settings:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
+        " --baseline {input.baseline:q} --extracted {input.extracted:q} --moments {input.moments:q}"
+        " --code {input.code:q} --journal {params.journal:q} --front {output.front:q}"
+        " --losses {output.losses:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule pack_model:
@@ -52,6 +87,8 @@ rule pack_model:
         "results/{model}/logs/search/{search}/pack_model.log",
     benchmark:
         "results/{model}/benchmarks/search/{search}/pack_model.tsv"
+    wildcard_constraints:
+        search="|".join(map(re.escape, search_names(config, rate_distortion=False))) or "(?!)",
     conda:
         "../../envs/torch.yaml"
     params:
@@ -60,6 +97,38 @@ rule pack_model:
         "python -m wshare pack_model --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
         " --clusters {input.clusters:q} --recipe {input.recipe:q}"
+        " --packed {output.packed:q} --dense {output.dense:q} --sizes {output.sizes:q}"
+        " --threads {threads} > {log:q} 2>&1"
+
+
+rule pack_rate_distortion:
+    """Write the network shared at one price of a bit as a packed and as a dense file."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        images="results/{model}/images/search.h5",
+        extracted="results/{model}/weights.h5",
+        moments="results/{model}/inputs.h5",
+        recipe="results/{model}/search/{search}/recipe.json",
+        code=code_of("pack_rate_distortion"),
+    output:
+        packed="results/{model}/search/{search}/packed.safetensors",
+        dense="results/{model}/search/{search}/dense.safetensors",
+        sizes="results/{model}/search/{search}/sizes.json",
+    log:
+        "results/{model}/logs/search/{search}/pack_rate_distortion.log",
+    benchmark:
+        "results/{model}/benchmarks/search/{search}/pack_rate_distortion.tsv"
+    wildcard_constraints:
+        search="|".join(map(re.escape, search_names(config, rate_distortion=True))) or "(?!)",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=settings_of("pack_rate_distortion"),
+    shell:
+        "python -m wshare pack_rate_distortion --settings {params.settings:q}"
+        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
+        " --extracted {input.extracted:q} --moments {input.moments:q} --recipe {input.recipe:q}"
         " --packed {output.packed:q} --dense {output.dense:q} --sizes {output.sizes:q}"
         " --threads {threads} > {log:q} 2>&1"
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from wshare import __version__
 from wshare.errors import UserError
@@ -22,11 +23,16 @@ STAGES = (
     "cluster_layer",
     "profile_layers",
     "gather_sensitivity",
+    "measure_inputs",
     "search",
+    "search_rate_distortion",
     "pack_model",
+    "pack_rate_distortion",
     "evaluate_packed",
     "summarise",
 )
+# What a user calls, and no rule does.
+COMMANDS = ("evaluate",)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("wshare", description="A stage of the workflow; `<stage> --help` tells its flags.")
     parser.add_argument("--version", action="version", version=f"wshare {__version__}")
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=(*STAGES, *COMMANDS))
     stage = parser.parse_args(arguments[:1]).stage
     try:
         function = getattr(importlib.import_module(f"wshare.stages.{stage}"), stage)
@@ -50,14 +56,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stage_parser(stage: str, function: Callable) -> argparse.ArgumentParser:
-    """A flag for every parameter of a stage's function, by its annotation."""
+    """A flag for every parameter of a stage's function, by its annotation; one with a default may be left out."""
     parser = argparse.ArgumentParser(f"wshare {stage}", description=function.__doc__)
     for name, parameter in inspect.signature(function).parameters.items():
         flag = "--" + name.replace("_", "-")
+        needed = parameter.default is parameter.empty
+        given = {"required": True} if needed else {"default": parameter.default}
         if parameter.annotation == list[Path]:
-            parser.add_argument(flag, type=Path, nargs="+", required=True, metavar="FILE")
+            parser.add_argument(flag, type=Path, nargs="+", metavar="FILE", **given)
         elif parameter.annotation is dict:
-            parser.add_argument(flag, type=json.loads, required=True, metavar="JSON")
+            parser.add_argument(flag, type=json.loads, metavar="JSON", **given)
+        elif parameter.annotation is bool:
+            action = "store_true" if parameter.default is False else argparse.BooleanOptionalAction
+            parser.add_argument(flag, action=action, **given)
         else:
-            parser.add_argument(flag, type=parameter.annotation, required=True)
+            # Of `Path | None` the first.
+            kind = next(iter(get_args(parameter.annotation)), parameter.annotation)
+            parser.add_argument(flag, type=kind, **given)
     return parser

@@ -1,4 +1,4 @@
-"""Labelled image collections: where they come from, how they are split and what a network sees of them."""
+"""Image collections: where they come from, how they are split and what a network sees of them."""
 
 import difflib
 import fcntl
@@ -12,7 +12,7 @@ import pickle
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import PIL.Image
 
 from wshare.errors import FormatError, UserError
+from wshare.photos import PHOTOGRAPHS, deal_crops, photograph_path, read_crop
 
 SPLITS = ("train", "search", "held_out")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
@@ -39,26 +40,29 @@ WNID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True)
 class Dataset:
-    """One labelled image collection, read image by image.
+    """One image collection, read image by image.
 
-    `labels` is int64 [N], the class index of the network's output. `keys` are N unique, stable names (path
+    `labels` is int64 [N], the class index of the network's output, or None. `keys` are N unique, stable names (path
     below the folder, or the index as text); their order is the order of the images. `read(i)` decodes image
     i to mode "L" or "RGB" as Pillow converts it (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and
     rounded, where Pillow would clip it) and raises UserError if it cannot. `classes` is None where the source
-    does not know the number of classes.
+    does not know the number of classes. `splits` holds the image indices of each split where the source deals
+    them out itself. Images that are `cropped` already are resized to the network's input as they are.
     """
 
-    labels: np.ndarray
+    labels: np.ndarray | None
     keys: tuple[str, ...]
     read: Callable[[int], PIL.Image.Image]
     classes: int | None
+    splits: Mapping[str, np.ndarray] | None = None
+    cropped: bool = False
 
 
 def open_dataset(settings: Mapping[str, Any]) -> Dataset:
     """Data set that `settings` names; no image of a folder is decoded before it is read.
 
-    `settings["source"]` is a name in SOURCES; the keys `path`, `class_map` and `function` are read by the
-    sources that need them. UserError if one is missing or wrong, FormatError for a damaged file.
+    `settings["source"]` is a name in SOURCES; the keys `path`, `class_map`, `labels`, `function`, `split` and
+    `seed` are read by the sources that need them. UserError if one is missing or wrong, FormatError for a damaged file.
     """
     source = settings["source"]
     if source not in SOURCES:
@@ -66,14 +70,19 @@ def open_dataset(settings: Mapping[str, Any]) -> Dataset:
     return SOURCES[source](settings)
 
 
-def split_indices(labels: np.ndarray, sizes: Mapping[str, int | float], seed: int) -> dict[str, np.ndarray]:
+def splits_of(dataset: Dataset, sizes: Mapping[str, int | float], seed: int) -> Mapping[str, np.ndarray]:
+    """Image indices of each split: those of the source where it deals them out, else `split_indices`."""
+    return split_indices(dataset.keys, sizes, seed) if dataset.splits is None else dataset.splits
+
+
+def split_indices(images: Sized, sizes: Mapping[str, int | float], seed: int) -> dict[str, np.ndarray]:
     """Disjoint image indices of each split named in `sizes`, int64 [size] each, ascending.
 
     A size is a count, or a fraction of all N images in (0, 1), rounded down. A permutation seeded with `seed`
     is dealt out to train, search and held_out, in this order. UserError for an unknown name, a size that is
     neither, a fraction that leaves no image, a negative seed, or sizes that sum to more than N.
     """
-    total = len(labels)
+    total = len(images)
     for name in sizes:
         if name not in SPLITS:
             raise UserError(f"split {name!r}: no such split; known are {', '.join(SPLITS)}")
@@ -125,6 +134,15 @@ def prepare(image: PIL.Image.Image, preprocessing: Mapping[str, Any], enlarge: b
         image = image.crop((left, top, left + side, top + side))
     pixels = np.array(image)
     return pixels[np.newaxis] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def prepared(
+    dataset: Dataset, chosen: Iterable[int], preprocessing: Mapping[str, Any], enlarge: bool
+) -> Iterator[np.ndarray]:
+    """The chosen images, read and prepared one by one; see `prepare`."""
+    # A crop is the network's view already: a second one, at the centre, would cut it again.
+    shape = {**preprocessing, "resize": [preprocessing["crop"]] * 2} if dataset.cropped else preprocessing
+    return (prepare(dataset.read(i), shape, enlarge) for i in chosen)
 
 
 def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, int]:
@@ -313,6 +331,8 @@ def _open_imagenette(settings: Mapping[str, Any]) -> Dataset:
 
 def _open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
     root, class_map = _folder(settings), settings.get("class_map")
+    if not settings.get("labels", True):
+        return _from_unlabelled_folder(root)
     folders = _class_folders(root)
     if class_map == "sorted":
         return _from_folders(root, {name: place for place, name in enumerate(folders)}, len(folders))
@@ -353,6 +373,21 @@ def _open_python(settings: Mapping[str, Any]) -> Dataset:
     return _dataset(partial(_read_object, images, name), count, labels, f"function {name!r}", classes=None)
 
 
+def _open_photos(settings: Mapping[str, Any]) -> Dataset:
+    for photograph in range(len(PHOTOGRAPHS)):
+        photograph_path(photograph)
+    sizes = {name: settings["split"][name] for name in SPLITS if name in settings["split"]}
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UserError(f"split {name!r}: {size!r} is no count; 'photos' makes as many crops as a count says")
+    dealt = deal_crops(sizes, settings["seed"])
+    crops = [crop for name in sizes for crop in dealt[name]]
+    ends = np.cumsum(list(sizes.values()), dtype=np.int64)
+    splits = {name: np.arange(end - sizes[name], end) for name, end in zip(sizes, ends, strict=True)}
+    keys = tuple(crop.key for crop in crops)
+    return Dataset(None, keys, partial(read_crop, crops), classes=None, splits=splits, cropped=True)
+
+
 SOURCES: dict[str, Callable[[Mapping[str, Any]], Dataset]] = {
     "mnist": _open_mnist,
     "digits": _open_digits,
@@ -361,6 +396,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Any]], Dataset]] = {
     "imagenet": _open_imagenet,
     "imagenette": _open_imagenette,
     "imagefolder": _open_imagefolder,
+    "photos": _open_photos,
     "python": _open_python,
 }
 
@@ -370,9 +406,12 @@ def _from_arrays(images: np.ndarray, labels: Any, where: str, classes: int | Non
 
 
 def _dataset(read: Callable, count: int, labels: Any, where: str, classes: int | None) -> Dataset:
-    labels = np.asarray(labels)
     if count == 0:
         raise UserError(f"{where}: holds no image")
+    keys = tuple(map(str, range(count)))
+    if labels is None:
+        return Dataset(None, keys, read, classes)
+    labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise UserError(
             f"{where}: {count} images, but labels are {labels.dtype} {list(labels.shape)}; give one integer an image"
@@ -382,7 +421,7 @@ def _dataset(read: Callable, count: int, labels: Any, where: str, classes: int |
             f"{where}: labels from {labels.min()} to {labels.max()}; they must be class indices from 0 "
             + ("on" if classes is None else f"to {classes - 1}")
         )
-    return Dataset(labels.astype(np.int64), tuple(map(str, range(count))), read, classes)
+    return Dataset(labels.astype(np.int64), keys, read, classes)
 
 
 def _folder(settings: Mapping[str, Any]) -> Path:
@@ -440,15 +479,26 @@ def _mapped_indices(root: Path, folders: Sequence[str], path: Path) -> dict[str,
 def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -> Dataset:
     found = []
     for name, index in indices.items():
-        for folder, _, files in os.walk(root / name, onerror=_raise_unlistable):
-            prefix = Path(folder).relative_to(root).as_posix()
-            found += [(f"{prefix}/{file}", index) for file in files if _is_image(file)]
+        found += [(key, index) for key in _images_below(root, root / name)]
     if not found:
         raise UserError(f"{root}: its class folders hold no image; known are {', '.join(IMAGE_SUFFIXES)}")
     found.sort()
     keys = tuple(key for key, _ in found)
     labels = np.array([index for _, index in found], dtype=np.int64)
     return Dataset(labels, keys, partial(_read_file, root, keys), classes)
+
+
+def _from_unlabelled_folder(root: Path) -> Dataset:
+    keys = tuple(sorted(_images_below(root, root)))
+    if not keys:
+        raise UserError(f"{root}: holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
+    return Dataset(None, keys, partial(_read_file, root, keys), classes=None)
+
+
+def _images_below(root: Path, start: Path) -> Iterator[str]:
+    """Paths below `root` of the images at any depth of `start`."""
+    for folder, _, files in os.walk(start, onerror=_raise_unlistable):
+        yield from (Path(folder, file).relative_to(root).as_posix() for file in files if _is_image(file))
 
 
 def _raise_unlistable(error: OSError) -> None:

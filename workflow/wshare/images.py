@@ -1,5 +1,6 @@
 """Decoded images in an HDF5 file, written once in order and read lazily in batches."""
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,34 +24,43 @@ CHUNK_BYTES = 1 << 16
 def write_images(
     path: str | Path,
     images: Iterable[np.ndarray],
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     keys: list[str],
     preprocessing: dict,
     settings: dict,
 ) -> str:
     """Write decoded images one by one; returns their fingerprint.
 
-    Each image is uint8 [C, H, W], all of one shape; `labels` is int64 [N]; `keys` names each image.
+    Each image is uint8 [C, H, W], all of one shape; `labels` is int64 [N] or None; `keys` names each image.
     `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, kept for the readers.
-    The fingerprint is the SHA-256 over all pixels and labels, in order.
+    The fingerprint is the SHA-256 over all pixels and, where there are any, labels, in order.
     """
     digest = hashlib.sha256()
     with create_h5(path, KIND, settings) as file:
         stored = None
         # Strict: a reader would take an image that was never written for a black one.
-        for position, (image, _) in enumerate(zip(images, labels, strict=True)):
+        for position, (image, _) in enumerate(zip(images, keys, strict=True)):
             if stored is None:
-                shape = (len(labels), *image.shape)
-                chunk = (min(len(labels), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
+                shape = (len(keys), *image.shape)
+                chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
                 stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)
             stored[position] = image
             digest.update(image.tobytes())
-        digest.update(np.asarray(labels, dtype="<i8").tobytes())
-        file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64), fletcher32=True)
+        if labels is not None:
+            if len(labels) != len(keys):
+                raise ValueError(f"{len(labels)} labels for {len(keys)} images")
+            digest.update(np.asarray(labels, dtype="<i8").tobytes())
+            file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64), fletcher32=True)
         file.create_dataset("keys", data=np.array([key.encode() for key in keys]), chunks=True, **COMPRESSED)
-        set_text(file.attrs, fingerprint=digest.hexdigest())
+        set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
         file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"])
     return digest.hexdigest()
+
+
+def batch_size(shape: Sequence[int]) -> int:
+    """Images of a batch; it follows from their shape alone: a float sum depends on it, and must not on the machine."""
+    least, most = BATCH_RANGE
+    return min(most, max(least, BATCH_VALUES // int(np.prod(shape))))
 
 
 def normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -62,26 +72,42 @@ def normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
 class ImageFile:
     """Images of one split, read batch by batch.
 
-    Attributes: `labels` int64 [N], `fingerprint` (hexadecimal SHA-256), `shape` [C, H, W], `batch_size`. `limit`
-    keeps the first images only; they are in random order in the file, so this is a random sample. The batch
-    size follows from the shape alone: a float sum depends on it, and results must not depend on the machine.
+    Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
+    [C, H, W], `batch_size`. `limit` keeps the first images only; they are in random order in the file, so this is
+    a random sample.
     """
 
     def __init__(self, path: str | Path, limit: int | None = None):
         self.path = Path(path)
         with open_h5(path, KIND) as file:
-            self.labels = file["labels"][:limit]
+            # Both must say the same: labels that are lost must not pass for labels that never were.
+            if get_text(file.attrs, "labels") != ("given" if "labels" in file else "none"):
+                raise FormatError(f"{path}: damaged (its labels are not as it says); delete it and run again")
+            self.labels = file["labels"][:limit] if "labels" in file else None
             self.keys = tuple(key.decode() for key in file["keys"][:limit])
             self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
             self._mean, self._std = file.attrs["mean"], file.attrs["std"]
-        least, most = BATCH_RANGE
-        self.batch_size = min(most, max(least, BATCH_VALUES // int(np.prod(self.shape))))
+        self.batch_size = batch_size(self.shape)
+        self._first = 0
         # Stays open: a pass over the images has many batches.
         self._images = h5py.File(path, "r")["images"]
 
+    def part(self, first: int, stop: int) -> "ImageFile":
+        """Images from `first` up to `stop`; batches are those of the whole if `first` is a multiple of their size."""
+        view = copy.copy(self)
+        view._first = self._first + first
+        view.keys = self.keys[first:stop]
+        view.labels = None if self.labels is None else self.labels[first:stop]
+        return view
+
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.keys)
+
+    def middle(self) -> int:
+        """Where to cut the images into two folds of about one size, between batches if there are several."""
+        half = len(self) // 2
+        return half // self.batch_size * self.batch_size or half
 
     def starts(self) -> range:
         """First image of each batch."""
@@ -90,7 +116,8 @@ class ImageFile:
     def batch(self, start: int) -> torch.Tensor:
         """Normalised images from `start` on: float32 [at most batch_size, C, H, W]."""
         try:
-            pixels = self._images[start : min(start + self.batch_size, len(self))]
+            stop = min(start + self.batch_size, len(self))
+            pixels = self._images[self._first + start : self._first + stop]
         except OSError as error:
             raise FormatError(f"{self.path}: damaged ({error}); delete it and run again") from None
         return normalised(pixels, self._mean, self._std)

@@ -44,9 +44,11 @@ def sweep(
     optima and exist for comparison. UserError for an empty layer, a weight that is not finite, or an
     importance that is negative or not finite.
     """
-    values, importance = _checked(weights, importance)
-    histogram = _build_histogram(values, importance, bins, weighting)
-    k_max = min(k_max, _distinct(values, k_max))
+    weights, importance = _checked(weights, importance)
+    values = np.sort(weights)
+    k_max = min(k_max, len(_first_positions(values, k_max)))
+    edges = _group_edges(values, bins)
+    histogram = _build_histogram(values, weights, importance, edges, weighting)
     cuts = METHODS[method](histogram.objective, k_max, seed)
     codebooks, inertia, weighted = [], [], []
     for k, cut in enumerate(cuts, start=1):
@@ -59,7 +61,7 @@ def sweep(
 
 
 def _checked(weights: np.ndarray, importance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weights sorted ascending, flat, and the importance in that order."""
+    """Weights and importance, flat."""
     flat = np.ravel(weights)
     if flat.size == 0:
         raise UserError("the layer has no weights")
@@ -67,69 +69,95 @@ def _checked(weights: np.ndarray, importance: np.ndarray | None) -> tuple[np.nda
     if bad:
         raise UserError(f"{bad} of {flat.size} weights are not finite")
     if importance is None:
-        return np.sort(flat), None
+        return flat, None
     imp = np.ravel(importance)
     if imp.shape != flat.shape or not np.isfinite(imp).all() or (imp < 0).any():
         raise UserError("the importance must be finite, not negative, and of the weights' shape")
-    order = np.argsort(flat, kind="stable")
-    return flat[order], imp[order]
+    return flat, imp
 
 
-def _distinct(values: np.ndarray, stop: int) -> int:
-    """Number of distinct sorted values, or at least `stop`."""
-    head = values[: max(1 << 16, stop)]
-    count = 1 + np.count_nonzero(np.diff(head))
-    return count if count >= stop or len(head) == len(values) else 1 + np.count_nonzero(np.diff(values))
-
-
-def _build_histogram(values: np.ndarray, importance: np.ndarray | None, bins: int, weighting: str) -> _Histogram:
-    starts = _group_starts(values, bins)
-    plain = _moments(values, None, starts)
-    weighted = plain if importance is None else _moments(values, importance, starts)
+def _build_histogram(
+    values: np.ndarray, weights: np.ndarray, importance: np.ndarray | None, edges: np.ndarray, weighting: str
+) -> _Histogram:
+    # Sorted weights fall into their groups several times as fast; the importance belongs to the unsorted ones.
+    plain = _moments(values, None, edges)
+    weighted = plain if importance is None else _moments(weights, importance, edges)
     if weighting == "none" or importance is None:
         return _Histogram(plain, plain, weighted)
     mean = importance.mean(dtype=np.float64)
     if mean == 0:
         return _Histogram(plain, plain, weighted)
     # A trace of mass gives weights without importance a place and ends ties.
-    return _Histogram(_moments(values, importance / mean + 1e-6, starts), plain, weighted)
+    return _Histogram(_moments(weights, importance / mean + 1e-6, edges), plain, weighted)
 
 
-def _group_starts(values: np.ndarray, bins: int) -> np.ndarray:
-    """First position of each group in the sorted values: distinct values, or bins if they are too many.
+@njit(cache=True)
+def _first_positions(values, most):
+    """Where the first `most` distinct sorted values begin."""
+    positions = np.empty(min(most, len(values)), dtype=np.int64)
+    found = 0
+    for i in range(len(values)):
+        if i == 0 or values[i] != values[i - 1]:
+            if found == most:
+                break
+            positions[found] = i
+            found += 1
+    return positions[:found]
+
+
+def _group_edges(values: np.ndarray, bins: int) -> np.ndarray:
+    """Least value of each group of the sorted values: distinct values, or bins if they are too many.
 
     Bins are as dense as the cells of an optimal quantizer, the cube root of the density (Panter & Dite
     1951), so that every cell of every codebook spans about as many bins. A gap between two neighbours
     counts for one bin at most, or a few outliers would take them all.
     """
-    new = np.flatnonzero(np.diff(values)) + 1
-    if len(new) < bins:
-        return np.concatenate([[0], new])
-    steps = np.cbrt(np.subtract(values[1:], values[:-1], dtype=np.float64)) ** 2
+    starts = _first_positions(values, bins + 1)
+    if len(starts) <= bins:
+        return values[starts]
+    # In place throughout: these are the largest arrays of the sweep.
+    steps = np.subtract(values[1:], values[:-1], dtype=np.float64)
+    np.square(np.cbrt(steps, out=steps), out=steps)
     total = np.inf
     while steps.sum() < 0.99 * total:
         total = steps.sum()
         np.minimum(steps, total / bins, out=steps)
-    position = np.concatenate([[0.0], np.cumsum(steps)])
-    starts = np.searchsorted(position, np.linspace(0, position[-1], bins + 1)[1:-1])
-    return np.unique(np.concatenate([[0], starts]))
+    position = np.cumsum(steps, out=steps)
+    starts = 1 + np.searchsorted(position, np.linspace(0, position[-1], bins + 1)[1:-1])
+    return values[np.unique(np.concatenate([[0], starts]))]
 
 
-def _moments(values: np.ndarray, mass: np.ndarray | None, starts: np.ndarray) -> np.ndarray:
-    """Mass, mean and within-group inertia, float64 [3, groups]."""
-    firsts = values[starts].astype(np.float64)
-    sizes = np.diff(np.append(starts, len(values)))
-    # Offsets from each group's first value lose no digits, whatever the weights' scale.
-    offsets = values - np.repeat(firsts, sizes)
-    if mass is None:
-        total, first = sizes.astype(np.float64), np.add.reduceat(offsets, starts)
-        second = np.add.reduceat(offsets * offsets, starts)
-    else:
-        total = np.add.reduceat(mass, starts, dtype=np.float64)
-        first = np.add.reduceat(mass * offsets, starts)
-        second = np.add.reduceat(mass * offsets * offsets, starts)
+def _moments(weights: np.ndarray, mass: np.ndarray | None, edges: np.ndarray) -> np.ndarray:
+    """Mass, mean and within-group inertia, float64 [3, groups]; mass None means 1."""
+    total, first, second = _sums(weights, mass, edges)
     shift = np.divide(first, total, out=np.zeros_like(first), where=total > 0)
-    return np.stack([total, firsts + shift, np.maximum(second - shift * first, 0)])
+    return np.stack([total, edges + shift, np.maximum(second - shift * first, 0)])
+
+
+@njit(cache=True)
+def _sums(weights, mass, edges):
+    """Sums of mass, mass * x and mass * x^2 of each group, float64 [3, groups]; x counts from the group's edge.
+
+    Offsets from the edge lose no digits, whatever the weights' scale. A loop and not array operations, which
+    would need several arrays of the weights' size; the weights may be in any order, so that none is sorted by
+    another.
+    """
+    sums = np.zeros((3, len(edges)))
+    for i in range(len(weights)):
+        low, count = 0, len(edges)
+        while count > 1:
+            half = count // 2
+            if edges[low + half] <= weights[i]:
+                low += half
+            count -= half
+        x = np.float64(weights[i]) - np.float64(edges[low])
+        m = 1.0
+        if mass is not None:
+            m = np.float64(mass[i])
+        sums[0, low] += m
+        sums[1, low] += m * x
+        sums[2, low] += m * x * x
+    return sums
 
 
 @njit(cache=True)

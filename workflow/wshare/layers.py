@@ -88,13 +88,28 @@ def substituted(model: nn.Module, weights: dict[str, np.ndarray]) -> Iterator[No
 
     `weights` maps layer names to float32 arrays of the layers' shapes.
     """
-    parameters = {name: model.get_submodule(name).weight for name in weights}
-    originals = {name: parameter.data for name, parameter in parameters.items()}
+    with replaced(model, {f"{name}.weight": weight for name, weight in weights.items()}):
+        yield
+
+
+@contextmanager
+def replaced(model: nn.Module, tensors: dict[str, np.ndarray]) -> Iterator[None]:
+    """The model with some parameters and buffers replaced; the old ones come back at the end.
+
+    `tensors` maps names in the state dict to arrays of the tensors' types and shapes.
+    """
+    targets = {name: _tensor(model, name) for name in tensors}
+    originals = {name: tensor.data for name, tensor in targets.items()}
     try:
-        for name, parameter in parameters.items():
+        for name, tensor in targets.items():
             # The storage is exchanged, not written to: restoring is exact. The memory format stays.
-            parameter.data = torch.empty_like(originals[name]).copy_(torch.from_numpy(weights[name]))
+            tensor.data = torch.empty_like(originals[name]).copy_(torch.from_numpy(np.asarray(tensors[name])))
         yield
     finally:
-        for name, parameter in parameters.items():
-            parameter.data = originals[name]
+        for name, tensor in targets.items():
+            tensor.data = originals[name]
+
+
+def _tensor(model: nn.Module, name: str) -> torch.Tensor:
+    module, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(module), leaf)

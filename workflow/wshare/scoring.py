@@ -11,6 +11,8 @@ from torch import nn
 from wshare.images import ImageFile
 
 RESAMPLES = 10_000
+# The verdict's interval, whatever confidence the search asked for.
+CONFIDENCE = 0.95
 Z = NormalDist()
 
 
@@ -20,13 +22,17 @@ class Score:
 
     `top1`, `top5` and `agreement` (same top-1 class as the float32 network) are shares of N; `loss` is
     the mean cross-entropy and `kl` the mean Kullback-Leibler divergence from the float32 network's
-    output, in nats. `correct` is bool [N].
+    output, in nats, with its standard error `kl_error`. `expected` is the accuracy relative to float32's that the
+    float32 network itself expects, by the probabilities it gives to both networks' top-1 classes: it needs no labels,
+    and varies less than counts of right answers. `correct` is bool [N].
     """
 
     top1: float
     top5: float
     loss: float
     kl: float
+    kl_error: float
+    expected: float
     agreement: float
     correct: np.ndarray
 
@@ -56,18 +62,35 @@ def forward(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
         return model(batch).float().numpy()
 
 
-def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Score:
-    """Quality of `logits` [N, classes] against the float32 network's `reference` and the labels [N]."""
+def labels_or_reference(labels: np.ndarray | None, reference: np.ndarray) -> np.ndarray:
+    """The labels [N], or, without any, the float32 network's own top-1 classes.
+
+    Against those, accuracy is agreement with float32, and the float32 network's own accuracy is 1.
+    """
+    return reference.argmax(1) if labels is None else labels
+
+
+def measure_of(labels: np.ndarray | None) -> str:
+    """What `score` calls top-1: "accuracy" against labels, "agreement" with float32 without."""
+    return "agreement" if labels is None else "accuracy"
+
+
+def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
+    """Quality of `logits` [N, classes] against the float32 network's `reference` and the labels [N], if any."""
+    labels = labels_or_reference(labels, reference)
     compressed, original = _log_softmax(logits), _log_softmax(reference)
     rows = np.arange(len(labels))
     predicted = logits.argmax(1)
     best = np.argpartition(-logits, min(5, logits.shape[1]) - 1, axis=1)[:, :5]
     correct = predicted == labels
+    divergence = (np.exp(original) * (original - compressed)).sum(1)
     return Score(
         top1=float(correct.mean()),
         top5=float((best == labels[:, None]).any(1).mean()),
         loss=float(-compressed[rows, labels].mean()),
-        kl=float((np.exp(original) * (original - compressed)).sum(1).mean()),
+        kl=float(divergence.mean()),
+        kl_error=float(divergence.std() / np.sqrt(len(divergence))),
+        expected=float(np.exp(original[rows, predicted]).mean() / np.exp(original.max(1)).mean()),
         agreement=float((predicted == reference.argmax(1)).mean()),
         correct=correct,
     )
@@ -133,6 +156,25 @@ def images_needed(top1: float, target: float, confidence: float | None) -> float
         return float("inf")
     quantiles = Z.inv_cdf(0.975) + np.sqrt(2) * Z.inv_cdf(confidence)
     return max(0, int(np.ceil((quantiles / (1 - target) - 1) / top1)))
+
+
+def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, seed: int) -> dict:
+    """Quality before and after compression as metrics.json gives it; the arguments are those of `score`."""
+    before, after = score(reference, reference, labels), score(logits, reference, labels)
+    share, low, high = relative_accuracy(after.correct, before.correct, CONFIDENCE, seed)
+    return {
+        "measure": measure_of(labels),
+        "float32": {"top1": before.top1, "top5": before.top5, "images": len(logits)},
+        "compressed": {
+            "top1": after.top1,
+            "top5": after.top5,
+            "images": len(logits),
+            "kl": after.kl,
+            "agreement": after.agreement,
+        },
+        "relative_accuracy": share,
+        "relative_accuracy_ci95": [low, high],
+    }
 
 
 def verdict(low: float, high: float, target: float) -> str:

@@ -37,14 +37,15 @@ _READ_BY_MODEL = {
     "python": ("classes",),
 }
 _READ_BY_DATASET = {
-    "mnist": (),
-    "digits": (),
-    "fashion_mnist": ("path",),
-    "cifar10": ("path",),
-    "imagenet": ("path",),
-    "imagenette": ("path",),
-    "imagefolder": ("path", "class_map"),
-    "python": ("function",),
+    "mnist": ("enlarge",),
+    "digits": ("enlarge",),
+    "fashion_mnist": ("enlarge", "path"),
+    "cifar10": ("enlarge", "path"),
+    "imagenet": ("enlarge", "path"),
+    "imagenette": ("enlarge", "path"),
+    "imagefolder": ("enlarge", "path", "class_map", "labels"),
+    "photos": (),
+    "python": ("enlarge", "function"),
 }
 _IMAGE_SOURCES = ("imagenet", "imagenette", "imagefolder", "cifar10")
 
@@ -188,10 +189,14 @@ def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
     for split, size in dataset["split"].items():
         if size >= 1 and not isinstance(size, int):
             yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
+        elif size < 1 and dataset["source"] == "photos":
+            yield f"{where}.split.{split}: {size!r} is a share, and crops have no total; give a count of images"
     shares = sum(size for size in dataset["split"].values() if size < 1)
     if shares > 1 + 1e-9:
         yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
-    for key in _unread(dataset, _READ_BY_DATASET, ("path", "class_map", "function")):
+    if dataset["source"] == "imagefolder" and dataset["class_map"] and not dataset["labels"]:
+        yield f"{where}.class_map: not read with labels: false; remove one of the two keys"
+    for key in _unread("dataset", dataset, _READ_BY_DATASET, ("path", "class_map", "function", "enlarge", "labels")):
         yield f"{where}.{key}: source {dataset['source']!r} does not read it; remove the key"
     if dataset["source"] == "python" and not dataset["function"]:
         yield f"{where}.function: required for source 'python'"
@@ -205,9 +210,15 @@ def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[
     if model["dataset"] not in given["datasets"]:
         known = list(given["datasets"])
         yield f"{where}.dataset: {model['dataset']!r} is not in datasets.{_closest(model['dataset'], known)}"
+    elif dataset and model["source"] == "train" and not _has_labels(dataset):
+        yield f"{where}.dataset: {model['dataset']!r} has no labels to train on; take another dataset or model source"
     elif dataset and model["source"] == "train" and "train" not in dataset["split"]:
         yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
-    for key in _unread(model, _READ_BY_MODEL, ("weights", "url", "path", "sha256", "classes")):
+    for position, search in enumerate(model["searches"] or []):
+        if search not in given["searches"]:
+            known = list(given["searches"])
+            yield f"{where}.searches[{position}]: {search!r} is not in searches.{_closest(search, known)}"
+    for key in _unread("model", model, _READ_BY_MODEL, ("weights", "url", "path", "sha256", "classes")):
         yield f"{where}.{key}: source {model['source']!r} does not read it; remove the key"
     if model["source"] != "train" and "training" in given["models"][name]:
         yield f"{where}.training: source {model['source']!r} does not read it; remove the key"
@@ -223,9 +234,16 @@ def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[
                 yield f"{where}.layers.{key}.{pattern!r}: not a regular expression ({error})"
 
 
-def _unread(entry: dict, read: dict[str, tuple[str, ...]], keys: tuple[str, ...]) -> Iterator[str]:
-    """Those of `keys` that have a value which the entry's source does not read."""
-    return (key for key in keys if entry[key] and key not in read[entry["source"]])
+def _unread(kind: str, entry: dict, read: dict[str, tuple[str, ...]], keys: tuple[str, ...]) -> Iterator[str]:
+    """Those of `keys` with another value than the schema's default, which the entry's source does not read."""
+    known = schema()["$defs"][kind]["properties"]
+    return (key for key in keys if entry[key] != known[key]["default"] and key not in read[entry["source"]])
+
+
+def _has_labels(dataset: dict) -> bool:
+    """Whether a dataset has labels, as far as its settings tell: a function of the user may give none."""
+    # Where the source does not read `labels`, another line says so.
+    return dataset["source"] != "photos" and (dataset["labels"] or dataset["source"] != "imagefolder")
 
 
 def _image_path(config: dict, dataset: dict) -> str | None:
@@ -235,6 +253,25 @@ def _image_path(config: dict, dataset: dict) -> str | None:
 def model_names(config: dict, trained: bool) -> list[str]:
     """Models that a rule trains, or those whose weights come from elsewhere."""
     return [name for name, model in config["models"].items() if (model["source"] == "train") == trained]
+
+
+def search_names(config: dict, rate_distortion: bool) -> list[str]:
+    """Searches by the method `rate_distortion`, or all others: each kind has rules of its own."""
+    return [
+        name
+        for name, search in config["searches"].items()
+        if (search["method"] == "rate_distortion") == rate_distortion
+    ]
+
+
+def studies(config: dict) -> list[tuple[str, str]]:
+    """Model and search of each result that a run is to give, in the order of the configuration."""
+    return [
+        (name, search)
+        for name, model in config["models"].items()
+        for search in config["searches"]
+        if model["searches"] is None or search in model["searches"]
+    ]
 
 
 def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
@@ -263,10 +300,14 @@ def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
         settings = layer_settings(config, model, item) | seed
     elif stage == "profile_layers":
         settings = {"images": config["sensitivity"]["images"]}
-    elif stage == "search":
+    elif stage == "measure_inputs":
+        settings = config["inputs"] | seed
+    elif stage in ("search", "search_rate_distortion"):
         settings = config["searches"][item] | seed
     elif stage == "pack_model":
         settings = dict(config["packing"])
+    elif stage == "pack_rate_distortion":
+        settings = {"batch_norm": config["packing"]["batch_norm"]}
     elif stage == "evaluate_packed":
         settings = {"quality_target": config["searches"][item]["quality_target"]} | seed
     else:
@@ -322,6 +363,11 @@ def _imports(file: Path) -> tuple[Path, ...]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wshare"):
             modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     bases = [PACKAGE.joinpath(*module.split(".")[1:]) for module in modules]
-    files = [path for base in bases for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    files = [
+        path
+        for base in bases
+        for path in (base.with_suffix(".py"), base / "__init__.py", base.parent / "__init__.py")
+        if path.is_file()
+    ]
     # The package's own __init__ is a door for users: what it offers is written elsewhere.
     return tuple(path for path in files if path != PACKAGE / "__init__.py")

@@ -1,5 +1,6 @@
 """weights.h5: a group a layer with its weight and importance; one writer, many readers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def write_weights(
 ) -> None:
     """Write all layers; `provenance` maps attribute names to text, such as hashes of model and images."""
     with create_h5(path, KIND, settings) as file:
-        set_text(file.attrs, **provenance)
+        set_text(file.attrs, layers=json.dumps(list(weights)), **provenance)
         for name, weight in weights.items():
             group = file.create_group(folder_name(name))
             set_text(group.attrs, layer=name, sha256=sha256_arrays(weight, importance[name]))
@@ -34,3 +35,9 @@ def read_layer(path: Path, layer: str) -> tuple[np.ndarray, np.ndarray]:
         if sha256_arrays(weight, importance) != get_text(group.attrs, "sha256"):
             raise FormatError(f"{path}: layer {layer!r} does not match its checksum; delete the file and run again")
         return weight, importance
+
+
+def layer_names(path: Path) -> list[str]:
+    """Names of all layers, in the network's order."""
+    with open_h5(path, KIND) as file:
+        return json.loads(get_text(file.attrs, "layers"))

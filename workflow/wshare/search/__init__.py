@@ -15,6 +15,10 @@ def method(name: str) -> ModuleType:
         from wshare.search import two_step as found
     elif name == "slope":
         from wshare.search import slope as found
+    elif name == "milp":
+        from wshare.search import milp as found
+    elif name == "greedy":
+        from wshare.search import greedy as found
     else:
         raise ValueError(f"no search method {name!r}")
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wshare.cost import layer_bits
+from wshare.cost import index_bits, layer_bits
 
 # The k of each layer, in the network's order; None keeps a layer dense.
 Combination = tuple[int | None, ...]
@@ -77,3 +77,25 @@ class Problem:
         if met:
             return min(met, key=self.bits)
         return max(combinations, key=lambda combination: (self.measure(combination).low, -self.measure(combination).kl))
+
+
+def ladder(layer: Layer) -> list[int | None]:
+    """What is worth choosing for a layer, by ascending bits: the largest k of each index width, and dense last.
+
+    Widths that take no fewer bits than dense are left out: few weights do not pay for a wide codebook.
+    """
+    largest = len(layer.inertia)
+    ks = [min(2**width, largest) for width in range(1, index_bits(largest) + 1)] or [largest]
+    return [*(k for k in ks if layer_bits(layer.weights, k) < layer_bits(layer.weights, None)), None]
+
+
+def narrower(layer: Layer, k: int | None) -> int | None:
+    """The largest k of the next narrower index, of fewer bits than `k`; None if there is none."""
+    bits = layer_bits(layer.weights, k)
+    return max((rung for rung in ladder(layer) if rung and layer_bits(layer.weights, rung) < bits), default=None)
+
+
+def loss_per_bit(layer: Layer, loss: np.ndarray, old: int | None, new: int) -> float:
+    """Predicted loss added by a layer's change from `old` to `new` for each bit it saves; `loss` is float64 [K]."""
+    before = 0.0 if old is None else float(loss[old - 1])
+    return (float(loss[new - 1]) - before) / (layer_bits(layer.weights, old) - layer_bits(layer.weights, new))

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from wshare.cost import index_bits, layer_bits
-from wshare.search.problem import Combination, Layer, Problem
+from wshare.cost import layer_bits
+from wshare.search.problem import Combination, Layer, Problem, loss_per_bit, narrower
 
 # Halvings of the price's logarithm, after which neighbouring prices give the same combination.
 BISECTIONS = 14
@@ -44,35 +44,24 @@ def run(problem: Problem, options: dict) -> Combination:
             dear = price
     best = problem.smallest_met(tried)
     while problem.meets(best) and len(tried) < options["evaluations"]:
-        moves = [move for move in _narrower(problem, best) if move not in tried]
+        moves = {move: price for move, price in _narrower(problem, losses, best).items() if move not in tried}
         if not moves:
             break
-        tried.append(min(moves, key=lambda move: _loss_per_bit(problem, losses, best, move)))
+        tried.append(min(moves, key=moves.__getitem__))
         if problem.meets(tried[-1]):
             best = tried[-1]
     return best
 
 
-def _narrower(problem: Problem, combination: Combination) -> list[Combination]:
-    """The combination with one layer's index a bit narrower, for each layer that has one to spare."""
-    moves = []
-    for place, (layer, k) in enumerate(zip(problem.layers, combination, strict=True)):
-        width = index_bits(len(layer.inertia) + 1 if k is None else k) - 1
-        # A layer of few weights may be smaller dense than with a wide index and its codebook.
-        while width >= 1 and layer_bits(layer.weights, 2**width) >= layer_bits(layer.weights, k):
-            width -= 1
-        if width >= 1:
-            moves.append((*combination[:place], min(2**width, len(layer.inertia)), *combination[place + 1 :]))
+def _narrower(problem: Problem, losses: list[np.ndarray], combination: Combination) -> dict[Combination, float]:
+    """The combination with one layer's index narrower, for each layer that has one, with its loss per saved bit."""
+    moves = {}
+    for place, (layer, loss, old) in enumerate(zip(problem.layers, losses, combination, strict=True)):
+        new = narrower(layer, old)
+        if new is not None:
+            move = (*combination[:place], new, *combination[place + 1 :])
+            moves[move] = loss_per_bit(layer, loss, old, new)
     return moves
-
-
-def _loss_per_bit(problem: Problem, losses: list[np.ndarray], old: Combination, new: Combination) -> float:
-    """Predicted loss added by a move for each bit it saves."""
-
-    def total(combination: Combination) -> float:
-        return sum(0.0 if k is None else float(loss[k - 1]) for loss, k in zip(losses, combination, strict=True))
-
-    return (total(new) - total(old)) / (problem.bits(old) - problem.bits(new))
 
 
 def predicted_loss(layer: Layer) -> np.ndarray:

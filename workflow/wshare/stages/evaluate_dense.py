@@ -5,7 +5,7 @@ from pathlib import Path
 from wshare.images import ImageFile
 from wshare.logits import write_logits
 from wshare.modelfile import read_model
-from wshare.scoring import predict, score
+from wshare.scoring import measure_of, predict, score
 from wshare.storage import read_json, write_json
 
 
@@ -27,6 +27,10 @@ def evaluate_dense(
         logits = predict(model, images, threads)
         write_logits(target, logits, images)
         quality = score(logits, logits, images.labels)
+        result["measure"] = measure_of(images.labels)
         result[name] = {"images": len(images), "top1": quality.top1, "top5": quality.top5, "loss": quality.loss}
-        print(f"{name}: top-1 {quality.top1:.2%} on {len(images)} images")
+        if images.labels is None:
+            print(f"{name}: {len(images)} images without labels; this network's own classes stand for them")
+        else:
+            print(f"{name}: top-1 {quality.top1:.2%} on {len(images)} images")
     write_json(metrics, result)

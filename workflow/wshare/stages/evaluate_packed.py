@@ -12,12 +12,10 @@ from wshare.logits import read_logits
 from wshare.models import assign, build
 from wshare.names import folder_name
 from wshare.packing import load_packed
-from wshare.scoring import fast, predict, relative_accuracy, score, verdict
+from wshare.scoring import compare, fast, predict, verdict
 from wshare.storage import read_json, sha256_file, write_json
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors")
-# The verdict's interval, whatever confidence the search asked for.
-CONFIDENCE = 0.95
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
 
 
 def evaluate_packed(
@@ -43,9 +41,7 @@ def evaluate_packed(
     reference = read_logits(baseline, sample)
     network = fast(build(description))
     assign(network, load_packed(packed), str(packed))
-    before = score(reference, reference, sample.labels)
-    after = score(predict(network, sample, threads), reference, sample.labels)
-    share, low, high = relative_accuracy(after.correct, before.correct, CONFIDENCE, settings["seed"])
+    quality = compare(predict(network, sample, threads), reference, sample.labels, settings["seed"])
     octets = size["bytes"]
     jobs = {
         "cluster_layer": [folder_name(layer) for layer in chosen["layers"]],
@@ -58,24 +54,18 @@ def evaluate_packed(
             "search": search,
             "dataset": dataset,
             "quality_target": settings["quality_target"],
-            "float32": {"top1": before.top1, "top5": before.top5, "images": len(sample)},
-            "compressed": {
-                "top1": after.top1,
-                "top5": after.top5,
-                "images": len(sample),
-                "kl": after.kl,
-                "agreement": after.agreement,
-            },
-            "relative_accuracy": share,
-            "relative_accuracy_ci95": [low, high],
-            "verdict": verdict(low, high, settings["quality_target"]),
+            **quality,
+            "verdict": verdict(*quality["relative_accuracy_ci95"], settings["quality_target"]),
             "bytes": octets,
             "compression_rate": {
                 "on_disk": octets["float32"] / octets["packed"],
                 "analytic": 32 * size["weights"] / size["analytic_bits"],
             },
             "bits_per_weight": 8 * octets["packed"] / size["parameters"],
+            "format": size["format"],
             "batch_norm": size["batch_norm"],
+            "folded_batch_norms": size["folded_batch_norms"],
+            "predicted_loss_rank_correlation": chosen.get("predicted_loss_rank_correlation"),
             "evaluations": chosen["evaluations"],
             "images_forwarded": sum(chosen["images_forwarded"].values()),
             "seconds": seconds_by_stage(benchmarks, search, jobs) | {"evaluate_packed": time.perf_counter() - started},

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wshare.datasets import open_dataset, prepare, split_indices
+from wshare.datasets import open_dataset, prepared, splits_of
 from wshare.images import write_images
 from wshare.progress import PROGRESS
 from wshare.storage import read_json
@@ -15,10 +15,11 @@ def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> 
     """Write the search and the held-out images, each in random order."""
     preprocessing = read_json(spec)["preprocessing"]
     dataset = open_dataset(settings)
-    splits = split_indices(dataset.labels, settings["split"], settings["seed"])
+    splits = splits_of(dataset, settings["split"], settings["seed"])
     for name, path in (("search", search), ("held_out", held_out)):
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
-        decoded = (prepare(dataset.read(i), preprocessing, settings["enlarge"]) for i in tqdm(chosen, name, **PROGRESS))
+        decoded = prepared(dataset, tqdm(chosen, name, **PROGRESS), preprocessing, settings["enlarge"])
         keys = [dataset.keys[i] for i in chosen]
-        write_images(path, decoded, dataset.labels[chosen], keys, preprocessing, settings)
+        labels = None if dataset.labels is None else dataset.labels[chosen]
+        write_images(path, decoded, labels, keys, preprocessing, settings)

@@ -14,7 +14,7 @@ from wshare.layers import substituted
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
 from wshare.progress import PROGRESS
-from wshare.scoring import images_needed, predict, predicted_low, score
+from wshare.scoring import images_needed, measure_of, predict, predicted_low, score
 from wshare.search import method
 from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
 from wshare.sensitivity import COLUMNS
@@ -104,7 +104,8 @@ def search(
             "layers": {
                 layer.layer: {"shape": list(layer.shape), "k": k} for layer, k in zip(layers, chosen, strict=True)
             },
-            "on_search_images": measured[chosen] | {"meets_target": problem.meets(chosen)},
+            "on_search_images": measured[chosen]
+            | {"measure": measure_of(sample.labels), "meets_target": problem.meets(chosen)},
             "evaluations": len(measured),
             "images_forwarded": {
                 "search": len(measured) * len(sample),

@@ -34,9 +34,11 @@ def advice(found: list[tuple[dict, Path]]) -> str:
 def row(result: dict) -> dict:
     """One line of the table."""
     low, high = result["relative_accuracy_ci95"]
+    seconds = result["seconds"]
     return {
         "model": result["model"],
         "search": result["search"],
+        "measure": result["measure"],
         "quality_target": result["quality_target"],
         "verdict": result["verdict"],
         "float32_bytes": result["bytes"]["float32"],
@@ -53,35 +55,48 @@ def row(result: dict) -> dict:
         "kl": float(f"{result['compressed']['kl']:.4g}"),
         "evaluations": result["evaluations"],
         "images_forwarded": result["images_forwarded"],
-        "search_seconds": round(result["seconds"]["search"], 1),
+        # A search by rate_distortion is a stage of another name.
+        "search_seconds": round(seconds.get("search", seconds.get("search_rate_distortion")), 1),
     }
 
 
 def heading(result: dict) -> str:
     """The model's name and its quality before compression."""
     dense = result["float32"]
+    quality = "no labels" if result["measure"] == "agreement" else f"top-1 {dense['top1']:.2%}"
     return (
         f"{result['model']} on {result['dataset']}: float32 file {_size(result['bytes']['float32'])}, "
-        f"top-1 {dense['top1']:.2%} on {dense['images']} held-out images"
+        f"{quality} on {dense['images']} held-out images"
     )
 
 
 def paragraph(result: dict, folder: Path) -> str:
     """One search: sizes, rates, quality, verdict, files."""
-    rate, packed = result["compression_rate"], result["compressed"]
-    low, high = result["relative_accuracy_ci95"]
+    rate = result["compression_rate"]
     return "\n".join(
         [
             f"  {result['search']}: {_size(result['bytes']['float32'])} -> {_size(result['bytes']['packed'])}, "
             f"{rate['on_disk']:.2f}x on disk ({rate['analytic']:.2f}x analytic, indices and codebooks alone), "
             f"{result['bits_per_weight']:.2f} bits per weight",
-            f"    top-1 {result['float32']['top1']:.2%} -> {packed['top1']:.2%}: {result['relative_accuracy']:.2%} of "
-            f"float32, 95 % interval {low:.2%} to {high:.2%}",
+            f"    {_quality(result)}",
             f"    quality target {result['quality_target']:.2%} {result['verdict'].upper()}; "
             f"{result['evaluations']} evaluations, {result['images_forwarded']:,} images forwarded",
             f"    files: {folder}/packed.safetensors, dense.safetensors, metrics.json, recipe.json",
         ]
     )
+
+
+def _quality(result: dict) -> str:
+    before, after = result["float32"], result["compressed"]
+    low, high = result["relative_accuracy_ci95"]
+    interval = f"95 % interval {low:.2%} to {high:.2%}"
+    if result["measure"] == "agreement":
+        # Against the float32 network's own classes its top-1 is 100 %: true of any network, so it tells nothing.
+        return (
+            f"agreement with float32 {after['top1']:.2%} on {after['images']} held-out images (no labels), {interval}"
+        )
+    share = f"{result['relative_accuracy']:.2%} of float32"
+    return f"top-1 {before['top1']:.2%} -> {after['top1']:.2%}: {share}, {interval}"
 
 
 def _size(octets: int) -> str:

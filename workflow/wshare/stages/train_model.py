@@ -23,12 +23,14 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
     torch.set_num_threads(1)
     recipe = settings["training"]
     data = open_dataset(settings["dataset"])
+    if data.labels is None:
+        raise UserError("training: the dataset gives no labels to learn from; use another source for the network")
     first = data.read(0)
     found = {"channels": len(first.getbands()), "crop": first.height}
     preprocessing = complete_preprocessing(found, settings["preprocessing"])
     arguments = {"classes": data.classes} | settings["arguments"]
     module = networks.build(settings["architecture"], arguments)
-    splits = split_indices(data.labels, settings["dataset"]["split"], settings["seed"])
+    splits = split_indices(data.keys, settings["dataset"]["split"], settings["seed"])
 
     def pixels(split: str) -> torch.Tensor:
         decoded = np.stack(

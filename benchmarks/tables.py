@@ -1,0 +1,145 @@
+"""Tables of docs/benchmarks.md from a finished study and the peers' table.
+
+    python benchmarks/tables.py results/efficientnet_lite0
+
+Renews what stands between the marks `<!-- name -->` and `<!-- end -->` of docs/benchmarks.md.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import math
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+FRONT = ["kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200"]
+PARTS = {
+    "kl_050": "everything on",
+    "no_entropy_coder": "indices of fixed width, k-means codebooks",
+    "no_error_feedback": "no error feedback",
+    "no_bias_correction": "no correction of means",
+    "no_least_squares": "no least-squares codebook",
+    "no_folding": "batch norm not folded",
+    "no_probe": "sensitivities not probed",
+}
+
+
+def main() -> None:
+    """Write all tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    results = parser.parse_args().results
+    metrics = {path.parent.name: json.loads(path.read_text()) for path in results.glob("search/*/metrics.json")}
+    with (HERE / "results" / "peers.csv").open(newline="") as file:
+        peers = list(csv.DictReader(file))
+    page = PAGE.read_text()
+    for name, lines in {
+        "targets": targets(metrics),
+        "front": front(metrics, peers),
+        "equal": equal(metrics, peers),
+        "ablation": ablation(metrics),
+    }.items():
+        head, _, rest = page.partition(f"<!-- {name} -->\n")
+        page = f"{head}<!-- {name} -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2]
+    PAGE.write_text(page)
+
+
+def targets(metrics: dict) -> list[str]:
+    """Searches to a target, as a user runs them."""
+    lines = [
+        "| search | target | on disk | relative accuracy, 95 % interval | KL | agreement | images forwarded |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ("rate_distortion", "rate_distortion_98", "fixed", "slope", "uniform"):
+        if name in metrics:
+            m = metrics[name]
+            low, high = m["relative_accuracy_ci95"]
+            lines.append(
+                f"| `{name}` ({m['format']}) | {m['quality_target']} | **{m['compression_rate']['on_disk']:.2f}x** "
+                f"| {m['relative_accuracy']:.4f} ({low:.3f} to {high:.3f}) | {m['compressed']['kl']:.4f} "
+                f"| {m['compressed']['agreement']:.4f} | {m['images_forwarded']:,} |"
+            )
+    return lines
+
+
+def front(metrics: dict, peers: list[dict]) -> list[str]:
+    """Every method's points by rate."""
+    lines = [
+        "| method | setting | rate | size counted | relative accuracy | KL | agreement |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for name in FRONT:
+        if name in metrics:
+            m = metrics[name]
+            rows.append(
+                (
+                    "**wshare** rate_distortion",
+                    f"KL {int(name[3:]) / 1000:g} on search images",
+                    m["compression_rate"]["on_disk"],
+                    "file",
+                    m["relative_accuracy"],
+                    m["compressed"]["kl"],
+                    m["compressed"]["agreement"],
+                )
+            )
+    for row in peers:
+        rows.append(
+            (
+                row["method"],
+                row["setting"],
+                float(row["rate"]),
+                row["size_basis"],
+                float(row["relative_accuracy"]),
+                float(row["kl"]),
+                float(row["agreement"]),
+            )
+        )
+    for method, setting, rate, basis, share, kl, agreement in sorted(rows, key=lambda row: (row[0], row[2])):
+        lines.append(f"| {method} | {setting} | {rate:.2f}x | {basis} | {share:.3f} | {kl:.4f} | {agreement:.4f} |")
+    return lines
+
+
+def equal(metrics: dict, peers: list[dict]) -> list[str]:
+    """Our size at the divergence of each nncodec file, between our points on logarithmic axes."""
+    points = sorted(
+        (math.log(metrics[name]["compressed"]["kl"]), math.log(metrics[name]["compression_rate"]["on_disk"]))
+        for name in FRONT
+        if name in metrics
+    )
+    lines = ["| nncodec | its rate | KL | our rate at this KL | our file is smaller by |", "|---|---|---|---|---|"]
+    for row in peers:
+        kl = math.log(float(row["kl"]))
+        if row["method"].startswith("nncodec") and points and points[0][0] <= kl <= points[-1][0]:
+            for (low, first), (high, second) in itertools.pairwise(points):
+                if low <= kl <= high:
+                    ours = math.exp(first + (second - first) * (kl - low) / (high - low))
+                    share = 1 - float(row["rate"]) / ours
+                    rate, loss = float(row["rate"]), float(row["kl"])
+                    lines.append(
+                        f"| {row['method']} {row['setting']} | {rate:.2f}x | {loss:.4f} | {ours:.2f}x | {share:.1%} |"
+                    )
+                    break
+    return lines
+
+
+def ablation(metrics: dict) -> list[str]:
+    """Each part turned off alone, at one divergence on search images."""
+    lines = ["| | on disk | KL on held-out images | relative accuracy | bytes at equal KL |", "|---|---|---|---|---|"]
+    whole = metrics.get("kl_050")
+    for name, text in PARTS.items():
+        if name in metrics:
+            m = metrics[name]
+            # Halving the divergence takes half a bit a weight at high rate.
+            bits = m["bits_per_weight"] + 0.5 * math.log2(m["compressed"]["kl"] / whole["compressed"]["kl"])
+            lines.append(
+                f"| {text} | {m['compression_rate']['on_disk']:.2f}x | {m['compressed']['kl']:.4f} "
+                f"| {m['relative_accuracy']:.3f} | {bits / whole['bits_per_weight'] - 1:+.1%} |"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

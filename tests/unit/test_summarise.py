@@ -1,0 +1,63 @@
+"""The block that a run ends with says what its numbers are."""
+
+import csv
+from pathlib import Path
+
+from wshare.stages.summarise import summarise
+from wshare.storage import write_json
+
+
+def result(measure: str, before: float, after: float) -> dict:
+    return {
+        "model": f"net_{measure}",
+        "search": "slope",
+        "dataset": "d",
+        "measure": measure,
+        "quality_target": 0.97,
+        "float32": {"top1": before, "top5": 1.0, "images": 400},
+        "compressed": {"top1": after, "top5": 1.0, "images": 400, "kl": 0.01, "agreement": 0.982},
+        "relative_accuracy": after / before,
+        "relative_accuracy_ci95": [0.968, 0.996],
+        "verdict": "undecided",
+        "bytes": {"float32": 4_000_000, "packed": 400_000},
+        "compression_rate": {"on_disk": 10.0, "analytic": 11.0},
+        "bits_per_weight": 3.2,
+        "evaluations": 7,
+        "images_forwarded": 2800,
+        "seconds": {"search": 1.5},
+    }
+
+
+def summary(folder: Path, *results: dict) -> tuple[str, list[dict]]:
+    paths = []
+    for number, content in enumerate(results):
+        paths.append(folder / str(number) / "metrics.json")
+        paths[-1].parent.mkdir()
+        write_json(paths[-1], content)
+    summarise(paths, folder / "summary.txt", folder / "summary.csv")
+    with open(folder / "summary.csv", newline="") as file:
+        return (folder / "summary.txt").read_text(), list(csv.DictReader(file))
+
+
+def test_without_labels_the_text_says_agreement_and_no_top1(tmp_path):
+    text, (row,) = summary(tmp_path, result("agreement", 1.0, 0.982))
+    assert "no labels on 400 held-out images" in text
+    expected = "agreement with float32 98.20% on 400 held-out images (no labels), 95 % interval 96.80% to 99.60%"
+    assert expected in text
+    assert "top-1" not in text
+    assert "100.00%" not in text
+    assert row["measure"] == "agreement"
+
+
+def test_the_seconds_of_a_search_by_rate_distortion_are_those_of_its_own_stage(tmp_path):
+    _, (row,) = summary(tmp_path, result("accuracy", 0.8, 0.796) | {"seconds": {"search_rate_distortion": 2.5}})
+    assert row["search_seconds"] == "2.5"
+
+
+def test_with_labels_the_text_says_top1_before_and_after(tmp_path):
+    text, rows = summary(tmp_path, result("accuracy", 0.8, 0.796), result("agreement", 1.0, 0.982))
+    labelled = text.split("\n\n")[0]
+    assert "top-1 80.00% on 400 held-out images" in labelled
+    assert "top-1 80.00% -> 79.60%: 99.50% of float32, 95 % interval 96.80% to 99.60%" in labelled
+    assert "agreement" not in labelled.replace("net_agreement", "")
+    assert [row["measure"] for row in rows] == ["accuracy", "agreement"]

@@ -1,0 +1,158 @@
+"""Moments of the inputs of each layer: what the error of its output follows from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from wshare.errors import FormatError
+from wshare.names import folder_name
+from wshare.progress import PROGRESS
+from wshare.storage import create_h5, get_text, open_h5, set_text
+
+KIND = "inputs"
+# Output positions of an image that are looked at. Neighbours resemble each other: more cost time and tell little.
+POSITIONS = 64
+# Above this many inputs of one output only their energies are kept: the matrix of VGG16's first dense layer has 2.5 GB.
+MOST_COLUMNS = 8192
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of the inputs that one output of a layer is a weighted sum of.
+
+    `mean` is float32 [groups, columns]; `second`, about zero, is float32 [groups, columns, columns], or
+    [groups, columns] where only the diagonal is known. Columns are in the order of the flattened weight of
+    one output. `images` and `positions` tell how many samples they are averages of.
+    """
+
+    mean: np.ndarray
+    second: np.ndarray
+    images: int
+    positions: int
+
+    @property
+    def energy(self) -> np.ndarray:
+        """Mean square of each input: float32 [groups, columns]."""
+        return self.second if self.second.ndim == 2 else np.einsum("gii->gi", self.second)
+
+
+def input_moments(
+    model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
+) -> dict[str, Moments]:
+    """Moments of the inputs of Conv2d and Linear layers over all images, and over their mirror images."""
+    gathered = {name: _Sums(model.get_submodule(name), seed) for name in layers}
+    hooks = [model.get_submodule(name).register_forward_hook(sums.add) for name, sums in gathered.items()]
+    images = 0
+    try:
+        with torch.inference_mode():
+            for batch in tqdm(batches, desc="inputs", unit="batch", **PROGRESS):
+                for view in (batch, batch.flip(3).contiguous(memory_format=torch.channels_last)):
+                    model(view)
+                    images += len(view)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: sums.moments(images) for name, sums in gathered.items()}
+
+
+class _Sums:
+    """Sums over the inputs of one layer."""
+
+    def __init__(self, module: nn.Module, seed: int):
+        self._generator = torch.Generator().manual_seed(seed)
+        self._places: dict[int, torch.Tensor] = {}
+        self._samples = 0
+        self._mean: np.ndarray | float = 0.0
+        self._second: np.ndarray | float = 0.0
+        self._patches = _linear_inputs if isinstance(module, nn.Linear) else _conv_inputs
+
+    def add(self, module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+        count = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
+        if count not in self._places:
+            self._places[count] = torch.randperm(count, generator=self._generator)[:POSITIONS].sort().values
+        # [groups, columns, samples]; numpy multiplies many small matrices without copying each of them.
+        inputs = self._patches(module, arguments[0], output, self._places[count]).numpy()
+        self._samples += inputs.shape[2]
+        self._mean += inputs @ np.ones(inputs.shape[2], dtype=np.float32)
+        whole = inputs.shape[1] <= MOST_COLUMNS
+        self._second += inputs @ inputs.transpose(0, 2, 1) if whole else (inputs**2).sum(2)
+
+    def moments(self, images: int) -> Moments:
+        if not self._samples:
+            raise FormatError("a layer was never called; exclude it from sharing in models.<name>.layers.exclude")
+        mean, second = self._mean / self._samples, self._second / self._samples
+        return Moments(mean.astype(np.float32), second.astype(np.float32), images, self._samples // images)
+
+
+def _linear_inputs(module: nn.Module, inputs: torch.Tensor, output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, places].reshape(1, -1, inputs.shape[-1]).mT.contiguous()
+
+
+def _conv_inputs(module: nn.Module, inputs: torch.Tensor, output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    (high, wide), (step_y, step_x), (gap_y, gap_x) = module.kernel_size, module.stride, module.dilation
+    top, bottom = _padding(inputs.shape[2], output.shape[2], high, step_y, gap_y, module.padding, 0)
+    left, right = _padding(inputs.shape[3], output.shape[3], wide, step_x, gap_x, module.padding, 1)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = functional.pad(inputs, (left, right, top, bottom), mode=mode) if top + bottom + left + right else inputs
+    batch, channels, _, width = padded.shape
+    corner = places // output.shape[3] * step_y * width + places % output.shape[3] * step_x
+    taps = [corner + y * gap_y * width + x * gap_x for y in range(high) for x in range(wide)]
+    # Pixels are rows in memory in the channels_last order, so that a sample is copied as a whole.
+    pixels = padded.permute(0, 2, 3, 1).reshape(batch, -1, channels)
+    samples = pixels[:, torch.stack(taps, dim=1).ravel()].reshape(batch * len(places), len(taps), module.groups, -1)
+    # To [groups, channels of a group x taps, samples].
+    return samples.permute(2, 3, 1, 0).reshape(module.groups, -1, batch * len(places))
+
+
+def _padding(
+    size: int, made: int, kernel: int, stride: int, gap: int, declared: tuple | str, axis: int
+) -> tuple[int, int]:
+    """Padding before and behind; computed from the sizes where a layer pads "same" or inside its own forward."""
+    needed = max(0, (made - 1) * stride + gap * (kernel - 1) + 1 - size)
+    before = declared[axis] if not isinstance(declared, str) and declared[axis] else needed // 2
+    return before, max(0, needed - before)
+
+
+def merged(first: Moments, second: Moments) -> Moments:
+    """Moments over the images of both."""
+    share = first.images / (first.images + second.images)
+    return Moments(
+        share * first.mean + (1 - share) * second.mean,
+        share * first.second + (1 - share) * second.second,
+        first.images + second.images,
+        first.positions,
+    )
+
+
+def write_moments(path: Path, folds: list[dict[str, Moments]], provenance: dict, settings: dict) -> None:
+    """Write a group a fold with a group a layer in it; `provenance` maps attribute names to text."""
+    with create_h5(path, KIND, settings) as file:
+        set_text(file.attrs, **provenance)
+        for number, fold in enumerate(folds):
+            for name, layer in fold.items():
+                group = file.create_group(f"{number}/{folder_name(name)}")
+                set_text(group.attrs, layer=name)
+                group.attrs.update(images=layer.images, positions=layer.positions)
+                # Noise in the last digits leaves nothing to compress; the checksum is what matters.
+                for part in ("mean", "second"):
+                    group.create_dataset(part, data=getattr(layer, part), chunks=True, fletcher32=True)
+
+
+def read_moments(path: Path, layers: list[str]) -> list[dict[str, Moments]]:
+    """Moments by layer, of each fold; FormatError if one is missing."""
+    with open_h5(path, KIND) as file:
+        return [{name: _read(path, file[fold], name) for name in layers} for fold in sorted(file)]
+
+
+def _read(path: Path, fold: h5py.Group, name: str) -> Moments:
+    group = fold.get(folder_name(name))
+    if group is None or get_text(group.attrs, "layer") != name:
+        raise FormatError(f"{path}: no layer {name!r}; delete the file and run again")
+    return Moments(group["mean"][:], group["second"][:], int(group.attrs["images"]), int(group.attrs["positions"]))

@@ -1,0 +1,104 @@
+"""The compressed network as files: packed, dense, and the sizes of their parts."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from wshare.codebooks import Shared
+from wshare.errors import UserError
+from wshare.images import ImageFile
+from wshare.models import assign, state_of, tied
+from wshare.packing import BatchNorm, FoldedNorm, batch_norms, load_packed, write_packed
+from wshare.scoring import predict
+from wshare.storage import atomic, read_json, write_json
+
+
+def write_files(
+    model: nn.Module,
+    shared: dict[str, Shared],
+    changed: dict[str, np.ndarray],
+    folded: dict[str, FoldedNorm],
+    form: str,
+    batch_norm: str,
+    images: ImageFile,
+    threads: int,
+    bits: float,
+    float32: Path,
+    packed: Path,
+    dense: Path,
+    sizes: Path,
+) -> None:
+    """Write the compressed `model` and the sizes in bytes; the model itself changes.
+
+    `shared` goes by tensor name, `folded` by batch norm; `changed` holds other tensors of the state dict that are not
+    the model's. `form` is "entropy" or "fixed"; `batch_norm` is how those not folded are kept: "auto", "float16" or
+    "float32". `bits` is the analytic size of the shared weights, `float32` the file of the uncompressed network.
+    """
+    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | changed
+    weights = sum(tensor.indices.size for tensor in shared.values())
+    norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
+    aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
+    decoded = {name: tensor.weight() for name, tensor in shared.items()}
+    for name, norm in folded.items():
+        exponents = shared[norm.tensor].exponents
+        decoded |= {f"{name}.{leaf}": array for leaf, array in norm.norm(exponents).state().items()}
+    half = _halve(batch_norm, model, state | decoded, norms, images, threads)
+    if half:
+        norms = {name: norm.halved() for name, norm in norms.items()}
+    parts = write_packed(packed, state, shared, norms, folded, aliases, form)
+    _write_dense(dense, load_packed(packed), aliases)
+    write_json(
+        sizes,
+        {
+            "bytes": {"float32": float32.stat().st_size} | parts,
+            "format": form,
+            "batch_norm": "float16" if half else "float32",
+            "folded_batch_norms": len(folded),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "analytic_bits": bits,
+            "weights": weights,
+        },
+    )
+
+
+def check_recipe(recipe: dict, path: Path, spec: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """UserError unless the recipe was made for the network that `spec` describes, with layers of these shapes."""
+    if recipe["model"]["sha256"] != read_json(spec)["sha256"]:
+        raise UserError(f"{path}: made for other weights than {spec} describes; run its search again")
+    found = {name: tuple(layer["shape"]) for name, layer in recipe["layers"].items()}
+    if found != shapes:
+        wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
+        raise UserError(f"{path}: layer {wrong[0]!r} is not that of the network; run its search again")
+
+
+def _halve(
+    wanted: str,
+    model: nn.Module,
+    state: dict[str, np.ndarray],
+    norms: dict[str, BatchNorm],
+    images: ImageFile,
+    threads: int,
+) -> bool:
+    """Whether batch norm is kept in float16; where that is left to us, if it changes no image's top-1 class."""
+    fits = all(norm.fits_half() for norm in norms.values())
+    if wanted == "float16" and not fits:
+        raise UserError("packing.batch_norm: a scale or shift is beyond the range of float16; use auto or float32")
+    if wanted != "auto" or not norms or not fits:
+        return wanted == "float16"
+
+    def classes(candidate: dict[str, BatchNorm]) -> np.ndarray:
+        kept = {f"{name}.{leaf}": array for name, norm in candidate.items() for leaf, array in norm.state().items()}
+        tensors = {name: torch.from_numpy(array) for name, array in (state | kept).items()}
+        assign(model, tensors, "the compressed network")
+        return predict(model, images, threads).argmax(1)
+
+    return np.array_equal(classes(norms), classes({name: norm.halved() for name, norm in norms.items()}))
+
+
+def _write_dense(path: Path, state: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
+    """The decoded state dict as plain tensors; a tied tensor only once, as safetensors wants it."""
+    with atomic(path) as temporary:
+        save_file({name: tensor for name, tensor in state.items() if name not in aliases}, temporary)
