@@ -80,6 +80,11 @@ def test_every_photograph_is_in_one_split_and_crops_are_spread_evenly(sizes, see
         assert max(used.values()) - min(used.values()) <= 1
     keys = [crop.key for part in crops.values() for crop in part]
     assert len(set(keys)) == len(keys)
+    for part in crops.values():
+        middle = len(part) // 2
+        halves = [{crop.photograph for crop in half} for half in (part[:middle], part[middle:])]
+        # The cut may fall within one photograph.
+        assert len(halves[0] & halves[1]) <= 1
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,20 @@ def deal_photographs(sizes: Mapping[str, int], seed: int) -> dict[str, list[int]
 
 
 def deal_crops(sizes: Mapping[str, int], seed: int) -> dict[str, list[Crop]]:
-    """Crops of each split, as many as its size says, evenly over the split's photographs (one more, at most)."""
+    """Crops of each split, as many as its size says, evenly over the split's photographs (one more, at most).
+
+    Those of half the photographs come first, so that two folds of a split have next to no photograph in common.
+    """
     dealt = deal_photographs(sizes, seed)
-    return {
-        name: [Crop(dealt[name][i % len(dealt[name])], i // len(dealt[name]), seed) for i in range(size)]
-        for name, size in sizes.items()
-    }
+    return {name: _halves(dealt[name], size, seed) for name, size in sizes.items()}
+
+
+def _halves(photographs: list[int], size: int, seed: int) -> list[Crop]:
+    crops = [Crop(photographs[i % len(photographs)], i // len(photographs), seed) for i in range(size)]
+    crops.sort(key=lambda crop: photographs.index(crop.photograph))
+    halves = crops[: size // 2], crops[size // 2 :]
+    # Within a half, photographs take turns: the first images are to be a fair sample.
+    return [crop for half in halves for crop in sorted(half, key=lambda crop: crop.number)]
 
 
 def read_crop(crops: Sequence[Crop], index: int) -> PIL.Image.Image:
