@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from wshare.kmeans import sweep
+from wshare.tables import write_table
 
 COLUMNS = ["case", "layers", "weights", "k", "wall_seconds", "cpu_seconds", "peak_mb", "ratio"]
 K = 256
@@ -110,7 +111,8 @@ def main() -> None:
     if {"kmeans1d_classifier", "lite0_classifier"} <= rows.keys():
         slow, ours = (float(rows[case]["cpu_seconds"]) for case in ("kmeans1d_classifier", "lite0_classifier"))
         rows["kmeans1d_classifier"]["ratio"] = round(slow / ours)
-    _write(arguments.output, [rows[case] for case in CASES if case in rows])
+    write_table(arguments.output, COLUMNS, [rows[case] for case in CASES if case in rows])
+    print(f"{arguments.output}: compilation by numba excluded")
 
 
 def _read(path: Path) -> dict[str, dict]:
@@ -118,15 +120,6 @@ def _read(path: Path) -> dict[str, dict]:
         return {}
     with path.open(newline="") as file:
         return {row["case"]: row for row in csv.DictReader(file)}
-
-
-def _write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"{path}: compilation by numba excluded")
 
 
 def _arguments() -> argparse.Namespace:

@@ -32,6 +32,7 @@ from wshare.kmeans import sweep
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
 from wshare.scoring import predict, score
+from wshare.tables import write_table
 
 COLUMNS = [
     "method",
@@ -284,7 +285,7 @@ def main() -> None:
             _load(model, state | point.state)
             rows.append(_shown(row | _quality(model, held_out, reference)))
             print(*rows[-1].values(), flush=True)
-            _write(arguments.output, rows)
+            write_table(arguments.output, COLUMNS, rows)
 
 
 def _load(model: nn.Module, state: dict[str, np.ndarray]) -> None:
@@ -310,14 +311,6 @@ def _read(path: Path) -> list[dict]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _arguments() -> argparse.Namespace:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wshare.folding import folded_norms, norm_state
+from wshare.folding import folded_norms
 from wshare.moments import Moments
 from wshare.packing import batch_norms
 from wshare.rate_distortion import Options, Quantised, Target, quantise, target
@@ -67,7 +67,7 @@ class Network:
         """What of the state dict a shared layer changes, by tensor name: as a reader of the packed file gets it."""
         changed = {f"{name}.weight": layer.shared.weight()}
         if layer.norm is not None:
-            changed |= norm_state(self.norms[name], layer.norm.norm(layer.shared.exponents))
+            changed |= layer.norm.norm(layer.shared.exponents).tensors(self.norms[name])
         return changed | self.corrected(name, layer)
 
     def all_tensors(self, layers: dict[str, Quantised]) -> dict[str, np.ndarray]:

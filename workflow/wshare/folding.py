@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wshare.layers import BATCH_NORMS, replaced
-from wshare.packing import BatchNorm, batch_norms
+from wshare.packing import batch_norms
 from wshare.scoring import forward
 
 # Largest difference that folding may make to a logit, as a share of the largest logit: rounding makes less.
@@ -26,7 +26,7 @@ def folded_norms(model: nn.Module, layers: list[str], sample: torch.Tensor) -> d
     for layer, norm in found.items():
         weight = model.get_submodule(layer).weight.detach().numpy()
         tensors[f"{layer}.weight"] = weight * norms[norm].scale.reshape(-1, *[1] * (weight.ndim - 1))
-        tensors |= norm_state(norm, replace(norms[norm], scale=np.ones_like(norms[norm].scale)))
+        tensors |= replace(norms[norm], scale=np.ones_like(norms[norm].scale)).tensors(norm)
     before = forward(model, sample)
     with replaced(model, tensors):
         after = forward(model, sample)
@@ -35,11 +35,6 @@ def folded_norms(model: nn.Module, layers: list[str], sample: torch.Tensor) -> d
         print(f"no batch norm is folded: outputs would differ by {difference:.2g} of the largest logit")
         return {}
     return found
-
-
-def norm_state(name: str, norm: BatchNorm) -> dict[str, np.ndarray]:
-    """State of a batch norm by tensor name."""
-    return {f"{name}.{leaf}": array for leaf, array in norm.state().items()}
 
 
 def _pairs(model: nn.Module, layers: list[str], sample: torch.Tensor) -> dict[str, str]:

@@ -43,8 +43,7 @@ def write_files(
     aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
     decoded = {name: tensor.weight() for name, tensor in shared.items()}
     for name, norm in folded.items():
-        exponents = shared[norm.tensor].exponents
-        decoded |= {f"{name}.{leaf}": array for leaf, array in norm.norm(exponents).state().items()}
+        decoded |= norm.norm(shared[norm.tensor].exponents).tensors(name)
     half = _halve(batch_norm, model, state | decoded, norms, images, threads)
     if half:
         norms = {name: norm.halved() for name, norm in norms.items()}
@@ -90,7 +89,7 @@ def _halve(
         return wanted == "float16"
 
     def classes(candidate: dict[str, BatchNorm]) -> np.ndarray:
-        kept = {f"{name}.{leaf}": array for name, norm in candidate.items() for leaf, array in norm.state().items()}
+        kept = {key: array for name, norm in candidate.items() for key, array in norm.tensors(name).items()}
         tensors = {name: torch.from_numpy(array) for name, array in (state | kept).items()}
         assign(model, tensors, "the compressed network")
         return predict(model, images, threads).argmax(1)

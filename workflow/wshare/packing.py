@@ -137,6 +137,10 @@ class BatchNorm:
         unit = np.full_like(scale, 1 - self.eps)
         return {"weight": scale, "bias": shift, "running_mean": np.zeros_like(scale), "running_var": unit} | counter
 
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """The same for the module `name`, by tensor name."""
+        return {f"{name}.{leaf}": array for leaf, array in self.state().items()}
+
 
 @dataclass(frozen=True)
 class FoldedNorm:
@@ -407,10 +411,10 @@ def _leaves(name: str, norm: BatchNorm) -> dict[str, np.ndarray]:
     if not norm.affine and not norm.scale.all():
         raise ValueError("a scale is 0")
     with np.errstate(over="ignore", invalid="ignore"):
-        state = norm.state()
+        state = norm.tensors(name)
     if not all(np.isfinite(array).all() for array in state.values()):
         raise ValueError("the batch norm is not finite")
-    return {f"{name}.{leaf}": array for leaf, array in state.items()}
+    return state
 
 
 def _new(state: dict[str, np.ndarray], entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -545,7 +549,7 @@ def _unpack_first(path: str | Path, index: dict, tensors: dict[str, np.ndarray])
         if scale.dtype not in (np.float16, np.float32) or scale.ndim != 1 or scale.shape != shift.shape:
             raise FormatError(f"{path}: {name!r}: a batch norm has one scale and one shift a channel")
         norm = BatchNorm(scale, shift, abs(eps), math.copysign(1, eps) > 0)
-        state |= {f"{name}.{leaf}": array for leaf, array in norm.state().items()}
+        state |= norm.tensors(name)
     for name, expected in index["kept"].items():
         (state[name],) = take(name, (name,), expected)
     return state

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wshare.errors import UserError
 from wshare.images import ImageFile
 
 RESAMPLES = 10_000
@@ -175,6 +176,17 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
         "relative_accuracy": share,
         "relative_accuracy_ci95": [low, high],
     }
+
+
+def check_images(count: int, top1: float, target: float, confidence: float | None) -> None:
+    """UserError unless `count` images can confirm the target for a network of accuracy `top1`."""
+    needed = images_needed(top1, target, confidence)
+    if count < needed:
+        raise UserError(
+            f"{count} search images cannot confirm a quality target of {target} with "
+            f"confidence {confidence}, even for an unchanged network: that takes {needed}; add images, "
+            "lower the target or the confidence, or set confidence to null to go by the point estimate alone"
+        )
 
 
 def verdict(low: float, high: float, target: float) -> str:

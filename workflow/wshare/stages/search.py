@@ -7,14 +7,13 @@ from tqdm import tqdm
 
 from wshare.clusters import Clusters, read_clusters
 from wshare.codebooks import shared_weight
-from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.journal import Journal
 from wshare.layers import substituted
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
 from wshare.progress import PROGRESS
-from wshare.scoring import images_needed, measure_of, predict, predicted_low, score
+from wshare.scoring import check_images, measure_of, predict, predicted_low, score
 from wshare.search import method
 from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
 from wshare.sensitivity import COLUMNS
@@ -50,13 +49,7 @@ def search(
     arrays = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
     original = score(reference, reference, sample.labels)
     finder = method(settings["method"])
-    needed = images_needed(original.top1, settings["quality_target"], settings["confidence"])
-    if len(sample) < needed:
-        raise UserError(
-            f"{len(sample)} search images cannot confirm a quality target of {settings['quality_target']} with "
-            f"confidence {settings['confidence']}, even for an unchanged network: that takes {needed}; add images, "
-            "lower the target or the confidence, or set confidence to null to go by the point estimate alone"
-        )
+    check_images(len(sample), original.top1, settings["quality_target"], settings["confidence"])
 
     def measure(combination: Combination) -> dict:
         shared = {

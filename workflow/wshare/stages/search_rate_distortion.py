@@ -18,7 +18,7 @@ from wshare.modelfile import read_model
 from wshare.networkfile import read_folds
 from wshare.progress import PROGRESS
 from wshare.rate_distortion import Options, Quantised
-from wshare.scoring import Z, images_needed, measure_of, predict, predicted_low, score
+from wshare.scoring import Z, check_images, measure_of, predict, predicted_low, score
 from wshare.search.rate_distortion import NATS, first_guess, run
 from wshare.storage import read_json, sha256_file, write_json
 from wshare.tables import write_table
@@ -54,7 +54,7 @@ def search_rate_distortion(
     model = read_model(spec, weights)
     folds = read_folds(model, extracted, moments, sample.batch(0)[:2], choices["fold_batch_norm"])
     scale = _Scale(model, folds, sample, read_logits(baseline, sample), Options.of(choices), threads)
-    _check_images(len(sample), scale.original.top1, settings)
+    check_images(len(sample), scale.original.top1, target, settings["confidence"])
     nats = choices["kl"] or NATS * (1 - target)
     if not nats:
         raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
@@ -178,13 +178,3 @@ def _front_rows(prices: dict[float, dict], chosen: float, dense: int) -> list[di
         | found["k"]
         for price, found in sorted(prices.items())
     ]
-
-
-def _check_images(count: int, top1: float, settings: dict) -> None:
-    needed = images_needed(top1, settings["quality_target"], settings["confidence"])
-    if count < needed:
-        raise UserError(
-            f"{count} search images cannot confirm a quality target of {settings['quality_target']} with "
-            f"confidence {settings['confidence']}, even for an unchanged network: that takes {needed}; add images, "
-            "lower the target or the confidence, or set confidence to null to go by the point estimate alone"
-        )
