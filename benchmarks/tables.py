@@ -21,6 +21,7 @@ PARTS = {
     "no_error_feedback": "no error feedback",
     "no_bias_correction": "no correction of means",
     "no_least_squares": "no least-squares codebook",
+    "no_assignment_descent": "no assignment descent (AdaRound's objective)",
     "no_folding": "batch norm not folded",
     "no_probe": "sensitivities not probed",
 }

@@ -35,11 +35,13 @@ from wshare.weightfile import read_layer
 CHOICES = {
     "format": "entropy",
     "kl": None,
+    "compression_rate": None,
     "evaluations": 4,
     "probe_images": 8,
     "error_feedback": True,
     "bias_correction": True,
     "least_squares": True,
+    "assignment_descent": True,
     "fold_batch_norm": True,
 }
 
@@ -471,6 +473,17 @@ def test_the_recipe_meets_the_divergence_that_is_allowed(study):
     recipe = study.search(quality_target=1e-3, kl=0.02, evaluations=10)
     assert 0.01 < recipe["on_search_images"]["kl_high"] <= 0.02
     assert recipe["on_search_images"]["meets_target"]
+
+
+@pytest.mark.parametrize("rate", [6, 9])
+def test_a_size_is_met_from_below_with_one_evaluation(study, rate):
+    """Whatever the quality: no images can confirm a target of 1, and none have to."""
+    study.measure_inputs()
+    recipe = study.search(quality_target=1, compression_rate=rate)
+    front = read_table(study.folder / "front.csv", [*stage.FRONT, *recipe["layers"]])
+    assert recipe["evaluations"] == len(front) == 1
+    assert rate <= float(front[0]["compression_rate_analytic"]) < 1.05 * rate
+    assert not recipe["on_search_images"]["meets_target"]
 
 
 @pytest.mark.parametrize("stop_after", [2, 6])

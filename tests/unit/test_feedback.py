@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -149,3 +151,59 @@ def test_the_normal_equations_are_those_of_an_explicit_least_squares(k):
     for step in 1e-3 * np.eye(k):
         assert importance @ output_error(weights, (levels + step)[indices], matrix) > least
         assert importance @ output_error(weights, (levels - step)[indices], matrix) > least
+
+
+def cost_of(weights, matrix, levels, lengths, price, indices):
+    """Cost of each row, [rows]."""
+    change = levels[indices] - weights
+    return np.einsum("ir,ij,jr->r", change, matrix, change) + price * lengths[indices].sum(0)
+
+
+@pytest.mark.parametrize("price", [0.0, 0.3])
+def test_descent_ends_where_no_single_move_lowers_the_cost(price):
+    rng = np.random.default_rng(3)
+    columns, rows, k = 8, 20, 5
+    matrix = covariance(rng, columns)
+    weights = rng.normal(size=(columns, rows))
+    levels, lengths = np.sort(rng.normal(size=k)), rng.uniform(1, 4, k)
+    indices = rng.integers(k, size=(columns, rows)).astype(np.uint16)
+    prices = np.full(rows, price)
+    before = cost_of(weights, matrix, levels, lengths, prices, indices)
+    while True:
+        last = indices.copy()
+        loss = feedback.descend(weights, matrix, levels, lengths, prices, indices)
+        if (indices == last).all():
+            break
+    after = cost_of(weights, matrix, levels, lengths, prices, indices)
+    np.testing.assert_allclose(loss + price * lengths[indices].sum(0), after)
+    assert (after < before).all()
+    for column, step in itertools.product(range(columns), (-2, -1, 1, 2)):
+        moved = indices.astype(int)
+        moved[column] = np.clip(moved[column] + step, 0, k - 1)
+        assert (cost_of(weights, matrix, levels, lengths, prices, moved) >= after - 1e-9).all()
+
+
+def test_descent_makes_less_output_error_than_feedback_alone():
+    """Rows as long as a small layer's, inputs that resemble each other."""
+    rng = np.random.default_rng(5)
+    columns, rows = 40, 30
+    matrix = covariance(rng, columns)
+    weights = rng.normal(size=(columns, rows))
+    levels, lengths = np.linspace(-2, 2, 5).astype(np.float32), np.zeros(5)
+    upper = feedback.factor(matrix)
+    prices = np.zeros(rows)
+    indices, _ = feedback.assign(weights, upper, levels, lengths, prices, np.diag(upper).copy())
+    fed = output_error(weights, levels[indices], matrix)
+    descended = feedback.descend(weights, matrix, levels.astype(np.float64), lengths, prices, indices)
+    np.testing.assert_allclose(descended, output_error(weights, levels[indices], matrix))
+    assert (descended <= fed * (1 + 1e-9)).all()
+    assert descended.sum() < 0.97 * fed.sum()
+
+
+def test_descent_leaves_exact_weights_alone():
+    levels = np.array([-1.0, 0.5])
+    indices = np.array([[0, 1], [1, 1]], dtype=np.uint16)
+    matrix = np.array([[1.0, 0.9], [0.9, 1.0]])
+    kept = indices.copy()
+    assert not feedback.descend(levels[indices], matrix, levels, np.zeros(2), np.zeros(2), indices).any()
+    assert (indices == kept).all()

@@ -13,7 +13,7 @@ from wshare.moments import Moments
 from wshare.packing import BatchNorm, FoldedNorm, write_packed
 from wshare.rate_distortion import Options, Quantised, Target, quantise, target
 
-PLAIN = Options(error_feedback=False, bias_correction=False, least_squares=False)
+PLAIN = Options(error_feedback=False, bias_correction=False, least_squares=False, assignment_descent=False)
 FIXED = Options(form="fixed")
 
 
@@ -299,7 +299,9 @@ def test_least_squares_makes_less_output_error(monkeypatch, name, products):
     """From a few of the outputs, or groups, too."""
     monkeypatch.setattr(rate_distortion, "NORMAL_PRODUCTS", products)
     made = Layer(**LAYERS[name]).target()
-    on, off = (quantise(made, 1e-5, 1.0, Options(least_squares=switch)) for switch in (True, False))
+    on, off = (
+        quantise(made, 1e-5, 1.0, Options(least_squares=switch, assignment_descent=False)) for switch in (True, False)
+    )
     np.testing.assert_array_equal(on.shared.indices, off.shared.indices)
     ratio = output_error(made, on) / output_error(made, off)
     assert ratio < (0.97 if products > 1e6 else 1.3)
@@ -340,9 +342,10 @@ def test_options_are_those_of_the_configuration():
         "error_feedback": False,
         "bias_correction": True,
         "least_squares": False,
+        "assignment_descent": False,
         "fold_batch_norm": True,
     }
-    assert Options.of(given_options) == Options("fixed", False, True, False)
+    assert Options.of(given_options) == Options("fixed", False, True, False, False)
 
 
 @given(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wshare.search.rate_distortion import CLOSE, NATS, first_guess, run
+from wshare.errors import UserError
+from wshare.search.rate_distortion import CLOSE, NATS, NEAREST, first_guess, run, within
 
 BUDGET = 0.04
 # More prices than ever are needed.
@@ -147,3 +148,32 @@ def test_the_first_guess_is_right_where_loss_falls_by_six_decibels_a_bit(nats, w
 def test_an_accuracy_of_99_percent_allows_four_hundredths_of_a_nat():
     allowed = NATS * (1 - 0.99)
     assert allowed == pytest.approx(0.04)
+
+
+@given(st.floats(1, 30), st.floats(-1.5, 1.5), st.floats(0.2, 0.8))
+def test_the_lowest_price_of_a_size_is_found_in_few_steps(weight_bits, distance, share):
+    """However far off the first guess is; bits fall by a half for each doubling of the price, then level off."""
+    tried = []
+
+    def bits(price: float) -> float:
+        tried.append(price)
+        return weight_bits / (1 + math.sqrt(price / 10**distance))
+
+    most = share * weight_bits
+    price = within(bits, most, 1.0)
+    exact = 10**distance * (1 / share - 1) ** 2
+    assert bits(price) <= most
+    assert 0.999 * exact <= price <= (1 + 2 * NEAREST) * exact
+    assert len(tried) < 30
+
+
+def test_a_size_that_no_price_reaches_is_refused():
+    with pytest.raises(UserError, match=r"no price of a bit makes the layers as small as 1,000 bytes; lower"):
+        within(lambda price: 8001.0, 8000, 1.0)
+
+
+def test_steps_in_the_size_never_end_above_it():
+    """A codebook that loses a level makes a step."""
+    price = within(lambda price: 10 - math.floor(math.log(price) * 3), 7.5, 0.1)
+    assert 10 - math.floor(math.log(price) * 3) <= 7.5
+    assert math.isclose(price, math.e, rel_tol=2 * NEAREST)

@@ -256,6 +256,10 @@ def test_required_keys(key):
             [("datasets.folder.labels", False), ("datasets.folder.class_map", "sorted")],
             "datasets.folder.class_map: not read with labels: false",
         ),
+        (
+            [("searches.r.options", {"compression_rate": 8, "kl": 0.1})],
+            "searches.r.options.kl: not read with compression_rate; remove one of the two keys",
+        ),
         ([("datasets.p", PHOTOS | {"enlarge": False})], "datasets.p.enlarge: source 'photos' does not read it"),
         (
             [("datasets.p", PHOTOS | {"split": {"search": 0.5, "held_out": 9}})],
@@ -435,6 +439,8 @@ CHANGES = [
     ("searches.r.options.error_feedback", False, {"search_rate_distortion"}),
     ("searches.r.options.bias_correction", False, {"search_rate_distortion"}),
     ("searches.r.options.least_squares", False, {"search_rate_distortion"}),
+    ("searches.r.options.assignment_descent", False, {"search_rate_distortion"}),
+    ("searches.r.options.compression_rate", 8, {"search_rate_distortion"}),
     ("searches.r.options.fold_batch_norm", False, {"search_rate_distortion"}),
     ("inputs.images", 3, {"measure_inputs"}),
     ("packing.format", "entropy", {"pack_model"}),

@@ -5,6 +5,9 @@ from numba import njit
 
 # Levels on either side of the nearest one that a shorter code may make the better choice.
 REACH = 3
+# Levels that one move of the descent may pass, and times it goes through a row's weights at most.
+STEPS = 2
+SWEEPS = 4
 
 
 def factor(covariance: np.ndarray) -> np.ndarray:
@@ -52,6 +55,53 @@ def assign(weights, upper, levels, lengths, price, spread):
                 for row in range(rows):
                     left[j, row] -= error[row] * share
     return indices, loss
+
+
+@njit(cache=True, nogil=True)
+def descend(weights, covariance, levels, lengths, price, indices):
+    """Each row's loss, [rows], once `indices` are moved, in place, up or down one at a time while that lowers its cost.
+
+    The cost of a row is (c[q] - w)^T C (c[q] - w) + price * lengths, arguments as for `assign`. Whether a weight goes
+    up or down is chosen by the output error it makes together with all others, the objective of AdaRound (Nagel et al.
+    2020, eq. 9 and 21), by coordinate descent: there is no relaxation, and neither labels nor gradients.
+    """
+    columns, rows = weights.shape
+    k = len(levels)
+    loss = np.zeros(rows)
+    change = np.empty(columns)
+    slope = np.empty(columns)
+    for row in range(rows):
+        for i in range(columns):
+            change[i] = levels[indices[i, row]] - weights[i, row]
+        slope[:] = 0
+        # A library's product might sum in another order on another number of threads.
+        for i in range(columns):
+            for j in range(columns):
+                slope[j] += change[i] * covariance[i, j]
+        for _ in range(SWEEPS):
+            still = True
+            for i in range(columns):
+                old = int(indices[i, row])
+                choice = old
+                least = -1e-12 * covariance[i, i] * change[i] ** 2
+                for q in range(max(0, old - STEPS), min(k, old + STEPS + 1)):
+                    step = levels[q] - levels[old]
+                    gain = step * (2 * slope[i] + step * covariance[i, i]) + price[row] * (lengths[q] - lengths[old])
+                    if gain < least:
+                        least = gain
+                        choice = q
+                if choice != old:
+                    step = levels[choice] - levels[old]
+                    for j in range(columns):
+                        slope[j] += step * covariance[i, j]
+                    change[i] += step
+                    indices[i, row] = choice
+                    still = False
+            if still:
+                break
+        for i in range(columns):
+            loss[row] += change[i] * slope[i]
+    return loss
 
 
 @njit(cache=True, nogil=True)

@@ -38,6 +38,9 @@ MOST_INDEX_BITS = 8
 SHIFT_CELLS = 2
 
 
+_SWITCHES = ("error_feedback", "bias_correction", "least_squares", "assignment_descent")
+
+
 @dataclass(frozen=True)
 class Options:
     """What may be turned off. `form` is "entropy" or "fixed": how indices are to be coded."""
@@ -46,11 +49,12 @@ class Options:
     error_feedback: bool = True
     bias_correction: bool = True
     least_squares: bool = True
+    assignment_descent: bool = True
 
     @classmethod
     def of(cls, options: dict) -> "Options":
         """From the options of a search in the configuration."""
-        switches = {key: options[key] for key in ("error_feedback", "bias_correction", "least_squares")}
+        switches = {key: options[key] for key in _SWITCHES}
         return cls(form=options["format"], **switches)
 
 
@@ -196,16 +200,27 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
             for w, u, p, s in zip(layer.weights, uppers, weighting, spread, strict=True)
         ]
         indices = np.stack([part[0] for part in parts])
-        counts = np.bincount(indices.ravel(), minlength=len(levels))
-        if options.form == "entropy":
-            used = counts > 0
-            levels, counts = levels[used], counts[used]
-            indices = (np.cumsum(used) - 1).astype(np.uint16)[indices]
-            lengths = np.log2(indices.size / counts)
-    loss = float(sum((part[1] * h).sum() for part, h in zip(parts, importance, strict=True)))
-    if options.least_squares and layer.covariance.ndim == 3:
-        levels = _least_squares(layer, indices, levels, importance)
+        levels, indices, counts = _used(levels, indices)
+        lengths = np.log2(indices.size / counts)
+    losses = [part[1] for part in parts]
+    if layer.covariance.ndim == 3:
+        if options.least_squares:
+            levels = _least_squares(layer, indices, levels, importance)
+        if options.assignment_descent:
+            losses = [
+                feedback.descend(w, c, levels.astype(np.float64), lengths, p, i)
+                for w, c, p, i in zip(layer.weights, layer.covariance, weighting, indices, strict=True)
+            ]
+            levels, indices, counts = _used(levels, indices)
+    loss = float(sum((part * h).sum() for part, h in zip(losses, importance, strict=True)))
     return _finish(layer, slope, importance, indices, levels, counts, loss, options)
+
+
+def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Levels that some weight takes, the indices into these, and how many weights take each."""
+    counts = np.bincount(indices.ravel(), minlength=len(levels))
+    used = counts > 0
+    return levels[used], (np.cumsum(used) - 1).astype(np.uint16)[indices], counts[used]
 
 
 def _levels(
@@ -276,7 +291,7 @@ def _finish(
         correction = -np.einsum("gcr,gc->gr", change, layer.mean).ravel()
     flat = np.ascontiguousarray(indices.transpose(0, 2, 1).reshape(layer.shape))
     if options.form == "entropy":
-        bits = float(counts @ np.log2(indices.size / np.maximum(counts, 1))) + LEVEL_BITS * len(levels)
+        bits = float(counts @ np.log2(indices.size / counts)) + LEVEL_BITS * len(levels)
     else:
         bits = index_bits(len(levels)) * indices.size + LEVEL_BITS / 2 * len(levels)
     scale = 1.0 if layer.exponents is None else row_scale(layer.exponents)

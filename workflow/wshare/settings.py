@@ -176,6 +176,9 @@ def _cross_check(given: dict, config: dict) -> Iterator[str]:
         yield from _check_dataset(config, name, dataset)
     for name, model in config["models"].items():
         yield from _check_model(given, config, name, model)
+    for name, search in config["searches"].items():
+        if search["options"].get("compression_rate") and search["options"]["kl"]:
+            yield f"searches.{name}.options.kl: not read with compression_rate; remove one of the two keys"
 
 
 def _check_bins(where: str, clustering: dict) -> Iterator[str]:

@@ -8,6 +8,10 @@ image than accuracy, which only confirms the choice.
 import math
 from collections.abc import Callable
 
+from scipy.optimize import brentq
+
+from wshare.errors import UserError
+
 # Share of the budget that the chosen price must spend, unless evaluations run out.
 CLOSE = 0.93
 # Prices nearer to each other than this, as a logarithm, are taken for one.
@@ -16,6 +20,8 @@ NEAREST = 0.005
 TIGHTER = 0.8
 # A first bracket: prices this far from the guess break any network, or none.
 WIDEST = 1e4
+# First step towards a size, as a logarithm of the price: about half a bit a weight.
+BRACKET = math.log(2)
 # Divergence allowed for each share of accuracy that may be lost. Measured on EfficientNet-Lite0 against its peers'
 # files: at 4 nats for all of it the accuracy lost is about what may be lost.
 NATS = 4.0
@@ -49,6 +55,34 @@ def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: floa
             break
     fitting = [price for price, (loss, confirmed) in tried.items() if confirmed and loss <= allowed]
     return max(fitting) if fitting else min(tried, key=lambda price: tried[price][0])
+
+
+def within(bits: Callable[[float], float], most: float, start: float) -> float:
+    """Lowest price found at which `bits` is at most `most`, to a factor of 1 + NEAREST; `start` is a guess.
+
+    UserError if no price is high enough.
+    """
+    small: list[float] = []
+
+    def excess(logarithm: float) -> float:
+        over = bits(math.exp(logarithm)) - most
+        if over <= 0:
+            small.append(math.exp(logarithm))
+        return over
+
+    high = math.log(start)
+    while excess(high) > 0:
+        high += BRACKET
+        if high > math.log(start * WIDEST):
+            raise UserError(
+                f"no price of a bit makes the layers as small as {most / 8:,.0f} bytes; lower options.compression_rate"
+            )
+    low = high - BRACKET
+    while low > math.log(start / WIDEST) and excess(low) <= 0:
+        high, low = low, low - BRACKET
+    if low > math.log(start / WIDEST):
+        brentq(excess, low, high, xtol=NEAREST)
+    return min(small)
 
 
 def _next(tried: dict[float, tuple[float, bool]], nats: float, start: float) -> float:

@@ -19,7 +19,7 @@ from wshare.networkfile import read_folds
 from wshare.progress import PROGRESS
 from wshare.rate_distortion import Options, Quantised
 from wshare.scoring import Z, check_images, measure_of, predict, predicted_low, score
-from wshare.search.rate_distortion import NATS, first_guess, run
+from wshare.search.rate_distortion import NATS, first_guess, run, within
 from wshare.storage import read_json, sha256_file, write_json
 from wshare.tables import write_table
 
@@ -54,15 +54,16 @@ def search_rate_distortion(
     model = read_model(spec, weights)
     folds = read_folds(model, extracted, moments, sample.batch(0)[:2], choices["fold_batch_norm"])
     scale = _Scale(model, folds, sample, read_logits(baseline, sample), Options.of(choices), threads)
-    check_images(len(sample), scale.original.top1, target, settings["confidence"])
+    rate = choices["compression_rate"]
     nats = choices["kl"] or NATS * (1 - target)
-    if not nats:
-        raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
-    start = first_guess(nats, scale.weights)
+    if not rate:
+        check_images(len(sample), scale.original.top1, target, settings["confidence"])
+        if not nats:
+            raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
     inputs = [spec, weights, images, baseline, extracted, moments, *code]
     header = {"settings": settings, "inputs": [sha256_file(path) for path in inputs]}
     probes = len(folds[0].targets) if choices["probe_images"] else 0
-    total = choices["evaluations"] + probes
+    total = (1 if rate else choices["evaluations"]) + probes
     with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
 
         def remembered(key: tuple, measure: Callable[[], dict]) -> dict:
@@ -71,18 +72,27 @@ def search_rate_distortion(
                 progress.update()
             return log[key]
 
+        def priced(factors: dict[str, float], start: float) -> float:
+            """Price at which the layers have the size asked for."""
+            return within(lambda slope: scale.bits(slope, factors), 32 * scale.weights / rate, start)
+
+        plain = dict.fromkeys(folds[0].targets, 1.0)
+        start = first_guess(nats or NATS, scale.weights)
+        if rate:
+            start = priced(plain, start)
         rows = []
         for name, part in scale.parts(start).items() if probes else ():
             found = remembered(("probe", name), lambda: {"kl": scale.probe(name, part, choices["probe_images"])})  # noqa: B023
             factor = float(np.clip(found["kl"] / max(part.loss, 1e-12), *FACTORS))
             rows.append((name, part.shared.indices.size, part.loss, found["kl"], factor))
-        factors = dict.fromkeys(folds[0].targets, 1.0) | {row[0]: row[4] for row in rows}
+        factors = plain | {row[0]: row[4] for row in rows}
 
         def judged(slope: float) -> tuple[float, bool]:
             found = remembered(("slope", slope), lambda: scale.measure(slope, factors, settings["confidence"]))
             return found["kl_high"], min(found["low"], found["expected"]) >= target
 
-        slope = run(judged, start, nats, choices["evaluations"])
+        slope = priced(factors, start) if rate else run(judged, start, nats, choices["evaluations"])
+        meets = judged(slope)[1]
         prices = {key[1]: found for key, found in log.entries().items() if key[0] == "slope"}
     write_table(front, FRONT + list(factors), _front_rows(prices, slope, 32 * scale.weights))
     write_table(losses, LOSSES, [dict(zip(LOSSES, row, strict=True)) for row in rows])
@@ -101,7 +111,7 @@ def search_rate_distortion(
                 name: {"shape": list(layer.shape), "factor": factors[name], "k": chosen["k"][name]}
                 for name, layer in folds[0].targets.items()
             },
-            "on_search_images": quality | {"measure": measure_of(sample.labels), "meets_target": judged(slope)[1]},
+            "on_search_images": quality | {"measure": measure_of(sample.labels), "meets_target": meets},
             "evaluations": len(prices),
             # Of layers with one loss there is no order.
             "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if probes > 2 else None,
@@ -140,6 +150,11 @@ class _Scale:
     def parts(self, slope: float) -> dict[str, Quantised]:
         """All layers at a price, before any correction of predicted losses; the first images are new to them."""
         return self._folds[1].quantised(slope, dict.fromkeys(self._folds[1].targets, 1.0), self._options, self._threads)
+
+    def bits(self, slope: float, factors: dict[str, float]) -> float:
+        """Analytic bits at a price, as `measure` gives them."""
+        parts = self._folds[0].quantised(slope, factors, self._options, self._threads)
+        return sum(part.bits for part in parts.values())
 
     def probe(self, name: str, part: Quantised, images: int) -> float:
         """Divergence in nats with one layer alone shared, on the first images."""
