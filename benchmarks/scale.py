@@ -68,6 +68,11 @@ def listed(output: str, kind: str) -> list[str]:
     return [file for line in lines for file in line.split(", ")]
 
 
+def jobs_of(output: str) -> Counter:
+    """Planned jobs of each rule, without the target."""
+    return Counter(re.findall(r"^(?:rule|checkpoint) (?!compress)(\w+):$", output, flags=re.MULTILINE))
+
+
 def finish(folder: Path, output: str) -> None:
     """Let all planned jobs look as if they had run."""
     for file in listed(output, "output"):
@@ -117,31 +122,31 @@ def main() -> None:
         folder = Path(name)
         write_study(folder, *vars(arguments).values())
         output, fresh, memory = snakemake(folder, "--dry-run")
+        part = jobs_of(snakemake(folder, "--dry-run", "--batch", f"summarise=1/{arguments.models}")[0])
         job = one_job(folder)
         finish(folder, output)
         finished, done, _ = snakemake(folder, "--dry-run")
-        metadata = sum(path.is_file() for path in (folder / ".snakemake" / "metadata").rglob("*"))
     if "Nothing to be done" not in finished:
         sys.exit(finished)
-    jobs = Counter(re.findall(r"^(?:rule|checkpoint) (\w+):$", output, flags=re.MULTILINE))
+    jobs = jobs_of(output)
     empty, ours = parsing()
     inputs, outputs = listed(output, "input"), listed(output, "output")
     rows = [
         *((f"jobs: `{rule}`", count) for rule, count in sorted(jobs.items())),
         ("jobs in all, without `fetch_model` and `inspect_model`", sum(jobs.values())),
+        (f"of them with `--batch summarise=1/{arguments.models}`", sum(part.values())),
         ("output files", len(outputs)),
         ("log and benchmark files", len(listed(output, "log")) + len(listed(output, "benchmark"))),
-        ("records in .snakemake/metadata", metadata),
         ("input files of all jobs, results", sum(not file.endswith(".py") for file in inputs)),
         ("input files of all jobs, source files", sum(file.endswith(".py") for file in inputs)),
         ("plan of a fresh study, CPU s", f"{fresh:.1f}"),
-        ("plan of a finished study, CPU s", f"{done:.1f}"),
+        ("plan when all files stand, CPU s", f"{done:.1f}"),
         ("largest memory of a plan, MB", f"{memory:.0f}"),
         ("Snakemake in one cluster job, CPU s", f"{job:.2f}"),
         ("Snakemake on an empty Snakefile, CPU s", f"{empty:.2f}"),
         ("parsing our Snakefile, CPU s", f"{ours - empty:.2f}"),
     ]
-    sizes = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in vars(arguments).items())
+    sizes = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in vars(arguments).items())
     print(f"| {sizes} | |\n|---|---|")
     for label, value in rows:
         print(f"| {label} | {value} |")

@@ -31,17 +31,22 @@ HIDDEN = ("cluster_layer", "profile_layers")
 NOTHING: set[str] = set()
 
 
+def listings(output: str) -> list[str]:
+    """What Snakemake prints about each job that it plans or starts."""
+    return re.split(r"^(?=(?:local)?(?:rule|checkpoint) \w+:$)", output, flags=re.MULTILINE)[1:]
+
+
+def job_of(listing: str) -> str:
+    """Name of a listed job."""
+    rule = listing.split(":")[0].split()[1]
+    listed = re.search(r"^    wildcards: (.+)$", listing, flags=re.MULTILINE)
+    wildcards = dict(pair.split("=") for pair in listed[1].split(", ")) if listed else {}
+    return " ".join(filter(None, [wildcards.pop("model", ""), rule, *wildcards.values()]))
+
+
 def jobs_of(output: str) -> set[str]:
-    """Jobs that Snakemake lists, planned or run; without the target, which makes no file."""
-    found = set()
-    for block in re.split(r"^(?=(?:local)?(?:rule|checkpoint) \w+:$)", output, flags=re.MULTILINE)[1:]:
-        rule = block.split(":")[0].split()[1]
-        listed = re.search(r"^    wildcards: (.+)$", block, flags=re.MULTILINE)
-        wildcards = dict(pair.split("=") for pair in listed[1].split(", ")) if listed else {}
-        model = wildcards.pop("model", "")
-        if rule != "compress":
-            found.add(" ".join(filter(None, [model, rule, *wildcards.values()])))
-    return found
+    """All listed jobs but the target, which makes no file."""
+    return {job_of(listing) for listing in listings(output)} - {"compress"}
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:
@@ -440,21 +445,13 @@ def test_an_interrupted_run_goes_on_where_it_was(finished: Path):
         text=True,
         start_new_session=True,
     )
-    output, done = "", 0
+    output = ""
     for line in run.stdout:
         output += line
-        done += line.startswith("Finished jobid")
         # The third job is under way when everything is killed at once.
-        if done == 2 and line.startswith("rule "):
+        if len(listings(output)) == 3:
             break
     os.killpg(run.pid, signal.SIGKILL)
-    output += run.stdout.read()
-    run.wait()
-    number = r"^    jobid: (\d+)$"
-    finished_jobs = set(re.findall(r"^Finished jobid: (\d+)", output, flags=re.MULTILINE))
-    blocks = re.split(r"^(?=rule \w+:$)", output, flags=re.MULTILINE)[1:]
-    done_jobs = {
-        job for block in blocks if re.search(number, block, re.MULTILINE)[1] in finished_jobs for job in jobs_of(block)
-    }
-    assert len(done_jobs) == 2
-    assert planned(finished) == before - done_jobs
+    run.communicate()
+    first, second, _ = listings(output)
+    assert planned(finished) == before - {job_of(first), job_of(second)}
