@@ -122,7 +122,6 @@ def main() -> None:
         folder = Path(name)
         write_study(folder, *vars(arguments).values())
         output, fresh, memory = snakemake(folder, "--dry-run")
-        part = jobs_of(snakemake(folder, "--dry-run", "--batch", f"summarise=1/{arguments.models}")[0])
         job = one_job(folder)
         finish(folder, output)
         finished, done, _ = snakemake(folder, "--dry-run")
@@ -134,7 +133,6 @@ def main() -> None:
     rows = [
         *((f"jobs: `{rule}`", count) for rule, count in sorted(jobs.items())),
         ("jobs in all, without `fetch_model` and `inspect_model`", sum(jobs.values())),
-        (f"of them with `--batch summarise=1/{arguments.models}`", sum(part.values())),
         ("output files", len(outputs)),
         ("log and benchmark files", len(listed(output, "log")) + len(listed(output, "benchmark"))),
         ("input files of all jobs, results", sum(not file.endswith(".py") for file in inputs)),
