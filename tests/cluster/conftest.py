@@ -50,7 +50,9 @@ def results(folder: Path) -> dict[str, str]:
             continue
         content = path.read_bytes()
         if path.name == "metrics.json":
-            content = json.dumps({key: value for key, value in json.loads(content).items() if key != "seconds"}).encode()
+            metrics = json.loads(content)
+            del metrics["seconds"]
+            content = json.dumps(metrics).encode()
         found[str(name)] = hashlib.sha256(content).hexdigest()
     return found
 

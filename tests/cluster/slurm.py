@@ -37,6 +37,7 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_interval=1,sched_min_interval=0
 SlurmdParameters=config_overrides
 KillWait=2
+MinJobAge=3600
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=64000
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=64000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
