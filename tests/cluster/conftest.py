@@ -51,7 +51,7 @@ def results(folder: Path) -> dict[str, str]:
         content = path.read_bytes()
         if path.name == "metrics.json":
             metrics = json.loads(content)
-            del metrics["seconds"]
+            metrics.pop("seconds", None)
             content = json.dumps(metrics).encode()
         found[str(name)] = hashlib.sha256(content).hexdigest()
     return found
