@@ -96,8 +96,9 @@ def test_threads_memory_and_time_of_the_profile_reach_slurm(stormy: SimpleNamesp
     assert "TimeLimit=08:00:00" in asked
 
 
-def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, cluster: dict[str, str], tmp_path: Path):
-    folder = shutil.copytree(stormy.folder, tmp_path / "study")
+def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, cluster: dict[str, str]):
+    # Beside the original: source files are inputs by their relative path, and other paths would rerun every stage.
+    folder = shutil.copytree(stormy.folder, stormy.folder.with_name("failing"))
     (folder / "results/tiny/weights.h5").write_bytes(b"not HDF5")
     targets = ("results/tiny/sensitivity.csv", "results/tiny/search/rate_distortion/recipe.json")
     failed = subprocess.run(
