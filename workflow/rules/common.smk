@@ -16,7 +16,7 @@ from wshare.errors import UserError
 from wshare.names import check_patterns, layer_name
 from wshare.settings import code_files, complete, model_names, search_names, stage_settings, studies
 
-prepare_for_jobs(WORKFLOW)
+prepare_for_jobs(WORKFLOW, sys.argv if workflow.is_main_process else [])
 
 try:
     config = complete(config)
@@ -70,7 +70,13 @@ def layers_of(model):
 @lru_cache
 def read_layers(path, mtime_ns):
     """Entries of a layers.json, read once per version of the file."""
-    return json.loads(Path(path).read_text())["layers"]
+    # Not at the top: only a DAG behind the checkpoint needs numpy and HDF5.
+    from wshare.storage import read_json
+
+    try:
+        return read_json(path)["layers"]
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 def cluster_files(wildcards):
