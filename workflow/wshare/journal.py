@@ -21,7 +21,7 @@ class Journal:
     def __init__(self, path: Path, header: dict):
         self._entries: dict[Combination, dict] = {}
         first = json.dumps(header, sort_keys=True)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         # What follows the last line break is empty, or a line that was never finished.
         whole = lines[:-1] if lines[:-1] and lines[0] == first else [first]
         for number, line in enumerate(whole[1:], start=2):

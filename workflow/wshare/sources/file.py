@@ -73,6 +73,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise FormatError(f"{path}: damaged safetensors file ({_line(error)}); get it again") from None
 
 
+class _Bomb(Exception):
+    """An archive that holds more than its size."""
+
+
 def _read_pickle(path: Path) -> object:
     try:
         bad = _damaged_member(path)
@@ -86,6 +90,8 @@ def _read_pickle(path: Path) -> object:
             ) from None
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
         raise FormatError(f"{path}: neither safetensors nor a torch state dict, or damaged ({reason})") from None
+    except _Bomb as error:
+        raise FormatError(f"{path}: refused, it {error}; get it again") from None
     except Exception as error:
         if "TorchScript" in str(error):
             raise UserError(f"{path}: refused, it is a TorchScript program, not a state dict; {CONVERT}") from None
@@ -101,6 +107,9 @@ def _damaged_member(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
+        unpacked, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        if unpacked > size:
+            raise _Bomb(f"unpacks to {unpacked} bytes from {size}, which torch never writes")
         return archive.testzip()
 
 
