@@ -2,9 +2,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster lint lock clean
+.PHONY: help setup demo test test-cluster fuzz lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +37,15 @@ test-cluster: setup ## Run the small study through Slurm and a submit command on
 	$(VENV)/cluster/bin/python -m pip install --quiet --requirement tests/cluster/requirements.txt \
 		--constraint requirements.txt
 	$(VENV)/cluster/bin/python -m pytest tests/cluster
+
+# atheris is no requirement of anything else: it lives in an environment of its own beside .venv.
+fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
+	$(PYTHON) -m venv .cache/fuzz/venv
+	.cache/fuzz/venv/bin/python -m pip install --quiet atheris==$(ATHERIS)
+	for target in model sealed packed; do \
+		PYTHONPATH=workflow:.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+		.cache/fuzz/venv/bin/python -m tests.fuzz $$target .cache/fuzz/$$target \
+			-max_total_time=200 -artifact_prefix=.cache/fuzz/$$target- || exit 1; done
 
 lock: ## Resolve requirements.in into requirements.txt again.
 	$(PYTHON) -m venv $(VENV)/lock

@@ -14,7 +14,8 @@ from wshare import __version__
 from wshare.cli import COMMANDS, STAGES, main
 from wshare.clusters import read_clusters
 from wshare.settings import PACKAGE
-from wshare.storage import write_json, write_text
+from wshare.storage import write_json
+from wshare.tables import write_sealed
 from wshare.weightfile import write_weights
 
 CLUSTERING = {"method": "exact", "k_max": 8, "bins": 64, "weighting": "none", "candidates": [2, 6, 100], "seed": 0}
@@ -102,7 +103,7 @@ def damaged(folder: Path) -> Path:
         (lambda folder: cluster(folder, weight_file(folder), layer="conv"), "no layer 'conv'"),
         (
             lambda folder: ["gather_sensitivity", "--tables", f"{folder}/a", "--sensitivity", f"{folder}/b"],
-            "No such file or directory",
+            "a: no such file",
         ),
         (
             lambda folder: [
@@ -132,14 +133,18 @@ def test_bad_input_ends_in_one_line_and_code_1(arguments, message, tmp_path, cap
 
 def test_tables_of_other_columns_are_not_gathered(tmp_path, capsys):
     tables = [tmp_path / name for name in "ab"]
-    for table, header in zip(tables, ("layer,k", "layer,q"), strict=True):
-        write_text(table, f"{header}\nconv,2\n")
+    write_sealed(tables[0], ["layer", "k"], [{"layer": "conv", "k": 2}], {"model": "0"})
+    write_sealed(tables[1], ["layer", "q"], [{"layer": "conv", "q": 2}], {"model": "0"})
     output = tmp_path / "c"
     assert main(["gather_sensitivity", "--tables", *map(str, tables), "--sensitivity", str(output)]) == 1
     assert f"{tables[1]}: other columns" in capsys.readouterr().err
-    write_text(tables[1], "layer,k\nfc,3\nfc,4\n")
+    rows = [{"layer": "fc", "k": 3}, {"layer": "fc", "k": 4}]
+    write_sealed(tables[1], ["layer", "k"], rows, {"model": "1"})
+    assert main(["gather_sensitivity", "--tables", *map(str, tables), "--sensitivity", str(output)]) == 1
+    assert f"{tables[1]}: made from other model" in capsys.readouterr().err
+    write_sealed(tables[1], ["layer", "k"], rows, {"model": "0"})
     assert main(["gather_sensitivity", "--tables", *map(str, tables), "--sensitivity", str(output)]) == 0
-    assert output.read_text() == "layer,k\nconv,2\nfc,3\nfc,4\n"
+    assert output.read_text().startswith("layer,k\nconv,2\nfc,3\nfc,4\n# ")
 
 
 @pytest.mark.parametrize(

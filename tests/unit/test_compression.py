@@ -1,6 +1,7 @@
 """A whole network shared at one price: folding, compression, its files, and the stages from inputs to packed file."""
 
 import copy
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from wshare.stages.extract_weights import extract_weights
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion
 from wshare.storage import read_json, write_json
-from wshare.tables import read_table
 from wshare.weightfile import read_layer
 
 CHOICES = {
@@ -201,6 +201,7 @@ def test_what_a_search_measures_is_what_a_reader_of_the_file_gets(tmp_path, rand
         1,
         sum(part.bits for part in parts.values()),
         tmp_path / "float32",
+        tmp_path / "float32",
         tmp_path / "packed",
         tmp_path / "dense",
         tmp_path / "sizes.json",
@@ -305,16 +306,18 @@ class Study:
         self.images = random_images(count)
         self.write_network(0)
         model = read_model(self.spec, self.weights)
-        write_json(folder / "layers.json", {"layers": [{"name": name} for name in SHARED]})
         self.logits = predict(model, self.images)
-        write_logits(folder / "baseline.h5", self.logits, self.images)
+        write_logits(folder / "baseline.h5", self.logits, self.images, read_json(self.spec)["sha256"])
         (folder / "code.py").write_text("pass")
         self.forwarded, self.stop_after = 0, None
 
     def write_network(self, seed: int) -> None:
         self.spec, self.weights = self.folder / f"model{seed}.json", self.folder / f"weights{seed}.safetensors"
         spec = {"name": "tiny", "builder": {"kind": "embedded", "name": "tiny", "arguments": {}}, "dropped": []}
+        spec["preprocessing"] = {"mean": [0.5], "std": [0.25]}
         write_model(Fetched(alive(networks.tiny(), seed), spec), self.weights, self.spec)
+        layers = [{"name": name} for name in SHARED]
+        write_json(self.folder / "layers.json", {"model": read_json(self.spec)["sha256"], "layers": layers})
         settings = {"include": [], "exclude": ["fc"], "images": self.count, "seed": 0}
         self.extracted = self.folder / f"extracted{seed}.h5"
         extract_weights(settings, "m", self.spec, self.weights, self.images.path, self.extracted)
@@ -374,6 +377,11 @@ class Study:
         return predict(*arguments)
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture
 def study(tmp_path, random_images, monkeypatch) -> Study:
     made = Study(tmp_path, random_images)
@@ -419,13 +427,14 @@ def test_from_inputs_to_a_packed_file(study, form):
     assert recipe["images_forwarded"] == {"search": 24 * recipe["evaluations"], "probe": 8 * len(names), "inputs": 48}
     assert recipe["on_search_images"]["measure"] == "accuracy"
     assert -1 <= recipe["predicted_loss_rank_correlation"] <= 1
-    front = read_table(study.folder / "front.csv", [*stage.FRONT, *names])
+    front = rows_of(study.folder / "front.csv")
+    assert list(front[0]) == [*stage.FRONT, *names]
     assert len(front) == recipe["evaluations"]
     slopes = [float(line["slope"]) for line in front]
     assert slopes == sorted(slopes)
     (chosen,) = [line for line in front if line["chosen"] == "1"]
     assert float(chosen["slope"]) == recipe["slope"]
-    losses = read_table(study.folder / "losses.csv", stage.LOSSES)
+    losses = rows_of(study.folder / "losses.csv")
     assert [line["layer"] for line in losses] == names
     for line in losses:
         assert float(line["factor"]) == recipe["layers"][line["layer"]]["factor"]
@@ -480,7 +489,7 @@ def test_a_size_is_met_from_below_with_one_evaluation(study, rate):
     """Whatever the quality: no images can confirm a target of 1, and none have to."""
     study.measure_inputs()
     recipe = study.search(quality_target=1, compression_rate=rate)
-    front = read_table(study.folder / "front.csv", [*stage.FRONT, *recipe["layers"]])
+    front = rows_of(study.folder / "front.csv")
     assert recipe["evaluations"] == len(front) == 1
     assert rate <= float(front[0]["compression_rate_analytic"]) < 1.05 * rate
     assert not recipe["on_search_images"]["meets_target"]
@@ -531,7 +540,10 @@ def test_a_recipe_for_other_weights_is_refused(study):
     study.measure_inputs()
     study.search()
     study.write_network(1)
-    with pytest.raises(UserError, match=r"recipe.json: made for other weights than .*model1.json describes"):
+    with pytest.raises(UserError, match=r"inputs.h5: made from other model than are there now"):
+        study.pack()
+    study.measure_inputs()
+    with pytest.raises(UserError, match=r"recipe.json: made from other model than are there now"):
         study.pack()
     assert not (study.folder / "packed.safetensors").exists()
 
@@ -541,7 +553,7 @@ def test_a_recipe_with_other_layers_is_refused(study):
     recipe = study.search()
     del recipe["layers"]["conv"]
     write_json(study.folder / "recipe.json", recipe)
-    with pytest.raises(UserError, match=r"recipe.json: layer 'conv' is not that of the network; run its search again"):
+    with pytest.raises(UserError, match=r"recipe.json: layer 'conv' is not that of the network; make or get it again"):
         study.pack()
 
 

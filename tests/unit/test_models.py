@@ -644,7 +644,7 @@ def test_weights_that_are_not_numbers(user_settings):
     state = user_state()
     state["3.bias"][1] = torch.nan
     torch.save(state, "weights.pth")
-    assert "3.bias holds NaN" in error(user_settings)
+    assert "3.bias holds 1 NaN or infinite values of 5" in error(user_settings)
 
 
 def test_file_for_a_torchvision_network(tmp_path):

@@ -209,7 +209,7 @@ def folds() -> list[dict[str, Moments]]:
 
 
 def write(path: Path, folds: list[dict[str, Moments]]) -> Path:
-    write_moments(path, folds, {"model_sha256": "0" * 64}, {"images": 4, "seed": 0})
+    write_moments(path, folds, {"images": 4, "seed": 0}, {"model": "0" * 64})
     return path
 
 
@@ -226,7 +226,7 @@ def test_what_is_written_is_read_back(tmp_path, folds):
 
 def test_a_missing_layer_is_named(tmp_path, folds):
     path = write(tmp_path / "inputs.h5", folds)
-    with pytest.raises(FormatError, match=r"inputs.h5: no layer 'fc'; delete the file and run again"):
+    with pytest.raises(FormatError, match=r"inputs.h5: no layer 'fc'; make or get it again"):
         read_moments(path, ["0", "fc"])
 
 
@@ -239,12 +239,12 @@ def test_a_damaged_or_missing_array_is_told(tmp_path, folds, part):
     octets = bytearray(path.read_bytes())
     octets[start] ^= 1
     path.write_bytes(octets)
-    with pytest.raises(FormatError, match=r"inputs.h5: damaged .*; delete it and run again"):
+    with pytest.raises(FormatError, match=r"inputs.h5: damaged .*; make or get it again"):
         read_moments(path, ["0"])
     write(path, folds)
     with h5py.File(path, "a") as file:
         del file["1/0"][part]
-    with pytest.raises(FormatError, match=r"inputs.h5: damaged .*; delete it and run again"):
+    with pytest.raises(FormatError, match=r"inputs.h5: damaged .*; make or get it again"):
         read_moments(path, ["0"])
 
 

@@ -1,3 +1,4 @@
+import csv
 import itertools
 import json
 import re
@@ -28,8 +29,8 @@ from wshare.search.problem import Combination, Layer, Measurement, Problem, Prof
 from wshare.search.slope import _narrower, allocate, predicted_loss
 from wshare.search.two_step import filter_candidates
 from wshare.sensitivity import COLUMNS, profile, row
-from wshare.storage import read_json
-from wshare.tables import read_table, write_table
+from wshare.storage import read_json, write_json
+from wshare.tables import read_sealed, write_sealed
 
 OPTIONS = {
     "greedy": {"evaluations": 12},
@@ -420,7 +421,7 @@ def filled(path: Path) -> str:
         for combination, measurement in ENTRIES.items():
             journal.append(combination, measurement)
             # On disk at once: a kill after this line loses nothing.
-            assert json.loads(path.read_text().splitlines()[-1]) == [list(combination), measurement]
+            assert json.loads(path.read_text().splitlines()[-1])[:2] == [list(combination), measurement]
     return path.read_text()
 
 
@@ -476,16 +477,16 @@ class Study:
         sample = images(80)
         reference = predict(self.model, sample)
         names = ["conv", "pointwise", "fc"]
-        layers = []
+        layers, made_from = [], {"model": "0" * 64, "images": sample.fingerprint}
         for name in names:
             weight = self.model.get_submodule(name).weight.detach().numpy()
             layers.append(Clusters(name, weight.shape, (2, 4, 16), "none", sweep(weight, k_max=16)))
-            write_clusters(folder / f"{name}.h5", layers[-1], {})
+            write_clusters(folder / f"{name}.h5", layers[-1], {}, made_from)
         original = score(reference, reference, sample.labels)
         rows = [row(probe, original) for probe in profile(self.model, layers, sample, reference)]
-        write_table(folder / "sensitivity.csv", COLUMNS, rows)
-        write_logits(folder / "baseline.h5", reference, sample)
-        (folder / "model.json").write_text(json.dumps({"name": "tiny", "sha256": "0" * 64}))
+        write_sealed(folder / "sensitivity.csv", COLUMNS, rows, made_from)
+        write_logits(folder / "baseline.h5", reference, sample, made_from["model"])
+        write_json(folder / "model.json", {"name": "tiny", "sha256": made_from["model"]})
         (folder / "weights").write_bytes(b"weights")
         (folder / "code.py").write_text("pass")
         self.files = {
@@ -529,7 +530,9 @@ def test_each_distinct_combination_is_forwarded_once_and_counted(study, name):
     # The uniform search does not look at the profile: three layers with three candidates each.
     profiled = 0 if name == "uniform" else 80 * 9
     assert recipe["images_forwarded"] == {"search": 80 * study.forwarded, "profile": profiled}
-    front = read_table(study.files["front"], [*stage.FRONT, "conv", "pointwise", "fc"])
+    with study.files["front"].open(newline="") as file:
+        front = list(csv.DictReader(file))
+    assert list(front[0]) == [*stage.FRONT, "conv", "pointwise", "fc"]
     assert len(front) == study.forwarded
     assert [line["chosen"] for line in front].count("1") == 1
     (chosen,) = [line for line in front if line["chosen"] == "1"]
@@ -568,7 +571,12 @@ def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
     for key in ("spec", "sensitivity", "code"):
         path = study.files[key][0] if isinstance(study.files[key], list) else study.files[key]
         text = path.read_text()
-        path.write_text(text.replace("0.", "0.0", 1) if key == "sensitivity" else f"{text}\n")
+        if key == "sensitivity":
+            rows, made_from = read_sealed(path)
+            rows[0]["kl"] = "0.5"
+            write_sealed(path, COLUMNS, rows, made_from)
+        else:
+            path.write_text(f"{text}\n")
         study.run("uniform", confidence=None)
         assert study.forwarded == total, key
 

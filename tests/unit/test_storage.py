@@ -17,6 +17,7 @@ from wshare.images import ImageFile, write_images
 from wshare.kmeans import sweep
 from wshare.logits import read_logits, write_logits
 from wshare.storage import (
+    SCHEMA_VERSION,
     atomic,
     create_h5,
     open_h5,
@@ -26,7 +27,7 @@ from wshare.storage import (
     write_json,
     write_text,
 )
-from wshare.tables import read_table, write_table
+from wshare.tables import read_sealed, write_sealed, write_table
 from wshare.weightfile import read_layer, write_weights
 
 
@@ -119,7 +120,7 @@ def test_hashes_tell_bytes_types_shapes_and_order_apart(path):
 
 
 def write_h5(path: Path) -> None:
-    with create_h5(path, "kind", {"b": 1, "a": 2}) as file:
+    with create_h5(path, "kind", {"b": 1, "a": 2}, {"model": "0"}) as file:
         file["x"] = np.arange(1000)
 
 
@@ -142,14 +143,14 @@ def test_h5_of_another_kind_version_or_without_its_end_is_refused(path):
         file.attrs["version"] = 99
     assert "99" in refused(lambda: read_h5(path), path)
     with h5py.File(path, "a") as file:
-        file.attrs["version"] = 1
+        file.attrs["version"] = SCHEMA_VERSION
         del file.attrs["complete"]
     assert "complete" in refused(lambda: read_h5(path), path)
 
 
 def test_h5_that_fails_while_it_is_written_leaves_nothing(path):
     def fail() -> None:
-        with create_h5(path, "kind", {}) as file:
+        with create_h5(path, "kind", {}, {}) as file:
             file["x"] = 1
             raise ValueError("stop")
 
@@ -173,7 +174,7 @@ def test_missing_truncated_and_foreign_h5_files_are_refused(path):
 
 
 def test_an_entry_that_is_missing_is_refused(path):
-    with create_h5(path, "kind", {}):
+    with create_h5(path, "kind", {}, {}):
         pass
     refused(lambda: read_h5(path), path)
 
@@ -188,13 +189,13 @@ def sample_images(path: Path) -> ImageFile:
 def sample_weights(path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(size=(20, 30)).astype(np.float32) for name in ("a.b", "c/../d")}
-    write_weights(path, weights, {name: np.square(w) for name, w in weights.items()}, {"model_sha256": "0"}, {})
+    write_weights(path, weights, {name: np.square(w) for name, w in weights.items()}, {}, {"model": "0"})
 
 
 def sample_clusters(path: Path) -> Clusters:
     weights = np.random.default_rng(0).normal(size=(8, 4, 3, 1)).astype(np.float32)
     clusters = Clusters("a.b", weights.shape, (2, 5, 9), "importance", sweep(weights, weights**2, k_max=20))
-    write_clusters(path, clusters, {})
+    write_clusters(path, clusters, {}, {"model": "0"})
     return clusters
 
 
@@ -247,7 +248,8 @@ def test_a_limit_keeps_the_first_images(path):
 
 def test_weights_and_importance_come_back_to_the_byte(path):
     sample_weights(path)
-    weight, importance = read_layer(path, "c/../d")
+    weight, importance, made_from = read_layer(path, "c/../d", {"model": "0"})
+    assert made_from == {"model": "0"}
     rng = np.random.default_rng(0)
     rng.normal(size=(20, 30))
     expected = rng.normal(size=(20, 30)).astype(np.float32)
@@ -283,7 +285,7 @@ def content_of_images(path: Path) -> list[object]:
 
 
 def content_of_weights(path: Path) -> list[object]:
-    return [array.tobytes() for array in read_layer(path, "a.b")]
+    return [array.tobytes() for array in read_layer(path, "a.b")[:2]]
 
 
 def content_of_clusters(path: Path) -> list[object]:
@@ -295,7 +297,7 @@ def content_of_clusters(path: Path) -> list[object]:
 @pytest.mark.parametrize(
     ("write", "content", "datasets"),
     [
-        (sample_images, content_of_images, ["images", "labels", "keys"]),
+        (sample_images, content_of_images, ["images", "labels", "keys", "checksums"]),
         (sample_weights, content_of_weights, ["a.b/weight", "a.b/importance"]),
         (sample_clusters, content_of_clusters, ["candidates", "inertia", "weighted_inertia", "codebooks"]),
     ],
@@ -331,35 +333,40 @@ def test_a_changed_byte_is_found_wherever_it_lies(path, write, content, datasets
 def test_logits_come_back_and_belong_to_their_images(path, random_images):
     images, others = random_images(30), random_images(30, seed=1)
     logits = np.random.default_rng(0).normal(size=(30, 10)).astype(np.float32)
-    write_logits(path, logits, images)
-    assert read_logits(path, images).tobytes() == logits.tobytes()
-    assert np.array_equal(read_logits(path, ImageFile(images.path, limit=7)), logits[:7])
-    assert "other images" in refused(lambda: read_logits(path, others), path)
+    write_logits(path, logits, images, "0")
+    assert read_logits(path, images, "0").tobytes() == logits.tobytes()
+    assert np.array_equal(read_logits(path, ImageFile(images.path, limit=7), "0"), logits[:7])
+    assert "made from other images" in refused(lambda: read_logits(path, others, "0"), path)
+    assert "made from other model" in refused(lambda: read_logits(path, images, "1"), path)
 
 
 def test_a_table_keeps_all_digits(path):
     rows = [{"a": 1 / 3, "b": "x,\n'\"y", "c": 5}, {"a": 1e-300, "b": "", "c": -1}]
-    write_table(path, ["a", "b", "c"], rows)
-    found = read_table(path, ["a", "b", "c"])
+    write_sealed(path, ["a", "b", "c"], rows, {"model": "0"})
+    found, made_from = read_sealed(path, ["a", "b", "c"])
+    assert made_from == {"model": "0"}
     assert [float(row["a"]) for row in found] == [1 / 3, 1e-300]
     assert [row["b"] for row in found] == ["x,\n'\"y", ""]
     assert path.read_bytes().startswith(b"a,b,c\n")
 
 
-def test_a_table_cut_off_within_a_row_is_refused(path):
-    write_table(path, ["a", "b"], [{"a": 0.125, "b": "x"}, {"a": "y", "b": 0.375}])
-    whole = path.read_text()
-    ends = [length for length in range(len(whole)) if whole[:length].endswith("\n")]
-    for length in range(len(whole)):
-        path.write_text(whole[:length])
-        if length not in ends:
-            refused(lambda: read_table(path, ["a", "b"]), path)
+def test_a_table_cut_off_or_changed_anywhere_is_refused(path):
+    write_sealed(path, ["a", "b"], [{"a": 0.125, "b": "x"}, {"a": "y", "b": 0.375}], {"model": "0"})
+    whole = path.read_bytes()
+    for place in range(len(whole) - 1):
+        path.write_bytes(whole[:place])
+        refused(lambda: read_sealed(path), path)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        refused(lambda: read_sealed(path), path)
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "a,c,b\n", "a,b,c\n1,2\n", "a,b,c\n1,2,3,4\n", "a,b,c\n1,2,3\n4"])
-def test_a_table_that_is_not_whole_is_refused(path, text):
-    write_text(path, text)
-    refused(lambda: read_table(path, ["a", "b", "c"]), path)
+def test_a_table_without_a_seal_or_with_other_columns_is_refused(path):
+    write_table(path, ["a", "b"], [{"a": 1, "b": 2}])
+    assert path.read_text() == "a,b\n1,2\n"
+    assert "not a whole table" in refused(lambda: read_sealed(path), path)
+    write_sealed(path, ["a", "b"], [{"a": 1, "b": 2}], {})
+    assert "not a table of b, a" in refused(lambda: read_sealed(path, ["b", "a"]), path)
+    assert "no such file" in refused(lambda: read_sealed(path.parent / "absent"), path.parent / "absent")
 
 
 def test_seconds_are_summed_by_stage_and_those_of_other_searches_left_out(tmp_path):

@@ -25,7 +25,7 @@ from wshare.settings import (
     studies,
 )
 
-prepare_for_jobs(WORKFLOW)
+prepare_for_jobs(WORKFLOW, sys.argv if workflow.is_main_process else [])
 
 try:
     config = complete(config)
@@ -93,7 +93,13 @@ def layers_of(model):
 @lru_cache
 def read_layers(path, mtime_ns):
     """Entries of a layers.json, read once per version of the file."""
-    return json.loads(Path(path).read_text())["layers"]
+    # Not at the top: only a DAG behind the checkpoint needs numpy and HDF5.
+    from wshare.storage import read_json
+
+    try:
+        return read_json(path)["layers"]
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 def cluster_files(wildcards):

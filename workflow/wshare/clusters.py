@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from wshare.codebooks import Sweep
-from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text
+from wshare.storage import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
 
 KIND = "clusters"
+SWEEP = ("inertia", "weighted_inertia", "codebooks")
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,23 @@ class Clusters:
         return self.sweep.inertia if self.weighting == "none" else self.sweep.weighted_inertia
 
 
-def write_clusters(path: str | Path, clusters: Clusters, settings: dict) -> None:
-    """Write one layer's clusters atomically."""
-    with create_h5(path, KIND, settings) as file:
+def write_clusters(path: str | Path, clusters: Clusters, settings: dict, made_from: dict[str, str]) -> None:
+    """Write one layer's clusters atomically; `made_from` as for `create_h5`."""
+    with create_h5(path, KIND, settings, made_from) as file:
         set_text(file.attrs, layer=clusters.layer, weighting=clusters.weighting)
         file.attrs["shape"] = clusters.shape
-        file.create_dataset("candidates", data=np.array(clusters.candidates, dtype=np.int64), fletcher32=True)
-        for name in ("inertia", "weighted_inertia", "codebooks"):
-            file.create_dataset(name, data=getattr(clusters.sweep, name), **COMPRESSED)
+        candidates, sweep = np.array(clusters.candidates, dtype=np.int64), clusters.sweep
+        write_arrays(file, candidates=candidates, **{name: getattr(sweep, name) for name in SWEEP})
 
 
-def read_clusters(path: str | Path) -> Clusters:
-    """Clusters of one layer; FormatError if the file is not whole."""
-    with open_h5(path, KIND) as file:
-        arrays = (file[name][:] for name in ("inertia", "weighted_inertia", "codebooks"))
+def read_clusters(path: str | Path, made_from: dict[str, str] | None = None) -> Clusters:
+    """Clusters of one layer; FormatError if the file is not whole, or not made from what `made_from` tells."""
+    with open_h5(path, KIND, made_from) as file:
+        candidates, *sweep = read_arrays(file, "candidates", *SWEEP)
         return Clusters(
             layer=get_text(file.attrs, "layer"),
             shape=tuple(int(n) for n in file.attrs["shape"]),
-            candidates=tuple(int(k) for k in file["candidates"][:]),
+            candidates=tuple(int(k) for k in candidates),
             weighting=get_text(file.attrs, "weighting"),
-            sweep=Sweep(*arrays),
+            sweep=Sweep(*sweep),
         )

@@ -38,6 +38,18 @@ IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}")
 
 
+# Unreadable images that a message names.
+MOST_NAMED = 20
+
+
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: unreadable image ({reason}); replace or remove it")
+        self.path = path
+
+
 @dataclass(frozen=True)
 class Dataset:
     """One image collection, read image by image.
@@ -143,6 +155,21 @@ def prepared(
     # A crop is the network's view already: a second one, at the centre, would cut it again.
     shape = {**preprocessing, "resize": [preprocessing["crop"]] * 2} if dataset.cropped else preprocessing
     return (prepare(dataset.read(i), shape, enlarge) for i in chosen)
+
+
+def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
+    """The error that names all unreadable images among those chosen, of which there is one at least."""
+    found = []
+    for i in chosen:
+        try:
+            dataset.read(i)
+        except UnreadableImage as error:
+            found.append(error)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(sorted(str(error.path) for error in found)[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return UserError(f"{len(found)} unreadable images; replace or remove them: {names}{more}")
 
 
 def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, int]:
@@ -482,6 +509,9 @@ def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -
         found += [(key, index) for key in _images_below(root, root / name)]
     if not found:
         raise UserError(f"{root}: its class folders hold no image; known are {', '.join(IMAGE_SUFFIXES)}")
+    empty = sorted(indices.keys() - {key.split("/")[0] for key, _ in found})
+    if empty:
+        raise UserError(f"{root / empty[0]}: class folder without images; remove it, or put its images there")
     found.sort()
     keys = tuple(key for key, _ in found)
     labels = np.array([index for _, index in found], dtype=np.int64)
@@ -521,7 +551,7 @@ def _read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
         with PIL.Image.open(path) as image:
             return _as_rgb(image)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: unreadable image ({_line(error)}); replace or remove it") from None
+        raise UnreadableImage(path, _line(error)) from None
 
 
 def _read_object(images: Sequence[PIL.Image.Image], name: str, index: int) -> PIL.Image.Image:

@@ -1,8 +1,11 @@
 """The environment that jobs inherit from Snakemake's process."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
+
+from wshare.errors import COMMAND
 
 # glibc hands the memory of large tensors back to the system after each use and clears it anew for the next:
 # with these thresholds, in bytes, evaluation of an ImageNet network takes about half the time.
@@ -13,11 +16,14 @@ MALLOC = {
 }
 
 
-def prepare_for_jobs(packages: Path) -> None:
+def prepare_for_jobs(packages: Path, typed: list[str]) -> None:
     """Let `python -m wshare` find the package and this very Python, also where no environment is activated.
 
-    Sets how jobs allocate memory too; what the user has set stays.
+    Sets how jobs allocate memory too; what the user has set stays. `typed` is Snakemake's command line, which messages
+    repeat where a file has to be made again; empty where the user did not type it.
     """
+    if typed:
+        os.environ.setdefault(COMMAND, shlex.join(["snakemake", *typed[1:]]))
     for variable, octets in MALLOC.items():
         os.environ.setdefault(variable, str(octets))
     for variable, folder in (("PYTHONPATH", packages), ("PATH", Path(sys.executable).parent)):

@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 
 from wshare.errors import FormatError
-from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text
+from wshare.storage import create_h5, get_text, open_h5, read_arrays, remedy, set_text, sha256_text, write_arrays
 
 KIND = "images"
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
@@ -36,7 +38,8 @@ def write_images(
     The fingerprint is the SHA-256 over all pixels and, where there are any, labels, in order.
     """
     digest = hashlib.sha256()
-    with create_h5(path, KIND, settings) as file:
+    checksums = np.zeros(len(keys), np.uint32)
+    with create_h5(path, KIND, settings, {"preprocessing": _hash(preprocessing)}) as file:
         stored = None
         # Strict: a reader would take an image that was never written for a black one.
         for position, (image, _) in enumerate(zip(images, keys, strict=True)):
@@ -45,16 +48,22 @@ def write_images(
                 chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
                 stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)
             stored[position] = image
+            checksums[position] = zlib.crc32(image.tobytes())
             digest.update(image.tobytes())
         if labels is not None:
             if len(labels) != len(keys):
                 raise ValueError(f"{len(labels)} labels for {len(keys)} images")
             digest.update(np.asarray(labels, dtype="<i8").tobytes())
-            file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64), fletcher32=True)
-        file.create_dataset("keys", data=np.array([key.encode() for key in keys]), chunks=True, **COMPRESSED)
+        table = {"keys": np.array([key.encode() for key in keys]), "checksums": checksums}
+        given = {} if labels is None else {"labels": np.asarray(labels, dtype=np.int64)}
+        write_arrays(file, **table, **given)
         set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
         file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"])
     return digest.hexdigest()
+
+
+def _hash(preprocessing: dict) -> str:
+    return sha256_text(json.dumps(preprocessing, sort_keys=True))
 
 
 def batch_size(shape: Sequence[int]) -> int:
@@ -74,17 +83,20 @@ class ImageFile:
 
     Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
     [C, H, W], `batch_size`. `limit` keeps the first images only; they are in random order in the file, so this is
-    a random sample.
+    a random sample. FormatError if the file is not whole, or was made with another `preprocessing`, if one is given;
+    each image is compared with its checksum when it is read.
     """
 
-    def __init__(self, path: str | Path, limit: int | None = None):
+    def __init__(self, path: str | Path, limit: int | None = None, preprocessing: dict | None = None):
         self.path = Path(path)
-        with open_h5(path, KIND) as file:
+        with open_h5(path, KIND, preprocessing and {"preprocessing": _hash(preprocessing)}) as file:
             # Both must say the same: labels that are lost must not pass for labels that never were.
             if get_text(file.attrs, "labels") != ("given" if "labels" in file else "none"):
-                raise FormatError(f"{path}: damaged (its labels are not as it says); delete it and run again")
-            self.labels = file["labels"][:limit] if "labels" in file else None
-            self.keys = tuple(key.decode() for key in file["keys"][:limit])
+                raise FormatError(f"{path}: damaged (its labels are not as it says); {remedy(path)}")
+            names = ("keys", "checksums", "labels") if "labels" in file else ("keys", "checksums")
+            keys, self._checksums, *labels = (array[:limit] for array in read_arrays(file, *names))
+            self.labels = labels[0] if labels else None
+            self.keys = tuple(key.decode() for key in keys)
             self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
             self._mean, self._std = file.attrs["mean"], file.attrs["std"]
@@ -116,10 +128,13 @@ class ImageFile:
     def batch(self, start: int) -> torch.Tensor:
         """Normalised images from `start` on: float32 [at most batch_size, C, H, W]."""
         try:
-            stop = min(start + self.batch_size, len(self))
-            pixels = self._images[self._first + start : self._first + stop]
+            first, stop = self._first + start, self._first + min(start + self.batch_size, len(self))
+            pixels = self._images[first:stop]
         except OSError as error:
-            raise FormatError(f"{self.path}: damaged ({error}); delete it and run again") from None
+            raise FormatError(f"{self.path}: damaged ({error}); {remedy(self.path)}") from None
+        for image, checksum, key in zip(pixels, self._checksums[first:stop], self.keys[start:], strict=False):
+            if zlib.crc32(image) != checksum:
+                raise FormatError(f"{self.path}: image {key!r} damaged (checksum differs); {remedy(self.path)}")
         return normalised(pixels, self._mean, self._std)
 
     def batches(self) -> Iterator[torch.Tensor]:

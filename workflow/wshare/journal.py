@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import zlib
 from pathlib import Path
 
 from wshare.errors import FormatError
@@ -19,16 +21,19 @@ class Journal:
     def __init__(self, path: Path, header: dict):
         self._entries: dict[Combination, dict] = {}
         first = json.dumps(header, sort_keys=True)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         # What follows the last line break is empty, or a line that was never finished.
         whole = lines[:-1] if lines[:-1] and lines[0] == first else [first]
         for number, line in enumerate(whole[1:], start=2):
             try:
-                combination, measurement = json.loads(line)
+                combination, measurement, checksum = json.loads(line)
+                if checksum != _checksum(combination, measurement):
+                    raise ValueError("checksum differs")
                 self._entries[tuple(combination)] = measurement
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise FormatError(
-                    f"{path}: line {number} is damaged ({error}); delete the file and run again"
+                    f"{path}: line {number} is damaged ({error}); remove it, to measure anew, with: "
+                    f"rm {shlex.quote(str(path))}"
                 ) from None
         write_text(path, "".join(line + "\n" for line in whole))
         self._file = path.open("a", encoding="utf-8")
@@ -55,6 +60,10 @@ class Journal:
     def append(self, combination: Combination, measurement: dict) -> None:
         """Add a measurement; it is on disk when this returns."""
         self._entries[combination] = measurement
-        self._file.write(json.dumps([combination, measurement]) + "\n")
+        self._file.write(json.dumps([combination, measurement, _checksum(combination, measurement)]) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _checksum(combination: Combination, measurement: dict) -> int:
+    return zlib.crc32(json.dumps([combination, measurement]).encode())

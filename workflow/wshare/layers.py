@@ -59,7 +59,20 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
             f"{where}: no layer is left to share of the network's {len(candidates)} Conv2d and Linear layers; "
             "change include or exclude"
         )
+    _check_folders(layers, where)
     return {"layers": layers, "parameters": parameters, "dropped": dropped}
+
+
+def _check_folders(layers: list[dict], where: str) -> None:
+    """UserError if two layers would share a folder where file names do not tell a from A."""
+    seen: dict[str, str] = {}
+    for layer in layers:
+        other = seen.setdefault(layer["folder"].casefold(), layer["name"])
+        if other != layer["name"]:
+            raise UserError(
+                f"{where}: layers {other!r} and {layer['name']!r} would share a folder on some systems; "
+                "rename one of the modules, or exclude one"
+            )
 
 
 def _status(

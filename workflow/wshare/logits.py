@@ -4,23 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from wshare.errors import FormatError
 from wshare.images import ImageFile
-from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text
+from wshare.storage import create_h5, open_h5, read_arrays, write_arrays
 
 KIND = "logits"
 
 
-def write_logits(path: Path, logits: np.ndarray, images: ImageFile) -> None:
-    """Write logits, float32 [N, classes], of all images of a split."""
-    with create_h5(path, KIND, {}) as file:
-        set_text(file.attrs, images=images.fingerprint)
-        file.create_dataset("logits", data=logits, **COMPRESSED)
+def write_logits(path: Path, logits: np.ndarray, images: ImageFile, model: str) -> None:
+    """Write logits, float32 [N, classes], of all images of a split; `model` is the SHA-256 of the weights."""
+    with create_h5(path, KIND, {}, {"model": model, "images": images.fingerprint}) as file:
+        write_arrays(file, logits=logits)
 
 
-def read_logits(path: Path, images: ImageFile) -> np.ndarray:
-    """Logits of the given images, float32 [N, classes]; FormatError if they belong to other images."""
-    with open_h5(path, KIND) as file:
-        if get_text(file.attrs, "images") != images.fingerprint:
-            raise FormatError(f"{path}: made from other images than {images.path}; delete it and run again")
-        return file["logits"][: len(images)]
+def read_logits(path: Path, images: ImageFile, model: str) -> np.ndarray:
+    """Logits of the given images, float32 [N, classes]; FormatError if they are of other images or another model."""
+    with open_h5(path, KIND, {"model": model, "images": images.fingerprint}) as file:
+        return read_arrays(file, "logits")[0][: len(images)]

@@ -82,13 +82,17 @@ def finish(
     """A module with its weights, checked and described: the last step of each source.
 
     `builder` goes into the spec as it is. `preprocessing` is what the source knows; `settings["preprocessing"]` has
-    the last word. UserError if a weight is not finite, the input does not fit, the output is not [N, classes], or
-    the number of classes is not `settings["classes"]`.
+    the last word. UserError if a weight or a statistic is not finite, the input does not fit, the output is not
+    [N, classes], or the number of classes is not `settings["classes"]`.
     """
     module = module.float().eval()
-    for name, value in module.named_parameters():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{origin}: {name} holds NaN or infinite values; get the weights again")
+    for name, value in module.state_dict().items():
+        # Quantized modules of a user keep other things than tensors; `state_of` tells.
+        wrong = value.numel() - int(torch.isfinite(value).sum()) if isinstance(value, Tensor) else 0
+        if wrong:
+            raise UserError(
+                f"{origin}: {name} holds {wrong} NaN or infinite values of {value.numel()}; get the weights again"
+            )
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
     shape = [preprocessing["channels"], preprocessing["crop"], preprocessing["crop"]]
     classes = _count_classes(module, shape, settings["architecture"])

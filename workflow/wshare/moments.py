@@ -14,7 +14,7 @@ from tqdm import tqdm
 from wshare.errors import FormatError
 from wshare.names import folder_name
 from wshare.progress import PROGRESS
-from wshare.storage import create_h5, get_text, open_h5, set_text
+from wshare.storage import create_h5, get_text, open_h5, read_arrays, remedy, set_text, write_arrays
 
 KIND = "inputs"
 # Output positions of an image that are looked at. Neighbours resemble each other: more cost time and tell little.
@@ -131,28 +131,25 @@ def merged(first: Moments, second: Moments) -> Moments:
     )
 
 
-def write_moments(path: Path, folds: list[dict[str, Moments]], provenance: dict, settings: dict) -> None:
-    """Write a group a fold with a group a layer in it; `provenance` maps attribute names to text."""
-    with create_h5(path, KIND, settings) as file:
-        set_text(file.attrs, **provenance)
+def write_moments(path: Path, folds: list[dict[str, Moments]], settings: dict, made_from: dict[str, str]) -> None:
+    """Write a group a fold with a group a layer in it; `made_from` as for `create_h5`."""
+    with create_h5(path, KIND, settings, made_from) as file:
         for number, fold in enumerate(folds):
             for name, layer in fold.items():
                 group = file.create_group(f"{number}/{folder_name(name)}")
                 set_text(group.attrs, layer=name)
                 group.attrs.update(images=layer.images, positions=layer.positions)
-                # Noise in the last digits leaves nothing to compress; the checksum is what matters.
-                for part in ("mean", "second"):
-                    group.create_dataset(part, data=getattr(layer, part), chunks=True, fletcher32=True)
+                write_arrays(group, compressed=False, mean=layer.mean, second=layer.second)
 
 
-def read_moments(path: Path, layers: list[str]) -> list[dict[str, Moments]]:
-    """Moments by layer, of each fold; FormatError if one is missing."""
-    with open_h5(path, KIND) as file:
+def read_moments(path: Path, layers: list[str], made_from: dict[str, str] | None = None) -> list[dict[str, Moments]]:
+    """Moments by layer, of each fold; FormatError if one is missing, or not made from what `made_from` tells."""
+    with open_h5(path, KIND, made_from) as file:
         return [{name: _read(path, file[fold], name) for name in layers} for fold in sorted(file)]
 
 
 def _read(path: Path, fold: h5py.Group, name: str) -> Moments:
     group = fold.get(folder_name(name))
     if group is None or get_text(group.attrs, "layer") != name:
-        raise FormatError(f"{path}: no layer {name!r}; delete the file and run again")
-    return Moments(group["mean"][:], group["second"][:], int(group.attrs["images"]), int(group.attrs["positions"]))
+        raise FormatError(f"{path}: no layer {name!r}; {remedy(path)}")
+    return Moments(*read_arrays(group, "mean", "second"), int(group.attrs["images"]), int(group.attrs["positions"]))

@@ -11,24 +11,29 @@ from wshare.moments import merged, read_moments
 from wshare.weightfile import layer_names, read_layer
 
 
-def read_folds(model: nn.Module, extracted: Path, moments: Path, sample: torch.Tensor, fold: bool) -> list[Network]:
+def read_folds(
+    model: nn.Module, extracted: Path, moments: Path, made_from: dict[str, str], sample: torch.Tensor, fold: bool
+) -> list[Network]:
     """The network's layers, ready to be shared, by what each fold of images tells.
 
-    `sample` and `fold` as for `Network.of`.
+    `made_from` holds the hashes of model and images that both files must come from; `sample` and `fold` as for
+    `Network.of`.
     """
-    names, fisher = _layers(extracted)
-    return [Network.of(model, fisher, found, sample, fold) for found in read_moments(moments, names)]
+    names, fisher = _layers(extracted, made_from)
+    return [Network.of(model, fisher, found, sample, fold) for found in read_moments(moments, names, made_from)]
 
 
-def read_network(model: nn.Module, extracted: Path, moments: Path, sample: torch.Tensor, fold: bool) -> Network:
+def read_network(
+    model: nn.Module, extracted: Path, moments: Path, made_from: dict[str, str], sample: torch.Tensor, fold: bool
+) -> Network:
     """The same by what all folds tell together."""
-    names, fisher = _layers(extracted)
-    folds = read_moments(moments, names)
+    names, fisher = _layers(extracted, made_from)
+    folds = read_moments(moments, names, made_from)
     together = {name: functools.reduce(merged, (found[name] for found in folds)) for name in names}
     return Network.of(model, fisher, together, sample, fold)
 
 
-def _layers(extracted: Path) -> tuple[list[str], dict[str, float]]:
+def _layers(extracted: Path, made_from: dict[str, str]) -> tuple[list[str], dict[str, float]]:
     """Names of the layers, and the sum of each one's importance."""
     names = layer_names(extracted)
-    return names, {name: float(read_layer(extracted, name)[1].sum(dtype="float64")) for name in names}
+    return names, {name: float(read_layer(extracted, name, made_from)[1].sum(dtype="float64")) for name in names}

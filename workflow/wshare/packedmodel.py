@@ -9,12 +9,12 @@ from torch import nn
 
 from wshare.batchnorm import BatchNorm, FoldedNorm, batch_norms
 from wshare.codebooks import Shared
-from wshare.errors import UserError
+from wshare.errors import FormatError, UserError
 from wshare.images import ImageFile
 from wshare.models import assign, state_of, tied
 from wshare.packing import load_packed, write_packed
 from wshare.scoring import predict
-from wshare.storage import atomic, read_json, write_json
+from wshare.storage import atomic, check_origin, remedy, sha256_file, write_json
 
 
 def write_files(
@@ -28,6 +28,7 @@ def write_files(
     threads: int,
     bits: float,
     float32: Path,
+    recipe: Path,
     packed: Path,
     dense: Path,
     sizes: Path,
@@ -37,6 +38,7 @@ def write_files(
     `shared` goes by tensor name, `folded` by batch norm; `changed` holds other tensors of the state dict that are not
     the model's. `form` is "entropy" or "fixed"; `batch_norm` is how those not folded are kept: "auto", "float16" or
     "float32". `bits` is the analytic size of the shared weights, `float32` the file of the uncompressed network.
+    The sizes name the recipe and the packed file by their hashes.
     """
     state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | changed
     weights = sum(tensor.indices.size for tensor in shared.values())
@@ -60,18 +62,19 @@ def write_files(
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "analytic_bits": bits,
             "weights": weights,
+            "recipe": sha256_file(recipe),
+            "packed": sha256_file(packed),
         },
     )
 
 
-def check_recipe(recipe: dict, path: Path, spec: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """UserError unless the recipe was made for the network that `spec` describes, with layers of these shapes."""
-    if recipe["model"]["sha256"] != read_json(spec)["sha256"]:
-        raise UserError(f"{path}: made for other weights than {spec} describes; run its search again")
+def check_recipe(recipe: dict, path: Path, made_from: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
+    """FormatError unless the recipe was made for these model and images, and for layers of these shapes."""
+    check_origin(path, {"model": recipe["model"]["sha256"], "images": recipe["search_images"]}, made_from)
     found = {name: tuple(layer["shape"]) for name, layer in recipe["layers"].items()}
     if found != shapes:
         wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
-        raise UserError(f"{path}: layer {wrong[0]!r} is not that of the network; run its search again")
+        raise FormatError(f"{path}: layer {wrong[0]!r} is not that of the network; {remedy(path)}")
 
 
 def _halve(

@@ -29,7 +29,7 @@ codebook[index], times 2^(e/8) of its row as `wshare.codebooks.row_scale` makes 
 to 1008. A folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A negative eps (-0.0 included)
 belongs to a module without weight and bias.
 
-No file may claim more than 2^26 numbers + 1024 for each byte of its tensors: the weights of all shared tensors (an axis
+No file may claim more than 2^24 numbers + 1024 for each byte of its tensors: the weights of all shared tensors (an axis
 of length 0 counted as 1) plus 4 for each channel of the folded norms.
 
 Layout, version 1, still read. A tensor each, and as index:
@@ -65,7 +65,7 @@ from wshare.codebooks import REACH, Shared, row_scale
 from wshare.cost import index_bits
 from wshare.entropy import decode, encode, pack_indices, unpack_indices
 from wshare.errors import FormatError
-from wshare.storage import atomic, sha256_arrays
+from wshare.storage import atomic, remedy, sha256_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 HALF, SCALED = 1, 2
 STEP_LIMIT = 1 << 31
 # Numbers that a file may claim: what a file of no size may, and what each byte adds.
-FREE_CLAIM, CLAIM_PER_BYTE = 1 << 26, 1024
+FREE_CLAIM, CLAIM_PER_BYTE = 1 << 24, 1024
 
 
 def write_packed(
@@ -163,22 +163,22 @@ def load_packed(path: str | Path) -> "dict[str, torch.Tensor]":
             index = _read_index(path, (file.metadata() or {}).get("wshare"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         # The last two stand for types that numpy does not have.
-        raise FormatError(f"{path}: not a whole safetensors file ({error}); pack it again") from None
+        raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
     try:
         _check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()))
         state = (_unpack if index["version"] == VERSION else _unpack_first)(path, index, tensors)
         if tensors:
-            raise FormatError(f"{path}: {next(iter(tensors))!r} is not in the index; pack it again")
+            raise FormatError(f"{path}: {next(iter(tensors))!r} is not in the index; {remedy(path)}")
         for alias, name in index["aliases"].items():
             if name not in state:
-                raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; pack it again")
+                raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; {remedy(path)}")
             state[alias] = state[name]
         return {name: torch.from_numpy(array) for name, array in state.items()}
     except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
-        raise FormatError(f"{path}: damaged index ({error}); pack it again") from None
+        raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
 
 
 def _shared_parts(tensor: Shared, form: str) -> dict[str, bytes]:
@@ -267,7 +267,7 @@ def _unpack(path: str | Path, index: dict, tensors: dict[str, np.ndarray]) -> di
     """State dict; takes what it uses out of `tensors`."""
     payload = tensors.pop("payload", np.zeros(0, np.int8))
     if payload.dtype != np.uint8 or payload.ndim != 1:
-        raise FormatError(f"{path}: 'payload', bytes in one row, is missing; pack it again")
+        raise FormatError(f"{path}: 'payload', bytes in one row, is missing; {remedy(path)}")
     rest, scales = memoryview(payload), []
     state: dict[str, np.ndarray] = {}
 
@@ -300,7 +300,7 @@ def _unpack(path: str | Path, index: dict, tensors: dict[str, np.ndarray]) -> di
                 raise ValueError(f"type {kind!r}")
             state |= _new(state, {name: _read_raw(section(4 + _count(shape) * int(kind[1])), kind, shape)})
     if len(rest) or _sha256(payload) != index["payload"]:
-        raise FormatError(f"{path}: damaged payload (hash differs); pack it again")
+        raise FormatError(f"{path}: damaged payload (hash differs); {remedy(path)}")
     return state
 
 
@@ -361,7 +361,8 @@ def _check_claim(path: str | Path, index: dict, octets: int) -> None:
     """FormatError if the file claims more than one of that many bytes of tensors may."""
     (claim, name), allowed = _claim(index), FREE_CLAIM + CLAIM_PER_BYTE * octets
     if claim > allowed:
-        raise FormatError(f"{path}: claims {claim} numbers, most for {name!r}; with its size it may {allowed}")
+        claimed = f"claims {claim} numbers, most for {name!r}; with its size it may {allowed}"
+        raise FormatError(f"{path}: {claimed}; {remedy(path)}")
 
 
 def _cut(octets: memoryview, size: int) -> tuple[memoryview, memoryview]:
@@ -410,12 +411,12 @@ def _damaged(path: str | Path, name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, OverflowError, IndexError, MemoryError, struct.error) as error:
-        raise FormatError(f"{path}: {name!r}: {error}; pack it again") from None
+        raise FormatError(f"{path}: {name!r}: {error}; {remedy(path)}") from None
 
 
 def _read_index(path: str | Path, text: str | None) -> dict:
     if text is None:
-        raise FormatError(f"{path}: not a packed file of wshare (no index in its metadata)")
+        raise FormatError(f"{path}: not a packed file of wshare (no index in its metadata); {remedy(path)}")
     try:
         index = json.loads(text)
         version = index["version"]
@@ -423,14 +424,15 @@ def _read_index(path: str | Path, text: str | None) -> dict:
             for section in (*SECTIONS[version], "aliases"):
                 index[section].items()
             if version == VERSION and not (index["form"] in FORMS and index["payload"]):
-                raise FormatError(f"{path}: damaged index (form {index['form']!r}); pack it again")
+                raise FormatError(f"{path}: damaged index (form {index['form']!r}); {remedy(path)}")
             found = index.pop("hash")
             if found != _index_hash(index):
-                raise FormatError(f"{path}: damaged index (hash differs); pack it again")
+                raise FormatError(f"{path}: damaged index (hash differs); {remedy(path)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{path}: damaged index ({error!r}); pack it again") from None
+        raise FormatError(f"{path}: damaged index ({error!r}); {remedy(path)}") from None
     if version not in SECTIONS:
-        raise FormatError(f"{path}: format version {version!r}; this wshare reads versions 1 and {VERSION}")
+        known = f"this wshare reads versions 1 and {VERSION}"
+        raise FormatError(f"{path}: format version {version!r}; {known}; {remedy(path)}")
     return index
 
 
@@ -441,9 +443,9 @@ def _unpack_first(path: str | Path, index: dict, tensors: dict[str, np.ndarray])
         try:
             arrays = [tensors.pop(name) for name in names]
         except KeyError as error:
-            raise FormatError(f"{path}: {error} is missing; pack it again") from None
+            raise FormatError(f"{path}: {error} is missing; {remedy(path)}") from None
         if _hash(*arrays) != expected:
-            raise FormatError(f"{path}: {entry!r} is damaged (hash differs); pack it again")
+            raise FormatError(f"{path}: {entry!r} is damaged (hash differs); {remedy(path)}")
         return arrays
 
     state: dict[str, np.ndarray] = {}

@@ -3,19 +3,20 @@
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from wshare.errors import FormatError
+from wshare.errors import COMMAND, FormatError
 
-SCHEMA_VERSION = 1
-# Fletcher-32 turns a flipped bit into a read error; shuffle makes gzip worth its time on floats.
+SCHEMA_VERSION = 2
+# Fletcher-32 turns a flipped bit into a read error, but takes 00 00 for ff ff, so that content has a checksum of its
+# own. Shuffle makes gzip worth its time on floats.
 COMPRESSED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
 
@@ -61,19 +62,41 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON; a NaN or an infinity raises ValueError."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def remedy(path: str | Path) -> str:
+    """The command that makes a file of the workflow again, as the end of a message."""
+    if Path(path).parts[:1] != ("results",):
+        return "make or get it again"
+    command = os.environ.get(COMMAND, "snakemake --cores all")
+    return f"remake it with: {command} --forcerun {shlex.quote(str(path))}"
 
 
-def read_json(path: str | Path) -> Any:
-    """Content of a JSON file; FormatError if it is missing or damaged."""
+def write_json(path: str | Path, value: dict) -> None:
+    """Write `value` as indented JSON, sealed with its checksum; a NaN or an infinity raises ValueError."""
+    write_text(path, json.dumps(value | {"checksum": _checksum(value)}, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """Content of a file that `write_json` wrote; FormatError if it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = value.pop("checksum")
     except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path}: damaged JSON ({error}); delete it and run again") from None
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise FormatError(f"{path}: damaged JSON ({error!r}); {remedy(path)}") from None
+    if found != _checksum(value):
+        raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")
+    return value
+
+
+def _checksum(value: dict) -> str:
+    """Hexadecimal SHA-256 of a value as JSON, however it is laid out in a file."""
+    return sha256_text(json.dumps(value, separators=(",", ":")))
+
+
+def sha256_text(text: str) -> str:
+    """Hexadecimal SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:
@@ -92,37 +115,67 @@ def sha256_arrays(*arrays: np.ndarray) -> str:
 
 
 @contextmanager
-def create_h5(path: str | Path, kind: str, settings: dict) -> Iterator[h5py.File]:
+def create_h5(path: str | Path, kind: str, settings: dict, made_from: dict[str, str]) -> Iterator[h5py.File]:
     """New HDF5 file of a `kind`, marked complete and renamed when the block ends.
 
-    `settings` is what the content was made from; it is kept as JSON in an attribute.
+    `settings` is what the content was made with, `made_from` the hashes of what it was made from by name, such as
+    "model" and "images"; both are kept as JSON in attributes.
     """
     # From this version of the format on, HDF5 has checksums on its own structures too.
     with atomic(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         set_text(file.attrs, kind=kind, settings=json.dumps(settings, sort_keys=True))
+        set_text(file.attrs, made_from=json.dumps(made_from))
         file.attrs["version"] = SCHEMA_VERSION
         yield file
         file.attrs["complete"] = True
 
 
 @contextmanager
-def open_h5(path: str | Path, kind: str) -> Iterator[h5py.File]:
-    """HDF5 file opened for reading, after its kind, version and completeness were checked.
+def open_h5(path: str | Path, kind: str, made_from: dict[str, str] | None = None) -> Iterator[h5py.File]:
+    """HDF5 file opened for reading, after its kind, version, completeness and origin were checked.
 
-    FormatError names the file and the cure, also for a damaged block met while reading.
+    `made_from` holds what the reader knows of the hashes that `create_h5` was given. FormatError names the file and
+    the cure, also for a damaged block met while reading.
     """
     try:
         with h5py.File(path, "r") as file:
             found = (get_text(file.attrs, "kind") if "kind" in file.attrs else None, file.attrs.get("version"))
             if found != (kind, SCHEMA_VERSION) or not file.attrs.get("complete", False):
-                raise FormatError(
-                    f"{path}: holds {found}, not a complete {(kind, SCHEMA_VERSION)}; delete it and run again"
-                )
+                raise FormatError(f"{path}: holds {found}, not a complete {(kind, SCHEMA_VERSION)}; {remedy(path)}")
+            check_origin(path, origin(file), made_from or {})
             yield file
     except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: damaged ({error}); delete it and run again") from None
+        raise FormatError(f"{path}: damaged ({error}); {remedy(path)}") from None
+
+
+def origin(file: h5py.File) -> dict[str, str]:
+    """What `create_h5` was given as `made_from`."""
+    return json.loads(get_text(file.attrs, "made_from"))
+
+
+def check_origin(path: str | Path, found: dict[str, str], expected: dict[str, str]) -> None:
+    """FormatError unless a file was made from what is expected, as far as that is known."""
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise FormatError(f"{path}: made from other {name} than are there now; {remedy(path)}")
+
+
+def write_arrays(group: h5py.Group, compressed: bool = True, **arrays: np.ndarray) -> None:
+    """Write arrays as datasets, and the checksum of all of them; noise leaves nothing to compress."""
+    for name, array in arrays.items():
+        group.create_dataset(name, data=array, chunks=True, **(COMPRESSED if compressed else {"fletcher32": True}))
+    set_text(group.attrs, sha256=sha256_arrays(*arrays.values()))
+
+
+def read_arrays(group: h5py.Group, *names: str) -> list[np.ndarray]:
+    """Arrays that `write_arrays` wrote, all in their order; FormatError if the checksum differs."""
+    arrays = [group[name][:] for name in names]
+    if sha256_arrays(*arrays) != get_text(group.attrs, "sha256"):
+        path = group.file.filename
+        raise FormatError(f"{path}: {', '.join(names)} damaged (checksum differs); {remedy(path)}")
+    return arrays
 
 
 def set_text(attributes: h5py.AttributeManager, **texts: str) -> None:

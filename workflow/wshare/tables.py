@@ -2,28 +2,58 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 from wshare.errors import FormatError
-from wshare.storage import write_text
+from wshare.storage import remedy, sha256_text, write_text
+
+# Readers of tables take what follows as a comment, if told so.
+SEAL = "# "
 
 
 def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
-    """Write rows atomically; floats keep all their digits."""
+    """Write rows atomically, for people and other programs; floats keep all their digits."""
+    write_text(path, _text(columns, rows))
+
+
+def write_sealed(path: Path, columns: list[str], rows: list[dict], made_from: dict[str, str]) -> None:
+    """Write rows for a stage to read: a last line, which starts with #, tells `made_from` and the checksum."""
+    text = _text(columns, rows)
+    seal = {"made_from": made_from, "checksum": _checksum(text, made_from)}
+    write_text(path, f"{text}{SEAL}{json.dumps(seal)}\n")
+
+
+def read_sealed(path: Path, columns: list[str] | None = None) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Rows as text by column, and what they were made from.
+
+    FormatError unless the checksum is that of the content, and the columns are as expected, if that is told.
+    """
+    try:
+        # Line ends as they are: a changed one is damage too.
+        text = path.read_bytes().decode()
+        text, _, last = text.rpartition(SEAL)
+        seal = json.loads(last)
+        made_from, checksum = seal["made_from"], seal["checksum"]
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: not a whole table ({error!r}); {remedy(path)}") from None
+    if checksum != _checksum(text, made_from):
+        raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if columns and reader.fieldnames != columns:
+        raise FormatError(f"{path}: not a table of {', '.join(columns)}; {remedy(path)}")
+    return list(reader), made_from
+
+
+def _text(columns: list[str], rows: list[dict]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
-def read_table(path: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Rows as text by column; FormatError unless the columns are as expected and every row is whole."""
-    with open(path, encoding="utf-8", newline="") as file:
-        text = file.read()
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval=None)
-    names, rows = reader.fieldnames, list(reader)
-    # A last row cut off within its last value has all its columns.
-    if names != columns or not text.endswith("\n") or any("" in row or None in row.values() for row in rows):
-        raise FormatError(f"{path}: not a whole table of {', '.join(columns)}; delete it and run again")
-    return rows
+def _checksum(text: str, made_from: dict[str, str]) -> str:
+    return sha256_text(text + json.dumps(made_from))

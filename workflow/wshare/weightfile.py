@@ -7,34 +7,36 @@ import numpy as np
 
 from wshare.errors import FormatError
 from wshare.names import folder_name
-from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text, sha256_arrays
+from wshare.storage import create_h5, get_text, open_h5, origin, read_arrays, remedy, set_text, write_arrays
 
 KIND = "weights"
 
 
 def write_weights(
-    path: Path, weights: dict[str, np.ndarray], importance: dict[str, np.ndarray], provenance: dict, settings: dict
+    path: Path,
+    weights: dict[str, np.ndarray],
+    importance: dict[str, np.ndarray],
+    settings: dict,
+    made_from: dict[str, str],
 ) -> None:
-    """Write all layers; `provenance` maps attribute names to text, such as hashes of model and images."""
-    with create_h5(path, KIND, settings) as file:
-        set_text(file.attrs, layers=json.dumps(list(weights)), **provenance)
+    """Write all layers; `made_from` as for `create_h5`."""
+    with create_h5(path, KIND, settings, made_from) as file:
+        set_text(file.attrs, layers=json.dumps(list(weights)))
         for name, weight in weights.items():
             group = file.create_group(folder_name(name))
-            set_text(group.attrs, layer=name, sha256=sha256_arrays(weight, importance[name]))
-            group.create_dataset("weight", data=weight, chunks=True, **COMPRESSED)
-            group.create_dataset("importance", data=importance[name], chunks=True, **COMPRESSED)
+            set_text(group.attrs, layer=name)
+            write_arrays(group, weight=weight, importance=importance[name])
 
 
-def read_layer(path: Path, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and importance of one layer; FormatError if it is missing or does not match its checksum."""
-    with open_h5(path, KIND) as file:
+def read_layer(
+    path: Path, layer: str, made_from: dict[str, str] | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Weight and importance of one layer, and what they were made from; FormatError if they are not whole."""
+    with open_h5(path, KIND, made_from) as file:
         if folder_name(layer) not in file:
-            raise FormatError(f"{path}: no layer {layer!r}; delete the file and run again")
-        group = file[folder_name(layer)]
-        weight, importance = group["weight"][:], group["importance"][:]
-        if sha256_arrays(weight, importance) != get_text(group.attrs, "sha256"):
-            raise FormatError(f"{path}: layer {layer!r} does not match its checksum; delete the file and run again")
-        return weight, importance
+            raise FormatError(f"{path}: no layer {layer!r}; {remedy(path)}")
+        weight, importance = read_arrays(file[folder_name(layer)], "weight", "importance")
+        return weight, importance, origin(file)
 
 
 def layer_names(path: Path) -> list[str]:

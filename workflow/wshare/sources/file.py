@@ -16,6 +16,8 @@ from wshare.storage import sha256_file
 
 # Keys under which training programs keep the state dict beside the optimizer and the like.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Bytes that one byte of an archive may unpack to.
+MOST_UNPACKED = 10
 CONVERT = (
     "where you trust it, load it and save torch.save(model.state_dict(), 'weights.pth'), or better a safetensors file"
 )
@@ -73,6 +75,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise FormatError(f"{path}: damaged safetensors file ({_line(error)}); get it again") from None
 
 
+class _Bomb(Exception):
+    """An archive that holds more than its size."""
+
+
 def _read_pickle(path: Path) -> object:
     try:
         bad = _damaged_member(path)
@@ -86,6 +92,8 @@ def _read_pickle(path: Path) -> object:
             ) from None
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
         raise FormatError(f"{path}: neither safetensors nor a torch state dict, or damaged ({reason})") from None
+    except _Bomb as error:
+        raise FormatError(f"{path}: refused, it {error}; get it again") from None
     except Exception as error:
         if "TorchScript" in str(error):
             raise UserError(f"{path}: refused, it is a TorchScript program, not a state dict; {CONVERT}") from None
@@ -101,6 +109,10 @@ def _damaged_member(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
+        unpacked, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        # torch compresses programs only, which another message refuses, and those by a factor of two or so.
+        if unpacked > MOST_UNPACKED * size:
+            raise _Bomb(f"unpacks to {unpacked} bytes from {size}, which torch never writes")
         return archive.testzip()
 
 

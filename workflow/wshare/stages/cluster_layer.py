@@ -9,7 +9,7 @@ from wshare.weightfile import read_layer
 
 def cluster_layer(settings: dict, layer: str, weights: Path, clusters: Path) -> None:
     """Write clusters.h5 of one layer."""
-    weight, importance = read_layer(weights, layer)
+    weight, importance, made_from = read_layer(weights, layer)
     result = sweep(
         weight,
         importance,
@@ -21,5 +21,6 @@ def cluster_layer(settings: dict, layer: str, weights: Path, clusters: Path) -> 
     )
     largest = len(result.inertia)
     candidates = sorted({min(k, largest) for k in settings["candidates"]})
-    write_clusters(clusters, Clusters(layer, weight.shape, tuple(candidates), settings["weighting"], result), settings)
+    found = Clusters(layer, weight.shape, tuple(candidates), settings["weighting"], result)
+    write_clusters(clusters, found, settings, made_from)
     print(f"{layer}: {weight.size} weights, k = 1 to {largest}")

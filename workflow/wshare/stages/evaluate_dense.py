@@ -21,11 +21,12 @@ def evaluate_dense(
 ) -> None:
     """Write the float32 network's logits on both splits and its accuracy on them."""
     model = read_model(spec, weights)
-    result: dict = {"published": read_json(spec)["published"]}
+    description = read_json(spec)
+    result: dict = {"published": description["published"]}
     for name, path, target in (("search", search, search_logits), ("held_out", held_out, held_out_logits)):
-        images = ImageFile(path)
+        images = ImageFile(path, preprocessing=description["preprocessing"])
         logits = predict(model, images, threads)
-        write_logits(target, logits, images)
+        write_logits(target, logits, images, description["sha256"])
         quality = score(logits, logits, images.labels)
         result["measure"] = measure_of(images.labels)
         result[name] = {"images": len(images), "top1": quality.top1, "top5": quality.top5, "loss": quality.loss}

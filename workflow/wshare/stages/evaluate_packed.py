@@ -13,7 +13,7 @@ from wshare.models import assign, build, fast
 from wshare.names import folder_name
 from wshare.packing import load_packed
 from wshare.scoring import compare, predict, verdict
-from wshare.storage import read_json, sha256_file, write_json
+from wshare.storage import check_origin, read_json, sha256_file, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
 
@@ -41,9 +41,12 @@ def evaluate_packed(
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(recipe), read_json(sizes)
     sample = ImageFile(images)
-    reference = read_logits(baseline, sample)
+    hashes = {"recipe": sha256_file(recipe), "packed": sha256_file(packed)}
+    state = load_packed(packed)
+    check_origin(sizes, size, hashes)
+    reference = read_logits(baseline, sample, description["sha256"])
     network = fast(build(description))
-    assign(network, load_packed(packed), str(packed))
+    assign(network, state, str(packed))
     quality = compare(predict(network, sample, threads), reference, sample.labels, settings["seed"])
     octets = size["bytes"]
     jobs = {}
@@ -79,8 +82,7 @@ def evaluate_packed(
                 "model": description["sha256"],
                 "held_out_images": sample.fingerprint,
                 "search_images": chosen["search_images"],
-                "recipe": sha256_file(recipe),
-                "packed": sha256_file(packed),
-            },
+            }
+            | hashes,
         },
     )

@@ -12,11 +12,11 @@ from wshare.weightfile import write_weights
 
 def extract_weights(settings: dict, name: str, spec: Path, weights: Path, images: Path, extracted: Path) -> None:
     """Write weights.h5; `name` is the model's name in the configuration, for messages."""
-    model = read_model(spec, weights)
+    model, description = read_model(spec, weights), read_json(spec)
     table = inspect(model, [], settings["include"], settings["exclude"], f"models.{name}.layers")
     names = [layer["name"] for layer in table["layers"]]
     arrays = {layer: model.get_submodule(layer).weight.detach().numpy() for layer in names}
-    sample = ImageFile(images, limit=settings["images"])
+    sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
     importance = fisher_diagonal(model, sample.batches(), names, settings["seed"])
-    provenance = {"model_sha256": read_json(spec)["sha256"], "images_fingerprint": sample.fingerprint}
-    write_weights(extracted, arrays, importance, provenance, settings)
+    made_from = {"model": description["sha256"], "images": sample.fingerprint}
+    write_weights(extracted, arrays, importance, settings, made_from)

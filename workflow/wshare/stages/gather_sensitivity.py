@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from wshare.errors import FormatError
-from wshare.storage import write_text
+from wshare.storage import check_origin, remedy
+from wshare.tables import read_sealed, write_sealed
 
 
 def gather_sensitivity(tables: list[Path], sensitivity: Path) -> None:
-    """Write all rows, in the network's order; FormatError if the tables differ in their columns."""
-    texts = [table.read_text(encoding="utf-8") for table in tables]
-    headers = [text.partition("\n")[0] for text in texts]
-    for table, header in zip(tables, headers, strict=True):
-        if header != headers[0]:
-            raise FormatError(f"{table}: other columns than {tables[0]}; delete it and run again")
-    write_text(sensitivity, headers[0] + "\n" + "".join(text.partition("\n")[2] for text in texts))
+    """Write all rows, in the network's order; FormatError if the tables differ in their columns or their origin."""
+    parts = [read_sealed(table) for table in tables]
+    columns, made_from = list(parts[0][0][0]), parts[0][1]
+    for table, (rows, found) in zip(tables, parts, strict=True):
+        check_origin(table, found, made_from)
+        if list(rows[0]) != columns:
+            raise FormatError(f"{table}: other columns than {tables[0]}; {remedy(table)}")
+    write_sealed(sensitivity, columns, [row for rows, _ in parts for row in rows], made_from)

@@ -9,9 +9,10 @@ from wshare.storage import read_json, write_json
 
 def inspect_model(settings: dict, name: str, spec: Path, weights: Path, layers: Path) -> None:
     """Write layers.json; `name` is the model's name in the configuration, for messages."""
-    dropped = read_json(spec)["dropped"]
+    description = read_json(spec)
+    dropped = description["dropped"]
     model = read_model(spec, weights)
     table = inspect(model, dropped, settings["include"], settings["exclude"], f"models.{name}.layers")
-    write_json(layers, table)
+    write_json(layers, {"model": description["sha256"]} | table)
     kept = sum(parameter["status"] == "kept" for parameter in table["parameters"])
     print(f"{len(table['layers'])} layers to share, {kept} parameters kept, {len(dropped)} parts dropped")

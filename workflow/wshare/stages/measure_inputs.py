@@ -6,7 +6,7 @@ from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
 from wshare.moments import input_moments, write_moments
-from wshare.storage import read_json
+from wshare.storage import check_origin, read_json
 
 
 def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path) -> None:
@@ -14,8 +14,10 @@ def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, imag
 
     A search scores the images of one fold by what the other taught it. UserError for fewer than two images.
     """
-    names = [layer["name"] for layer in read_json(layers)["layers"]]
-    sample = ImageFile(images, limit=settings["images"])
+    description, table = read_json(spec), read_json(layers)
+    check_origin(layers, table, {"model": description["sha256"]})
+    names = [layer["name"] for layer in table["layers"]]
+    sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
     if len(sample) < 2:
         raise UserError(f"{images}: {len(sample)} search image; searches by rate_distortion need at least two")
     model = read_model(spec, weights)
@@ -24,5 +26,4 @@ def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, imag
         input_moments(model, part.batches(), names, settings["seed"])
         for part in (sample.part(0, middle), sample.part(middle, len(sample)))
     ]
-    provenance = {"model_sha256": read_json(spec)["sha256"], "images_fingerprint": sample.fingerprint}
-    write_moments(moments, folds, provenance, settings)
+    write_moments(moments, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})

@@ -27,10 +27,11 @@ def pack_model(
 
     UserError if the recipe was made for another network.
     """
-    model = read_model(spec, weights)
-    layers = [read_clusters(path) for path in clusters]
+    model, sample = read_model(spec, weights), ImageFile(images)
     chosen = read_json(recipe)
-    check_recipe(chosen, recipe, spec, {layer.layer: layer.shape for layer in layers})
+    made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
+    layers = [read_clusters(path, made_from) for path in clusters]
+    check_recipe(chosen, recipe, made_from, {layer.layer: layer.shape for layer in layers})
     ks = {name: layer["k"] for name, layer in chosen["layers"].items()}
     shared = {}
     for layer in layers:
@@ -45,10 +46,11 @@ def pack_model(
         {},
         settings["format"],
         settings["batch_norm"],
-        ImageFile(images),
+        sample,
         threads,
         sum(layer_bits(layer.weights, ks[layer.layer]) for layer in layers),
         weights,
+        recipe,
         packed,
         dense,
         sizes,

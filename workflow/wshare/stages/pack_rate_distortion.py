@@ -31,8 +31,9 @@ def pack_rate_distortion(
     sample = ImageFile(images)
     chosen = read_json(recipe)
     choices = chosen["settings"]["options"]
-    network = read_network(model, extracted, moments, sample.batch(0)[:2], choices["fold_batch_norm"])
-    check_recipe(chosen, recipe, spec, {name: layer.shape for name, layer in network.targets.items()})
+    made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
+    network = read_network(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
+    check_recipe(chosen, recipe, made_from, {name: layer.shape for name, layer in network.targets.items()})
     factors = {name: layer["factor"] for name, layer in chosen["layers"].items()}
     parts = network.quantised(chosen["slope"], factors, Options.of(choices), threads)
     write_files(
@@ -46,6 +47,7 @@ def pack_rate_distortion(
         threads,
         sum(part.bits for part in parts.values()),
         weights,
+        recipe,
         packed,
         dense,
         sizes,

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wshare.datasets import open_dataset, prepared, splits_of
+from wshare.datasets import UnreadableImage, all_unreadable, open_dataset, prepared, splits_of
 from wshare.images import write_images
 from wshare.progress import PROGRESS
 from wshare.storage import read_json
 
 
 def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> None:
-    """Write the search and the held-out images, each in random order."""
+    """Write the search and the held-out images, each in random order; UserError names all that are unreadable."""
     preprocessing = read_json(spec)["preprocessing"]
     dataset = open_dataset(settings)
     splits = splits_of(dataset, settings["split"], settings["seed"])
@@ -22,4 +22,7 @@ def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> 
         decoded = prepared(dataset, tqdm(chosen, name, **PROGRESS), preprocessing, settings["enlarge"])
         keys = [dataset.keys[i] for i in chosen]
         labels = None if dataset.labels is None else dataset.labels[chosen]
-        write_images(path, decoded, labels, keys, preprocessing, settings)
+        try:
+            write_images(path, decoded, labels, keys, preprocessing, settings)
+        except UnreadableImage:
+            raise all_unreadable(dataset, np.concatenate([splits["search"], splits["held_out"]])) from None

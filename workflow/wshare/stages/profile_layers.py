@@ -8,15 +8,18 @@ from wshare.logits import read_logits
 from wshare.modelfile import read_model
 from wshare.scoring import score
 from wshare.sensitivity import COLUMNS, profile, row
-from wshare.tables import write_table
+from wshare.storage import read_json
+from wshare.tables import write_sealed
 
 
 def profile_layers(
     settings: dict, spec: Path, weights: Path, images: Path, baseline: Path, clusters: list[Path], table: Path
 ) -> None:
     """Write the group's rows of the sensitivity table; `clusters` are in the network's order."""
-    sample = ImageFile(images, limit=settings["images"])
-    logits = read_logits(baseline, sample)
+    sample, model = ImageFile(images, limit=settings["images"]), read_json(spec)["sha256"]
+    logits = read_logits(baseline, sample, model)
+    made_from = {"model": model, "images": sample.fingerprint}
     reference = score(logits, logits, sample.labels)
-    probes = profile(read_model(spec, weights), [read_clusters(path) for path in clusters], sample, logits)
-    write_table(table, COLUMNS, [row(probe, reference) for probe in probes])
+    layers = [read_clusters(path, made_from) for path in clusters]
+    probes = profile(read_model(spec, weights), layers, sample, logits)
+    write_sealed(table, COLUMNS, [row(probe, reference) for probe in probes], made_from)

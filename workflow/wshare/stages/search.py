@@ -17,8 +17,8 @@ from wshare.scoring import check_images, measure_of, predict, predicted_low, sco
 from wshare.search import method
 from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
 from wshare.sensitivity import COLUMNS
-from wshare.storage import read_json, sha256_file, write_json
-from wshare.tables import read_table, write_table
+from wshare.storage import check_origin, read_json, sha256_file, write_json
+from wshare.tables import read_sealed, write_table
 
 FRONT = ["bits", "compression_rate_analytic", "top1", "relative_accuracy", "low", "kl", "agreement", "pareto", "chosen"]
 
@@ -44,8 +44,9 @@ def search(
     """
     model = read_model(spec, weights)
     sample = ImageFile(images)
-    reference = read_logits(baseline, sample)
-    layers = [read_clusters(path) for path in clusters]
+    made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
+    reference = read_logits(baseline, sample, made_from["model"])
+    layers = [read_clusters(path, made_from) for path in clusters]
     arrays = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
     original = score(reference, reference, sample.labels)
     finder = method(settings["method"])
@@ -79,7 +80,7 @@ def search(
                 progress.update()
             return Measurement(**log[combination])
 
-        profile = _read_profile(sensitivity, layers)
+        profile = _read_profile(sensitivity, layers, made_from)
         problem = Problem(
             tuple(_layer(layer, profile) for layer in layers), settings["quality_target"], settings["seed"], remembered
         )
@@ -108,11 +109,13 @@ def search(
     )
 
 
-def _read_profile(path: Path, layers: list[Clusters]) -> dict[str, list[Profiled]]:
+def _read_profile(path: Path, layers: list[Clusters], made_from: dict[str, str]) -> dict[str, list[Profiled]]:
     """Rows by layer, each with the inertia that its clustering minimised."""
+    rows, found = read_sealed(path, COLUMNS)
+    check_origin(path, found, made_from)
     columns = {layer.layer: "inertia" if layer.weighting == "none" else "weighted_inertia" for layer in layers}
     profile: dict[str, list[Profiled]] = {}
-    for row in read_table(path, COLUMNS):
+    for row in rows:
         profile.setdefault(row["layer"], []).append(
             Profiled(
                 k=int(row["k"]),

@@ -52,8 +52,10 @@ def search_rate_distortion(
     choices, target = settings["options"], settings["quality_target"]
     sample = ImageFile(images)
     model = read_model(spec, weights)
-    folds = read_folds(model, extracted, moments, sample.batch(0)[:2], choices["fold_batch_norm"])
-    scale = _Scale(model, folds, sample, read_logits(baseline, sample), Options.of(choices), threads)
+    made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
+    folds = read_folds(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
+    reference = read_logits(baseline, sample, made_from["model"])
+    scale = _Scale(model, folds, sample, reference, Options.of(choices), threads)
     rate = choices["compression_rate"]
     nats = choices["kl"] or NATS * (1 - target)
     if not rate:

@@ -1,0 +1,282 @@
+"""A file that was truncated or changed stops the stage that reads it, with the command that makes it again."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from wshare.errors import FormatError
+from wshare.images import ImageFile, write_images
+
+from ..workflow.conftest import CONFIG, ROOT, snakemake
+from .pipeline import CLUSTERS, MODEL, R, flags, run, run_all, searched
+
+SLOPE, RD = searched("slope"), searched("rd")
+# Each file that one stage writes and another reads, with the stage that reads it and what that stage works on.
+READERS = [
+    (MODEL["spec"], "inspect_model", ""),
+    (MODEL["weights"], "inspect_model", ""),
+    (f"{R}/model/layers.json", "measure_inputs", ""),
+    (f"{R}/images/search.h5", "evaluate_dense", ""),
+    (f"{R}/images/held_out.h5", "evaluate_dense", ""),
+    (f"{R}/images/search.h5", "extract_weights", ""),
+    (f"{R}/weights.h5", "cluster_layer", "pointwise"),
+    (f"{R}/weights.h5", "search_rate_distortion", "rd"),
+    (f"{R}/inputs.h5", "search_rate_distortion", "rd"),
+    (f"{R}/inputs.h5", "pack_rate_distortion", "rd"),
+    (CLUSTERS[0], "profile_layers", ""),
+    (CLUSTERS[1], "search", "slope"),
+    (CLUSTERS[1], "pack_model", "slope"),
+    (f"{R}/baseline/search.h5", "profile_layers", ""),
+    (f"{R}/baseline/search.h5", "search_rate_distortion", "rd"),
+    (f"{R}/baseline/held_out.h5", "evaluate_packed", "rd"),
+    (f"{R}/sensitivity/0.csv", "gather_sensitivity", ""),
+    (f"{R}/sensitivity.csv", "search", "slope"),
+    (SLOPE["recipe"], "pack_model", "slope"),
+    (RD["recipe"], "pack_rate_distortion", "rd"),
+    (RD["recipe"], "evaluate_packed", "rd"),
+    (RD["sizes"], "evaluate_packed", "rd"),
+    (SLOPE["packed"], "evaluate_packed", "slope"),
+    (RD["packed"], "evaluate_packed", "rd"),
+    (RD["metrics"], "summarise", ""),
+]
+IDS = [f"{stage}-{path.removeprefix(R + '/').replace('/', '.')}" for path, stage, _ in READERS]
+FLIPS = 12
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the results of every stage."""
+    folder = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        run_all()
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def study(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of them as working directory."""
+    shutil.copytree(finished / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WSHARE_COMMAND", raising=False)
+    return tmp_path
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Other content at the same time of change, in a new file: HDF5 may still hold the old one."""
+    times = path.stat()
+    path.unlink()
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def outputs(stage: str, item: str) -> list[Path]:
+    return [Path(path) for path in flags(stage, item)[1].values()]
+
+
+def made(stage: str, item: str) -> list[object]:
+    """Content of what a stage wrote, without the time that it took."""
+    found = []
+    for path in outputs(stage, item):
+        content: object = path.read_bytes()
+        if path.name == "metrics.json":
+            content = {key: value for key, value in json.loads(content).items() if key not in ("seconds", "checksum")}
+        found.append(content)
+    return found
+
+
+def again(stage: str, item: str) -> int:
+    """Exit code of a stage that starts from nothing but its inputs."""
+    for path in outputs(stage, item):
+        path.unlink(missing_ok=True)
+    Path(searched(item)["journal"]).unlink(missing_ok=True)
+    return run(stage, item)
+
+
+def refused(path: str, stage: str, item: str, capsys: pytest.CaptureFixture) -> None:
+    """The stage has failed before its last file, and told in one line which file to make again, and how."""
+    message = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert len(message) == 1, message
+    assert message[0].startswith(f"wshare {stage}: error: {path}: "), message
+    assert message[0].endswith(f"; remake it with: snakemake --cores all --forcerun {path}"), message
+    assert not outputs(stage, item)[-1].exists()
+
+
+@pytest.mark.parametrize(("path", "stage", "item"), READERS, ids=IDS)
+def test_a_truncated_file_stops_the_stage_that_reads_it(study, fault, capsys, path, stage, item):
+    row = fault(3, "file truncated to 0, 10, 50 or 99 %", data="refused; the command in the message mends it")
+    whole = Path(path).read_bytes()
+    for share in (0, 0.1, 0.5, 0.99):
+        overwrite(Path(path), whole[: int(share * len(whole))])
+        assert again(stage, item) == 1, share
+        refused(path, stage, item, capsys)
+        row.round(True)
+    overwrite(Path(path), whole)
+    assert again(stage, item) == 0
+
+
+@pytest.mark.parametrize(("path", "stage", "item"), READERS, ids=IDS)
+def test_a_flipped_bit_stops_the_stage_or_changes_nothing(study, fault, capsys, path, stage, item):
+    """A bit may lie in padding that no reader looks at; then the result is the same to the byte."""
+    row = fault(3, "one bit of a file flipped", data="refused, or the result is the same to the byte")
+    assert again(stage, item) == 0
+    expected, whole = made(stage, item), Path(path).read_bytes()
+    capsys.readouterr()
+    rng, found = np.random.default_rng(len(path)), 0
+    for _ in range(FLIPS):
+        changed = bytearray(whole)
+        changed[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+        overwrite(Path(path), bytes(changed))
+        if again(stage, item):
+            refused(path, stage, item, capsys)
+            found += 1
+        else:
+            assert made(stage, item) == expected
+        row.round(True)
+    assert found
+
+
+def test_a_block_of_ones_that_became_zeros_is_found(tmp_path, fault):
+    """Fletcher-32, the checksum of HDF5, does not tell 00 00 from ff ff: a lost block of white pixels passed it."""
+    row = fault(3, "block of white pixels read as zeros", data="refused")
+    path = tmp_path / "images.h5"
+    pixels = np.full((9, 1, 16, 16), 255, np.uint8)
+    write_images(path, pixels, None, [str(i) for i in range(9)], {"mean": [0.5], "std": [0.25]}, {})
+    with h5py.File(path) as file:
+        chunk = file["images"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + 512 : chunk.byte_offset + 1024] = bytes(512)
+    overwrite(path, bytes(content))
+    with pytest.raises(FormatError, match=r"image '2' damaged \(checksum differs\)"):
+        list(ImageFile(path).batches())
+    row.round(True)
+
+
+@pytest.mark.parametrize("search", ["slope", "rd"])
+def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, search):
+    row = fault(3, "journal of a search truncated or changed", data="its whole lines count, a changed one is refused")
+    stage = "search" if search == "slope" else "search_rate_distortion"
+    recipe, journal = Path(searched(search)["recipe"]), Path(searched(search)["journal"])
+    assert again(stage, search) == 0
+    expected, whole = recipe.read_bytes(), journal.read_bytes()
+    capsys.readouterr()
+    rng, found = np.random.default_rng(0), 0
+    changed = [bytearray(whole) for _ in range(25)]
+    for content in changed:
+        content[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+    for content in (*(whole[: int(share * len(whole))] for share in (0, 0.1, 0.5, 0.99)), *map(bytes, changed)):
+        recipe.unlink(missing_ok=True)
+        journal.write_bytes(content)
+        if run(stage, search):
+            error = capsys.readouterr().err
+            assert f"error: {journal}: " in error
+            assert error.strip().endswith(f"with: rm {journal}")
+            assert not recipe.exists()
+            found += 1
+        else:
+            assert recipe.read_bytes() == expected
+        row.round(True)
+    assert found > 5
+
+
+@pytest.mark.parametrize(
+    ("path", "stage", "item", "what"),
+    [
+        (f"{R}/model/layers.json", "measure_inputs", "", "model"),
+        (f"{R}/images/search.h5", "evaluate_dense", "", "preprocessing"),
+        (f"{R}/inputs.h5", "search_rate_distortion", "rd", "model"),
+        (CLUSTERS[1], "search", "slope", "images"),
+        (f"{R}/sensitivity.csv", "search", "slope", "images"),
+        (SLOPE["recipe"], "pack_model", "slope", "images"),
+        (RD["sizes"], "evaluate_packed", "rd", "packed"),
+    ],
+)
+def test_a_file_made_from_other_files_is_refused(study, fault, capsys, path, stage, item, what):
+    """Whole in itself, but of another run: as after a folder was copied over another."""
+    row = fault(3, "file of another run in its place", data="refused; the command in the message mends it")
+    content, old = Path(path).read_bytes(), known(Path(path), what)
+    new = bytes(48 + (octet + 1) % 8 for octet in old.encode())
+    if path.endswith(".h5"):
+        with h5py.File(path, "a") as file:
+            text = file.attrs["made_from"]
+            file.attrs["made_from"] = np.bytes_(text.replace(old.encode(), new))
+    else:
+        resealed(Path(path), content.decode().replace(old, new.decode()))
+    assert again(stage, item) == 1
+    refused(path, stage, item, capsys)
+    row.round(True)
+
+
+def known(path: Path, what: str) -> str:
+    """What a file says that it was made from."""
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            return json.loads(file.attrs["made_from"])[what]
+    if path.suffix == ".csv":
+        return json.loads(path.read_text().splitlines()[-1].removeprefix("# "))["made_from"][what]
+    content = json.loads(path.read_text())
+    return content["search_images" if what == "images" else what]
+
+
+def resealed(path: Path, text: str) -> None:
+    """Write a changed text with the right checksum."""
+    from wshare.storage import write_json
+    from wshare.tables import write_sealed
+
+    if path.suffix == ".json":
+        write_json(path, {key: value for key, value in json.loads(text).items() if key != "checksum"})
+        return
+    header, *lines, seal = text.splitlines()
+    columns = header.split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in lines]
+    write_sealed(path, columns, rows, json.loads(seal.removeprefix("# "))["made_from"])
+
+
+def test_the_command_in_the_message_mends_the_file(tmp_path, fault):
+    """Weights and the table of layers: the second is read while the graph of jobs is built."""
+    row = fault(3, "damaged file under Snakemake", data="the command in the message ends like a new run")
+    config = yaml.safe_load(CONFIG.read_text())
+    config["searches"] = {"uniform": config["searches"]["uniform"] | {"options": {"max_bits": 2}}}
+    config["models"]["tiny"]["training"] |= {"epochs": 2, "floor": 0.2}
+    config["models"]["tiny"]["layers"] = {"include": ["pointwise"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(tmp_path, "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "results" / "tiny"
+    packed = results / "search" / "uniform" / "packed.safetensors"
+    expected = packed.read_bytes()
+    for damaged, gone in (
+        (results / "weights.h5", ("layers", "sensitivity", "sensitivity.csv", "search")),
+        (results / "model" / "layers.json", ("search",)),
+    ):
+        content = damaged.read_bytes()
+        overwrite(damaged, content[: len(content) // 2])
+        (tmp_path / "results" / "summary.txt").unlink()
+        subprocess.run(["rm", "-r", *(str(results / name) for name in gone)], check=True)
+        stopped = snakemake(tmp_path, "--cores", "2")
+        assert stopped.returncode == 1
+        output = stopped.stdout + stopped.stderr
+        # Snakemake itself adds where in its files an input function failed.
+        assert "Traceback (most recent call last)" not in output
+        name = re.escape(str(damaged.relative_to(tmp_path)))
+        found = re.search(rf"{name}: .*; remake it with: (snakemake .*)", output)
+        assert found, output
+        command = [sys.executable, "-m", *shlex.split(found[1])]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        mended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert mended.returncode == 0, mended.stdout + mended.stderr
+        assert packed.read_bytes() == expected
+        row.round(True)

@@ -1,0 +1,308 @@
+"""Files made by someone who wishes us ill: refused in one line, in little time and memory, and nothing is run."""
+
+import functools
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from wshare.errors import FormatError, UserError
+from wshare.layers import inspect
+from wshare.packing import load_packed
+from wshare.sources.file import read_state
+from wshare.storage import read_json
+from wshare.weightfile import read_layer, write_weights
+
+from ..fuzz.seeds import model_files
+from ..fuzz.targets import TARGETS, seal, split
+
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = [DATA / f"golden_{name}.safetensors" for name in ("v1", "v2_entropy", "v2_fixed")]
+SECONDS = 5
+MEGABYTES = 500
+
+
+def refusal(read, path: Path) -> str:
+    """The one line that a reader ends with, within the time that it has."""
+    started = time.perf_counter()
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert time.perf_counter() - started < SECONDS
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+# Runs in a process of its own: what it may allocate is limited to what it has and 500 MB.
+MUTATE = """
+import json, resource, sys, time
+import numpy as np
+from pathlib import Path
+from tests.faults.test_hostile_files import mutated
+from wshare.errors import FormatError
+from wshare.packing import load_packed
+path, count = Path(sys.argv[1]), int(sys.argv[2])
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (500 << 20),) * 2)
+refused, slowest = 0, 0.0
+for content in mutated(count):
+    path.write_bytes(content)
+    started = time.perf_counter()
+    try:
+        load_packed(path)
+    except FormatError as error:
+        refused += 1
+        assert str(path) in str(error) and "\\n" not in str(error), error
+        assert "allocate" not in str(error), error
+    slowest = max(slowest, time.perf_counter() - started)
+print(json.dumps({"refused": refused, "slowest": slowest}))
+"""
+
+
+def mutated(count: int):
+    """Packed files changed at random: half as they are, half with hashes that fit the change."""
+    rng = np.random.default_rng(0)
+    whole = [path.read_bytes() for path in GOLDEN]
+    parts = [split(path) for path in GOLDEN[1:]]
+    for number in range(count):
+        if number % 2:
+            yield change(rng, whole[rng.integers(len(whole))])
+        else:
+            index, payload = parts[rng.integers(len(parts))]
+            # Of the index numbers alone: other changes leave no JSON.
+            if rng.integers(2):
+                index = renumbered(rng, index)
+            if rng.integers(2):
+                payload = change(rng, payload)
+            yield seal(index, payload)
+
+
+def change(rng: np.random.Generator, content: bytes) -> bytes:
+    """Some bytes replaced, removed, inserted or repeated."""
+    changed = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        start = int(rng.integers(len(changed)))
+        stop = start + int(rng.integers(1, 9))
+        piece = (rng.bytes(stop - start), b"", rng.bytes(3) + changed[start:stop], changed[start:stop] * 2)
+        changed[start:stop] = piece[rng.integers(4)]
+    return bytes(changed)
+
+
+def renumbered(rng: np.random.Generator, index: bytes) -> bytes:
+    """One number of an index replaced by another, of any size or kind."""
+    places = [place for place, octet in enumerate(index) if octet in b"0123456789"]
+    place = places[rng.integers(len(places))]
+    other = rng.choice([b"0", b"-1", b"1.5", b"65536", b"67108864", b"9" * 25, b"1e400", b"null", b'"x"', b"[]"])
+    return index[:place] + other + index[place + 1 :]
+
+
+def test_10_000_changed_packed_files(tmp_path, fault):
+    row = fault(9, "packed file changed at random", data="refused in one line, under 5 s and 500 MB")
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", MUTATE, str(tmp_path / "packed"), "10000"],
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'workflow'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["refused"] > 7000
+    assert found["slowest"] < SECONDS
+    row.tried(10_000)
+
+
+@given(st.binary(max_size=300), st.integers(0, 3000), st.integers(0, 40))
+def test_no_bytes_in_any_place_raise_another_error(content, start, length):
+    for path in GOLDEN[1:]:
+        index, payload = split(path)
+        changed = payload[:start] + content + payload[start + length :]
+        TARGETS["sealed"](len(index).to_bytes(2, "little") + index + changed)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_what_the_fuzzer_kept_raises_no_other_error(target):
+    cases = sorted((DATA / "fuzz" / target).iterdir())
+    assert cases
+    for case in cases:
+        started = time.perf_counter()
+        TARGETS[target](case.read_bytes())
+        assert time.perf_counter() - started < SECONDS
+
+
+@pytest.mark.parametrize("claim", [[1 << 26], [1 << 62], [1 << 20, 1 << 20], [0, 1 << 40], [1 << 40, 0]])
+def test_a_small_file_may_not_claim_a_large_tensor(tmp_path, claim, fault):
+    """A layer of one shared value has no bits for its indices, so that its size is what the file says."""
+    row = fault(9, "packed file that claims more than it holds", data="refused before anything is allocated")
+    content = bytes(4) + b"\0" + struct.pack("<f", 1) + b"\0"
+    index = {"version": 2, "form": "fixed", "shared": {"w": [claim, 1, len(content)]}, "folded": {}}
+    index |= {"batch_norm": {}, "kept": {}, "aliases": {}}
+    path = tmp_path / "packed"
+    path.write_bytes(seal(json.dumps(index).encode(), content))
+    assert "claims" in refusal(load_packed, path)
+    row.round(True)
+
+
+def test_names_in_a_packed_file_are_no_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("../../x", "/etc/x", "a\0b", "x" * 5000, "A", "a")
+    index, payload = {"version": 2, "form": "fixed", "shared": {}, "folded": {}, "batch_norm": {}, "aliases": {}}, b""
+    index["kept"] = {name: [[1], "f4"] for name in names}
+    payload = bytes(8) * len(names)
+    Path("packed").write_bytes(seal(json.dumps(index).encode(), payload))
+    assert set(load_packed("packed")) == set(names)
+    assert os.listdir() == ["packed"]
+
+
+class Canary:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("canary",)
+
+
+class Stub(nn.Module):
+    def forward(self, x):
+        return x
+
+
+def bomb() -> bytes:
+    """A zip archive that unpacks to 300 MB, a thousand times its size, with a state dict before it."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(2)}, buffer)
+    with (
+        zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("archive/data/9", "w", force_zip64=True) as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    return buffer.getvalue()
+
+
+def header(text: bytes, payload: bytes = b"", length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(text) if length is None else length) + text + payload
+
+
+def tensor(start: int, stop: int, shape: str = "[2]") -> bytes:
+    return f'{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{stop}]}}'.encode()
+
+
+def saved(content: object, archive: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=archive)
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "reduce": lambda: saved({"state_dict": {"a": Canary()}}),
+    "reduce, old format": lambda: saved({"a": Canary()}, archive=False),
+    "plain pickle": lambda: pickle.dumps(Canary()),
+    "whole module": lambda: saved(Stub()),
+    "zip bomb": bomb,
+    "overlapping tensors": lambda: header(b'{"a":' + tensor(0, 8) + b',"b":' + tensor(4, 12) + b"}", bytes(12)),
+    "offsets beyond the end": lambda: header(b'{"a":' + tensor(0, 8) + b"}", bytes(4)),
+    "offsets backwards": lambda: header(b'{"a":' + tensor(8, 0) + b"}", bytes(8)),
+    "a hole": lambda: header(b'{"a":' + tensor(4, 12) + b"}", bytes(12)),
+    "shape of other bytes": lambda: header(b'{"a":' + tensor(0, 8, "[4611686018427387904]") + b"}", bytes(8)),
+    "shape that overflows": lambda: header(b'{"a":' + tensor(0, 8, "[9223372036854775807, 2]") + b"}", bytes(8)),
+    "key missing": lambda: header(b'{"a":{"dtype":"F32","shape":[2]}}', bytes(8)),
+    "huge header": lambda: header(b"{}", length=1 << 62),
+    "header of 101 MB": lambda: header(b"{" + b" " * (101 << 20) + b"}"),
+    "nested header": lambda: header(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "header that is no object": lambda: header(b"[]"),
+    "header that is no text": lambda: header(b"{\xff\xfe}"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_a_hostile_model_file_is_refused(tmp_path, monkeypatch, fault, name, suffix):
+    row = fault(9, "hostile model file", data="refused in one line; nothing of it is run")
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"weights{suffix}")
+    path.write_bytes(HOSTILE[name]())
+    refusal(read_state, path)
+    assert os.listdir() == [path.name]
+    row.round(True)
+
+
+def test_an_archive_may_not_unpack_to_more_than_its_size(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(bomb())
+    assert "refused, it unpacks to" in refusal(read_state, path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:.*TypedStorage is deprecated")
+def test_changed_model_files_raise_no_other_error(tmp_path, fault):
+    row = fault(9, "model file changed at random", data="refused in one line, or read")
+    rng = np.random.default_rng(1)
+    files = model_files()
+    for _ in range(400):
+        TARGETS["model"](change(rng, files[rng.integers(len(files))]))
+        row.round(True)
+
+
+def nested(*names: str) -> nn.Module:
+    model = nn.Module()
+    for name in names:
+        model.add_module(name, nn.Linear(2, 3))
+    return model
+
+
+@pytest.mark.parametrize("names", [("/etc/passwd", "a/b\\c"), ("a\0b", "%2e"), ("ä", "a b; rm -rf ~")])
+def test_layer_names_stay_in_their_folders(tmp_path, fault, names):
+    row = fault(9, "layer named like a path", data="a folder of its own below layers/, or refused")
+    model = nested(*names)
+    table = inspect(model, [], [], [], "models.m.layers")
+    base = (tmp_path / "layers").resolve()
+    for layer in table["layers"]:
+        folder = (base / layer["folder"]).resolve()
+        assert folder.parent == base
+        folder.mkdir(parents=True)
+    weights = {name: model.get_submodule(name).weight.detach().numpy() for name in names}
+    write_weights(tmp_path / "weights.h5", weights, weights, {}, {})
+    for name, weight in weights.items():
+        assert np.array_equal(read_layer(tmp_path / "weights.h5", name)[0], weight)
+    assert sorted(os.listdir(tmp_path)) == ["layers", "weights.h5"]
+    row.round(True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("x" * 201,), "cannot be a folder"), (("Conv", "conv"), "layers 'Conv' and 'conv' would share a folder")],
+)
+def test_layer_names_that_cannot_be_folders_are_refused(fault, names, message):
+    row = fault(9, "layer named like a path", data="a folder of its own below layers/, or refused")
+    with pytest.raises(UserError, match=message):
+        inspect(nested(*names), [], [], [], "models.m.layers")
+    row.round(True)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"a": 1}', "[" * 100_000, '{"checksum": 3}', ""])
+def test_json_that_is_not_ours_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    refusal(functools.partial(read_json), path)
+
+
+def test_a_file_of_tensors_that_no_reader_wrote(tmp_path):
+    save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors", {"format": "pt"})
+    with pytest.raises(FormatError, match="not a packed file of wshare"):
+        load_packed(tmp_path / "other.safetensors")
