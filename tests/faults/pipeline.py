@@ -63,7 +63,9 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     images = {"images": f"{R}/images/search.h5"}
     baseline = {"baseline": f"{R}/baseline/search.h5"}
     shared = {"extracted": f"{R}/weights.h5", "moments": f"{R}/inputs.h5"}
-    clusters = {"clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()]}
+    # Only for stages that need it: layers.json may be the damaged file.
+    gathering = stage in ("profile_layers", "search", "pack_model")
+    clusters = {"clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()] if gathering else []}
     threads, code = {"threads": 1}, {"code": [__file__], "journal": own["journal"]}
 
     def some(*names: str) -> dict:
