@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test docs lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test: setup ## Run all checks and tests.
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/pytest
 
+docs: setup ## Build the documents into site/, to be read without a network.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lock: ## Resolve requirements.in into requirements.txt again.
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install --quiet pip-tools
@@ -36,4 +39,4 @@ lock: ## Resolve requirements.in into requirements.txt again.
 	sed -E -i 's/^((cuda|nvidia|triton)[^ ;]*==[^ ;]+)$$/\1 ; sys_platform == "linux"/' requirements.txt
 
 clean: ## Remove results and caches, but not .venv.
-	rm -rf results/* .snakemake .cache
+	rm -rf results/* site .snakemake .cache
