@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 CORES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs lint lock clean
+.PHONY: help setup demo test test-cluster docs lint lock clean
 
 help: ## List the commands.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(VENV)/.installed ## Create .venv and install the pinned dependencies.
 
@@ -26,6 +26,16 @@ test: setup ## Run all checks and tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/pytest
+
+# An environment of its own, laid over .venv: with the Slurm plugin installed every start of Snakemake asks for Slurm.
+test-cluster: setup ## Run the small study through Slurm and a submit command on this machine; installs Slurm.
+	tests/cluster/install_slurm.sh
+	$(PYTHON) -m venv $(VENV)/cluster
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+		> "$$($(VENV)/cluster/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
+	$(VENV)/cluster/bin/python -m pip install --quiet --requirement tests/cluster/requirements.txt \
+		--constraint requirements.txt
+	$(VENV)/cluster/bin/python -m pytest tests/cluster
 
 docs: setup ## Build the documents into site/, to be read without a network.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

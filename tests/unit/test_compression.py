@@ -19,12 +19,12 @@ from wshare.images import ImageFile
 from wshare.layers import SHAREABLE, replaced
 from wshare.logits import write_logits
 from wshare.modelfile import read_model, write_model
-from wshare.models import Fetched, assign
+from wshare.models import Fetched, assign, fast
 from wshare.moments import input_moments, read_moments
 from wshare.packedmodel import write_files
 from wshare.packing import BatchNorm, load_packed
 from wshare.rate_distortion import Options
-from wshare.scoring import fast, forward, predict, score
+from wshare.scoring import forward, predict, score
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion

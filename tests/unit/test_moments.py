@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from wshare import moments
 from wshare.errors import FormatError
+from wshare.models import fast
 from wshare.moments import Moments, input_moments, merged, read_moments, write_moments
-from wshare.scoring import fast
 
 
 @pytest.fixture(autouse=True)

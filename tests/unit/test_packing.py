@@ -22,11 +22,12 @@ from torch import nn
 
 import wshare
 from wshare import codebooks, packing
+from wshare.batchnorm import BatchNorm, FoldedNorm, batch_norms
 from wshare.codebooks import Shared, assign, row_scale
 from wshare.cost import index_bits, layer_bits
 from wshare.errors import FormatError
 from wshare.models import state_of
-from wshare.packing import BatchNorm, FoldedNorm, batch_norms, load_packed, write_packed
+from wshare.packing import load_packed, write_packed
 
 SHAPES = [(), (1,), (1, 1, 1, 1), (7,), (3, 5), (4, 1, 3, 3), (2, 3, 5, 7), (0, 4)]
 

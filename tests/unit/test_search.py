@@ -35,7 +35,7 @@ OPTIONS = {
     "greedy": {"evaluations": 12},
     "milp": {"evaluations": 12},
     "slope": {"evaluations": 24},
-    "two_step": {"samples": 24, "population": 20, "generations": 15, "rescored": 10},
+    "two_step": {"samples": 24, "population": 20, "generations": 15, "rescored": 10, "seed": None},
     "uniform": {"max_bits": 6},
 }
 CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 32)
@@ -344,6 +344,13 @@ def test_two_step_with_other_seeds_samples_elsewhere():
     search(first, "two_step", 0.97, seed=0)
     search(second, "two_step", 0.97, seed=1)
     assert first.measured != second.measured
+
+
+def test_two_step_takes_a_seed_of_its_own():
+    own, configured = three_layers(), three_layers()
+    method("two_step").run(own.problem(0.97, seed=0), OPTIONS["two_step"] | {"seed": 1})
+    search(configured, "two_step", 0.97, seed=1)
+    assert own.measured == configured.measured
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide")

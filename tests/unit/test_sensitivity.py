@@ -9,8 +9,9 @@ from wshare.codebooks import assign, shared_weight
 from wshare.images import ImageFile
 from wshare.kmeans import sweep
 from wshare.layers import SHAREABLE
+from wshare.models import fast
 from wshare.networks import NETWORKS, chain
-from wshare.scoring import fast, forward, predict, score
+from wshare.scoring import forward, predict, score
 from wshare.sensitivity import COLUMNS, Probe, chain_before, profile, resumed, row
 
 

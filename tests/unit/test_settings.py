@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from wshare import settings
 from wshare.cli import STAGES
 from wshare.errors import UserError
 from wshare.settings import (
@@ -98,7 +99,7 @@ def test_defaults_are_filled_at_every_level():
     assert config["searches"]["s"]["quality_target"] == 0.99
     assert [set(config["searches"][name]["options"]) for name in "stu"] == [
         {"evaluations"},
-        {"samples", "population", "generations", "rescored"},
+        {"samples", "population", "generations", "rescored", "seed"},
         {"max_bits"},
     ]
 
@@ -522,8 +523,9 @@ def test_models_are_trained_or_fetched():
     assert (model_names(config, trained=True), model_names(config, trained=False)) == (["m"], ["f"])
 
 
-def modules(stage: str) -> set[str]:
-    return {Path(file).relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for file in code_files(stage)}
+def modules(stage: str, method: str | None = None) -> set[str]:
+    files = code_files(stage, method=method)
+    return {Path(file).relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for file in files}
 
 
 def test_code_files_of_a_light_stage_are_exactly_these():
@@ -540,11 +542,37 @@ def test_code_files_of_a_light_stage_are_exactly_these():
     }
 
 
-def test_code_files_of_search_hold_every_method():
-    found = modules("search")
-    assert {"search.__init__", "search.slope", "search.two_step", "search.uniform", "search.problem"} <= found
+def test_code_files_of_search_hold_the_method_alone():
+    found = modules("search", "slope")
+    assert {"search.__init__", "search.slope", "search.problem"} <= found
     assert {"codebooks", "sensitivity", "scoring", "journal", "cost", "stages.search"} <= found
-    assert not {"packing", "training", "stages.pack_model"} & found
+    assert not {"search.two_step", "search.uniform", "packing", "training", "stages.pack_model"} & found
+    # The program of milp starts from the path of greedy.
+    assert {"search.milp", "search.greedy"} <= modules("search", "milp")
+
+
+def test_code_files_of_the_search_by_price_hold_nothing_of_the_file_format():
+    found = modules("search_rate_distortion", "rate_distortion")
+    assert {"search.rate_distortion", "feedback", "kmeans"} <= found
+    assert not {"search.slope", "packing", "entropy"} & found
+
+
+def test_code_files_of_a_model_hold_no_statistics():
+    assert not {"scoring", "images"} & (modules("fetch_model") | modules("inspect_model"))
+
+
+def test_code_hash_follows_names_and_contents_alone(monkeypatch, tmp_path):
+    files = [tmp_path / name for name in ("a.py", "b.py")]
+    hashes = set()
+    for contents in (("x", "y"), ("xy", ""), ("x", "y"), ("y", "x")):
+        for file, content in zip(files, contents, strict=True):
+            file.write_text(content)
+        monkeypatch.setattr(settings, "PACKAGE", tmp_path)
+        monkeypatch.setattr(settings, "code_files", lambda *_: tuple(map(str, files)))
+        settings.code_hash.cache_clear()
+        hashes.add(settings.code_hash("search"))
+    settings.code_hash.cache_clear()
+    assert len(hashes) == 3
 
 
 def test_code_files_hold_every_module_that_a_stage_imports():

@@ -13,14 +13,32 @@ CONFIG = Path(__file__).with_name("config.yaml")
 
 
 def snakemake(folder: Path, *arguments: str, snakefile: str = "Snakefile") -> subprocess.CompletedProcess:
-    """Run Snakemake on the project's workflow, with `folder` as working directory."""
-    command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / snakefile), "--directory", str(folder)),
-        *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(folder / "config.yaml")),
+    """Run Snakemake with `folder` as working directory, on the project in or linked into `folder`."""
+    return subprocess.run(
+        command(folder, *arguments, snakefile=snakefile),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=850,
+    )
+
+
+def command(folder: Path, *arguments: str, snakefile: str = "Snakefile") -> list[str]:
+    """Command of such a run."""
+    project = folder / "project"
+    # Code files are inputs, relative to `folder`: with the project inside, a folder that is copied stays finished.
+    if not project.exists():
+        project.symlink_to(ROOT)
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(project / snakefile), "--directory", str(folder)),
+        *("--workflow-profile", str(project / "profiles" / "default"), "--configfile", str(folder / "config.yaml")),
         *arguments,
     ]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
+
+
+def environment() -> dict[str, str]:
+    """Environment of such a run: the workflow finds its package by itself."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ rule cluster_layer:
     conda:
         "../../envs/numpy.yaml"
     params:
+        code=code_hash_of("cluster_layer"),
         settings=settings_of("cluster_layer"),
         layer=lambda wildcards: layer_name(wildcards.layer),
     shell:

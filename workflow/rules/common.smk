@@ -1,5 +1,6 @@
 """Configuration and helpers that the rules share; no rules here, and nothing that imports torch."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,15 @@ sys.path.insert(0, str(WORKFLOW))
 from wshare.environment import prepare_for_jobs
 from wshare.errors import UserError
 from wshare.names import check_patterns, layer_name
-from wshare.settings import code_files, complete, model_names, search_names, stage_settings, studies
+from wshare.settings import (
+    code_files,
+    code_hash,
+    complete,
+    model_names,
+    search_names,
+    stage_settings,
+    studies,
+)
 
 prepare_for_jobs(WORKFLOW)
 
@@ -32,17 +41,31 @@ wildcard_constraints:
 
 
 def code_of(stage):
-    """Function of wildcards: source files that the stage runs for a model.
+    """Function of wildcards: source files that the stage runs for a model and search.
 
     Relative to where Snakemake runs, so that a moved project reruns nothing.
     """
 
     def code(wildcards):
-        model = wildcards.get("model")
-        source = config["models"][model]["source"] if model else "train"
-        return [os.path.relpath(file) for file in code_files(stage, source)]
+        return [os.path.relpath(file) for file in code_files(stage, *parts_of(wildcards))]
 
     return code
+
+
+def code_hash_of(stage):
+    """Function of wildcards: SHA-256 over the same files."""
+
+    def hashed(wildcards):
+        return code_hash(stage, *parts_of(wildcards))
+
+    return hashed
+
+
+def parts_of(wildcards):
+    """Source of a job's model, and method of its search if it has one."""
+    model, search = wildcards.get("model"), wildcards.get("search")
+    source = config["models"][model]["source"] if model else "train"
+    return source, config["searches"][search]["method"] if search else None
 
 
 def settings_of(stage):
@@ -98,6 +121,25 @@ def local_weights(wildcards):
     """The model's weights file where the user names one, so that replacing it counts as a change."""
     path = config["models"][wildcards.model]["path"]
     return [path] if path else []
+
+
+def local_hash(wildcards):
+    """SHA-256 of that file, if there is one: one that takes its place may be older than what was made of the last."""
+    path = config["models"][wildcards.model]["path"]
+    return hash_of(path, os.stat(path).st_mtime_ns) if path and os.path.isfile(path) else ""
+
+
+@lru_cache
+def hash_of(path, mtime_ns):
+    """SHA-256 of a file, read once per version."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def layers_per_job(wildcards):
+    """Layers of each profiling job that a search goes by; 0 for one that needs no profile."""
+    method = config["searches"][wildcards.search]["method"]
+    return 0 if method == "rate_distortion" else config["sensitivity"]["layers_per_job"]
 
 
 def print_summary():

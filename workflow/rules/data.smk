@@ -20,6 +20,7 @@ rule prepare_images:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("prepare_images"),
         settings=settings_of("prepare_images"),
     shell:
         "python -m wshare prepare_images --settings {params.settings:q} --spec {input.spec:q}"

@@ -8,7 +8,7 @@ Needs a model of the configuration, and for training, baseline and importance it
 rule fetch_model:
     """Fetch a trained network from its source."""
     input:
-        local=local_weights,
+        local=ancient(local_weights),
         code=code_of("fetch_model"),
     output:
         weights="results/{model}/model/weights.safetensors",
@@ -22,6 +22,8 @@ rule fetch_model:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("fetch_model"),
+        local=local_hash,
         settings=settings_of("fetch_model"),
         cache=".cache/wshare",
     shell:
@@ -45,6 +47,7 @@ rule train_model:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("train_model"),
         settings=settings_of("train_model"),
     shell:
         "python -m wshare train_model --settings {params.settings:q}"
@@ -66,6 +69,7 @@ checkpoint inspect_model:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("inspect_model"),
         settings=settings_of("inspect_model"),
     shell:
         "python -m wshare inspect_model --settings {params.settings:q} --name {wildcards.model:q}"
@@ -90,6 +94,8 @@ rule evaluate_dense:
         "results/{model}/benchmarks/evaluate_dense.tsv"
     conda:
         "../../envs/torch.yaml"
+    params:
+        code=code_hash_of("evaluate_dense"),
     shell:
         "python -m wshare evaluate_dense --spec {input.spec:q} --weights {input.weights:q}"
         " --search {input.search:q} --held-out {input.held_out:q}"
@@ -113,6 +119,7 @@ rule extract_weights:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("extract_weights"),
         settings=settings_of("extract_weights"),
     shell:
         "python -m wshare extract_weights --settings {params.settings:q} --name {wildcards.model:q}"
@@ -137,6 +144,7 @@ rule measure_inputs:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("measure_inputs"),
         settings=settings_of("measure_inputs"),
     shell:
         "python -m wshare measure_inputs --settings {params.settings:q}"

@@ -18,6 +18,8 @@ rule summarise:
         "results/benchmarks/summarise.tsv"
     conda:
         "../../envs/numpy.yaml"
+    params:
+        code=code_hash_of("summarise"),
     shell:
         "python -m wshare summarise --metrics {input.metrics:q}"
         " --summary {output.summary:q} --table {output.table:q} > {log:q} 2>&1"

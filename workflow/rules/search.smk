@@ -27,6 +27,7 @@ rule search:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("search"),
         settings=settings_of("search"),
         journal="results/{model}/search/{search}/journal.jsonl",
     shell:
@@ -60,6 +61,7 @@ rule search_rate_distortion:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("search_rate_distortion"),
         settings=settings_of("search_rate_distortion"),
         journal="results/{model}/search/{search}/journal.jsonl",
     shell:
@@ -92,6 +94,7 @@ rule pack_model:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("pack_model"),
         settings=settings_of("pack_model"),
     shell:
         "python -m wshare pack_model --settings {params.settings:q}"
@@ -124,6 +127,7 @@ rule pack_rate_distortion:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("pack_rate_distortion"),
         settings=settings_of("pack_rate_distortion"),
     shell:
         "python -m wshare pack_rate_distortion --settings {params.settings:q}"
@@ -152,9 +156,10 @@ rule evaluate_packed:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("evaluate_packed"),
         settings=settings_of("evaluate_packed"),
         benchmarks="results/{model}/benchmarks",
-        layers_per_job=config["sensitivity"]["layers_per_job"],
+        layers_per_job=layers_per_job,
         dataset=lambda wildcards: config["models"][wildcards.model]["dataset"],
     shell:
         "python -m wshare evaluate_packed --settings {params.settings:q}"

@@ -23,6 +23,7 @@ rule profile_layers:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=code_hash_of("profile_layers"),
         settings=settings_of("profile_layers"),
     shell:
         "python -m wshare profile_layers --settings {params.settings:q}"
@@ -43,6 +44,8 @@ rule gather_sensitivity:
         "results/{model}/benchmarks/gather_sensitivity.tsv"
     conda:
         "../../envs/numpy.yaml"
+    params:
+        code=code_hash_of("gather_sensitivity"),
     shell:
         "python -m wshare gather_sensitivity --tables {input.tables:q}"
         " --sensitivity {output.sensitivity:q} > {log:q} 2>&1"

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from wshare.batchnorm import batch_norms
 from wshare.folding import folded_norms
 from wshare.moments import Moments
-from wshare.packing import batch_norms
 from wshare.rate_distortion import Options, Quantised, Target, quantise, target
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from wshare.batchnorm import batch_norms
 from wshare.layers import BATCH_NORMS, replaced
-from wshare.packing import batch_norms
 from wshare.scoring import forward
 
 # Largest difference that folding may make to a logit, as a share of the largest logit: rounding makes less.

@@ -7,8 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wshare.errors import FormatError
-from wshare.models import Fetched, load, state_of
-from wshare.scoring import fast
+from wshare.models import Fetched, fast, load, state_of
 from wshare.storage import atomic, read_json, sha256_file, write_json
 
 

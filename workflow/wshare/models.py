@@ -62,6 +62,14 @@ def load(spec: dict, weights: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
+def fast(model: nn.Module) -> nn.Module:
+    """The model with its convolutions in channels_last order, in which CPU kernels run about twice as fast.
+
+    Every evaluation uses it, since the order of sums differs from that of the usual one.
+    """
+    return model.to(memory_format=torch.channels_last)
+
+
 def finish(
     module: nn.Module,
     settings: dict,

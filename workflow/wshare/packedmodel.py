@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from wshare.batchnorm import BatchNorm, FoldedNorm, batch_norms
 from wshare.codebooks import Shared
 from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.models import assign, state_of, tied
-from wshare.packing import BatchNorm, FoldedNorm, batch_norms, load_packed, write_packed
+from wshare.packing import load_packed, write_packed
 from wshare.scoring import predict
 from wshare.storage import atomic, read_json, write_json
 

@@ -13,11 +13,11 @@ from functools import cached_property
 import numpy as np
 
 from wshare import ecsq, feedback
-from wshare.codebooks import Shared, Sweep, row_scale
+from wshare.batchnorm import BatchNorm, FoldedNorm
+from wshare.codebooks import REACH, Shared, Sweep, row_scale
 from wshare.cost import index_bits
 from wshare.kmeans import sweep
 from wshare.moments import Moments
-from wshare.packing import REACH, BatchNorm, FoldedNorm
 
 # Added to the diagonal of the covariance, as a share of its mean.
 DAMPING = 0.05

@@ -6,6 +6,7 @@ Everything here is pure and light: it runs each time the Snakefile is parsed.
 import ast
 import copy
 import difflib
+import hashlib
 import json
 import math
 import re
@@ -342,12 +343,13 @@ _SOURCE_MODULES = {
 
 
 @cache
-def code_files(stage: str, source: str = "file") -> tuple[str, ...]:
+def code_files(stage: str, source: str = "file", method: str | None = None) -> tuple[str, ...]:
     """Source files of the package that a stage's module imports, directly or not, sorted.
 
     Read from the import statements, wherever they stand, so that no list has to be kept by hand. Of the model
-    sources only those count that a model of `source` needs.
+    sources only those count that a model of `source` needs, of the search methods only `method`, or all.
     """
+    chosen = PACKAGE / "search" / "__init__.py"
     found: set[Path] = set()
     waiting = [PACKAGE / "stages" / f"{stage}.py"]
     while waiting:
@@ -355,8 +357,24 @@ def code_files(stage: str, source: str = "file") -> tuple[str, ...]:
         foreign = file.parent.name == "sources" and file.stem not in ("__init__", *_SOURCE_MODULES[source])
         if file not in found and not foreign:
             found.add(file)
-            waiting += _imports(file)
+            # That file imports the one method that is named.
+            own = method and file == chosen
+            waiting += [PACKAGE / "search" / f"{method}.py"] if own else _imports(file)
     return tuple(sorted(str(file) for file in found))
+
+
+@cache
+def code_hash(stage: str, source: str = "file", method: str | None = None) -> str:
+    """SHA-256 over names and contents of a stage's code files.
+
+    Snakemake looks into an input only if it is newer than what was made of it, and a release that is unpacked brings
+    old dates: as a parameter, the hash shows the change all the same.
+    """
+    digest = hashlib.sha256()
+    for file in code_files(stage, source, method):
+        content = Path(file).read_bytes()
+        digest.update(f"{Path(file).relative_to(PACKAGE).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 @cache

@@ -37,11 +37,12 @@ def run(problem: Problem, options: dict) -> Combination:
     `rescored` combinations of its front.
     """
     candidates = [filter_candidates(layer, problem.target) for layer in problem.layers]
-    sampled = _space_filling(candidates, options["samples"], problem.seed)
+    seed = problem.seed if options["seed"] is None else options["seed"]
+    sampled = _space_filling(candidates, options["samples"], seed)
     quality = [problem.measure(combination).relative_accuracy for combination in _combinations(candidates, sampled)]
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13)))
     model.fit(_inertias(candidates, sampled), quality)
-    front = _front(problem, candidates, model, options)
+    front = _front(problem, candidates, model, options, seed)
     chosen = front[np.unique(np.linspace(0, len(front) - 1, options["rescored"]).round().astype(int))]
     return problem.smallest_met(_combinations(candidates, np.concatenate([sampled, chosen])))
 
@@ -85,7 +86,7 @@ def _inertias(candidates: list[list[Profiled]], positions: Positions) -> np.ndar
     return np.stack(columns, axis=1)
 
 
-def _front(problem: Problem, candidates: list[list[Profiled]], model: Pipeline, options: dict) -> Positions:
+def _front(problem: Problem, candidates: list[list[Profiled]], model: Pipeline, options: dict, seed: int) -> Positions:
     """Pareto front of predicted quality against bits, by ascending bits."""
 
     class Trade(MultiObjective):
@@ -104,5 +105,5 @@ def _front(problem: Problem, candidates: list[list[Profiled]], model: Pipeline, 
         mutation=PM(vtype=float, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
-    result = minimize(Trade(), algorithm, ("n_gen", options["generations"]), seed=problem.seed)
+    result = minimize(Trade(), algorithm, ("n_gen", options["generations"]), seed=seed)
     return result.X[np.argsort(result.F[:, 1], kind="stable")].astype(int)

@@ -13,10 +13,10 @@ from wshare.datasets import Dataset, open_dataset, prepared
 from wshare.errors import UserError
 from wshare.images import batch_size, normalised
 from wshare.modelfile import read_model
-from wshare.models import assign, build
+from wshare.models import assign, build, fast
 from wshare.packing import load_packed
 from wshare.progress import PROGRESS
-from wshare.scoring import compare, fast, predict
+from wshare.scoring import compare, predict
 from wshare.storage import read_json
 
 SEED = 0

@@ -9,10 +9,10 @@ from wshare import __version__
 from wshare.benchmarks import seconds_by_stage
 from wshare.images import ImageFile
 from wshare.logits import read_logits
-from wshare.models import assign, build
+from wshare.models import assign, build, fast
 from wshare.names import folder_name
 from wshare.packing import load_packed
-from wshare.scoring import compare, fast, predict, verdict
+from wshare.scoring import compare, predict, verdict
 from wshare.storage import read_json, sha256_file, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
@@ -34,7 +34,10 @@ def evaluate_packed(
     metrics: Path,
     threads: int,
 ) -> None:
-    """Write metrics.json; `model`, `dataset` and `search` are names in the configuration."""
+    """Write metrics.json; `model`, `dataset` and `search` are names in the configuration.
+
+    `layers_per_job` is 0 for a search that went by no clusters and no profile.
+    """
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(recipe), read_json(sizes)
     sample = ImageFile(images)
@@ -43,10 +46,10 @@ def evaluate_packed(
     assign(network, load_packed(packed), str(packed))
     quality = compare(predict(network, sample, threads), reference, sample.labels, settings["seed"])
     octets = size["bytes"]
-    jobs = {
-        "cluster_layer": [folder_name(layer) for layer in chosen["layers"]],
-        "profile_layers": [str(group) for group in range(-(-len(chosen["layers"]) // layers_per_job))],
-    }
+    jobs = {}
+    if layers_per_job:
+        jobs["cluster_layer"] = [folder_name(layer) for layer in chosen["layers"]]
+        jobs["profile_layers"] = [str(group) for group in range(-(-len(chosen["layers"]) // layers_per_job))]
     write_json(
         metrics,
         {
