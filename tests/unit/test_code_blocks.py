@@ -38,9 +38,16 @@ PAGES = sorted(
     if path.name not in ("CHANGELOG.md", "extending.md")
 )
 PACKED = "results/mine/search/small/packed.safetensors"
-# Commands that cannot be checked here, and why.
+# Programs whose command lines cannot be checked here, and why; `bash -n` reads them all the same.
 NOT_CHECKED = {
-    "source .venv/bin/activate": "a shell's own business",
+    "source": "a shell's own business",
+    "pip": "would change the environment, or ask a package index",
+    "bsub": "LSF is installed nowhere here",
+    "case": "asks LSF",
+    "state=$(qstat": "asks PBS",
+    "*job_state": "asks PBS",
+    "if": "asks SGE",
+    "elif": "asks SGE",
 }
 # Files that the reader has or a run leaves, as the pages name them.
 READERS = re.compile(r"results/|site/|data/|my\.yaml$|.*<.*>")
@@ -135,20 +142,22 @@ def test_yaml_blocks_are_configurations_or_profiles(block):
     if given.keys() <= schema()["properties"].keys():
         complete(laid_over_a_whole_one(given, block.page))
     else:
+        # Executors that are not installed bring options of their own; tests/cluster runs those of the submit command.
+        generic = {f"cluster-generic-{name}-cmd" for name in ("submit", "status", "cancel")}
         options = get_argument_parser()._option_string_actions
-        assert [key for key in given if f"--{key}" not in options] == []
+        assert given.keys() <= generic | {name.removeprefix("--") for name in options}
 
 
 @pytest.mark.parametrize("block", in_language("sh"), ids=str)
 def test_shell_blocks_name_commands_options_and_files_that_exist(block):
     subprocess.run(["bash", "-n"], input=re.sub(r"<(\w[\w -]*)>", r"\1", block.text), text=True, check=True)
     for words in command_lines(block):
-        if " ".join(words) not in NOT_CHECKED:
+        if words[0].split(" ")[0] not in NOT_CHECKED:
             check_command(words)
 
 
 def test_the_list_of_unchecked_commands_is_no_longer_than_needed():
-    written = {" ".join(words) for block in in_language("sh") for words in command_lines(block)}
+    written = {words[0].split(" ")[0] for block in in_language("sh") for words in command_lines(block)}
     assert NOT_CHECKED.keys() <= written
 
 
