@@ -21,7 +21,9 @@ STEP = re.compile(
 
 @pytest.mark.parametrize(("title", "text"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_steps_of_the_section_work(tmp_path, title, text):
-    shutil.copytree(ROOT / "workflow", tmp_path / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "workflow", tmp_path / "workflow", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+    )
     steps = STEP.findall(text)
     assert len(steps) == text.count("```") / 2, "a block is announced in other words than the others"
     assert [verb for verb, *_ in steps].count("Try it") == 1
