@@ -5,7 +5,7 @@ CORES ?= all
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster fuzz lint lock clean
+.PHONY: help setup demo test test-cluster docs fuzz lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +47,9 @@ fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
 		.cache/fuzz/venv/bin/python -m tests.fuzz $$target .cache/fuzz/$$target \
 			-max_total_time=200 -artifact_prefix=.cache/fuzz/$$target- || exit 1; done
 
+docs: setup ## Build the documents into site/, to be read without a network.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lock: ## Resolve requirements.in into requirements.txt again.
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install --quiet pip-tools
@@ -56,4 +59,4 @@ lock: ## Resolve requirements.in into requirements.txt again.
 	sed -E -i 's/^((cuda|nvidia|triton)[^ ;]*==[^ ;]+)$$/\1 ; sys_platform == "linux"/' requirements.txt
 
 clean: ## Remove results and caches, but not .venv.
-	rm -rf results/* .snakemake .cache
+	rm -rf results/* site .snakemake .cache

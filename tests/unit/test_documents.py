@@ -1,7 +1,9 @@
-"""LICENSE, CITATION.cff, CHANGELOG.md, the manual's tables and the shipped configurations hold what they promise."""
+"""LICENSE, CITATION.cff, CHANGELOG.md, README.md, the manual and the shipped configurations hold what they promise."""
 
 import ast
 import hashlib
+import importlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -52,6 +54,39 @@ def test_citation_refers_to_the_paper():
 
 def test_changelog_has_this_version():
     assert f"\n## [{__version__}] - " in read("CHANGELOG.md")
+
+
+def test_workflow_catalogue_finds_what_it_asks_for():
+    usage = load(".snakemake-workflow-catalog.yml")["usage"]
+    assert usage["mandatory-flags"].keys() == {"desc", "flags"}
+    deployment = usage["software-stack-deployment"]
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    assert deployment == {
+        "conda": "conda:" in rules,
+        "apptainer": "container:" in rules,
+        "apptainer+conda": "container:" in rules and "conda:" in rules,
+    }
+    assert usage["report"] == ("report(" in rules)
+    assert all((ROOT / name).is_file() for name in ("workflow/Snakefile", "config/README.md", "config/config.yaml"))
+    assert all(word in read("README.md").lower() for word in ("snakemake", "workflow"))
+
+
+def test_picture_of_the_front_shows_the_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    figures = importlib.import_module("figures")
+    shipped = figures.PICTURE.read_bytes()
+    assert len(shipped) < 100_000
+    monkeypatch.setattr(figures, "PICTURE", tmp_path / "front.svg")
+    figures.main()
+    assert (tmp_path / "front.svg").read_bytes() == shipped, "renew it: python benchmarks/figures.py"
+
+
+def test_figures_of_readme_stand_in_the_benchmarks():
+    table = read("README.md").partition("| | times smaller |")[2].partition("\n\n")[0]
+    page = read("docs/benchmarks.md")
+    rates = re.findall(r"(\d+\.\d+x)", table)
+    assert len(rates) >= 7
+    assert [rate for rate in rates if rate not in page] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
