@@ -78,9 +78,7 @@ def finish(
     the number of classes is not `settings["classes"]`.
     """
     module = module.float().eval()
-    for name, value in module.named_parameters():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{origin}: {name} holds NaN or infinite values; get the weights again")
+    check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
     shape = [preprocessing["channels"], preprocessing["crop"], preprocessing["crop"]]
     classes = _count_classes(module, shape, settings["architecture"])
@@ -99,6 +97,13 @@ def finish(
         "origin": origin,
     }
     return Fetched(module, spec)
+
+
+def check_finite(module: nn.Module, origin: str) -> None:
+    """UserError, opening with `origin`, if a parameter is not finite."""
+    for name, value in module.named_parameters():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{origin}: {name} holds NaN or infinite values; get the weights again")
 
 
 def complete_preprocessing(found: dict, given: dict | None = None) -> dict:

@@ -5,24 +5,20 @@ from pathlib import Path
 from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
-from wshare.moments import input_moments, write_moments
+from wshare.moments import fold_moments, write_moments
 from wshare.storage import read_json
 
 
 def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path) -> None:
     """Write inputs.h5: two folds of search images, each with their mirror images.
 
-    A search scores the images of one fold by what the other taught it. UserError for fewer than two images.
+    UserError for fewer than two images.
     """
     names = [layer["name"] for layer in read_json(layers)["layers"]]
     sample = ImageFile(images, limit=settings["images"])
     if len(sample) < 2:
         raise UserError(f"{images}: {len(sample)} search image; searches by rate_distortion need at least two")
     model = read_model(spec, weights)
-    middle = sample.middle()
-    folds = [
-        input_moments(model, part.batches(), names, settings["seed"])
-        for part in (sample.part(0, middle), sample.part(middle, len(sample)))
-    ]
+    folds = fold_moments(model, sample, names, settings["seed"])
     provenance = {"model_sha256": read_json(spec)["sha256"], "images_fingerprint": sample.fingerprint}
     write_moments(moments, folds, provenance, settings)
