@@ -82,7 +82,7 @@ def test_help_of_a_command_has_its_line_an_example_and_help_for_every_flag(comma
     assert f"Example:\n  wshare {command} " in text
     words = " ".join(text.split())
     for name, parameter in inspect.signature(function).parameters.items():
-        annotation, told = get_args(parameter.annotation)
+        told = get_args(parameter.annotation)[1]
         assert told in words, name
         assert (f"--{name.replace('_', '-')}" in words) == (parameter.kind is parameter.KEYWORD_ONLY)
         if type(parameter.default) in (int, float, str):

@@ -92,9 +92,9 @@ def test_manual_defines_every_key_of_metrics():
     (written,) = [call for call in ast.walk(stage) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
     (hashes,) = [node.value for node in ast.walk(stage) if isinstance(node, ast.Assign) and name_of(node) == "hashes"]
     functions = [node for tree in (metrics, scoring) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    returned = {node.name: node.body[-1].value for node in functions}
+    last = {node.name: node.body[-1] for node in functions}
     section = read("config/README.md").partition("### metrics.json")[2].partition("\n## ")[0]
-    keys = [*keys_of(written.args[1]), *keys_of(returned["describe"]), *keys_of(returned["compare"])]
+    keys = [*keys_of(written.args[1]), *keys_of(last["describe"].value), *keys_of(last["compare"].value)]
     keys += [f"sha256.{key}" for key in keys_of(hashes)]
     assert {"compressed.agreement", "compression_rate.on_disk", "sha256.packed"} <= {*keys}
     assert [key for key in keys if f"`{key}`" not in section and f"`{key}." not in section] == []

@@ -159,9 +159,12 @@ def compress(
     A model that lies on a GPU is copied from it. UserError tells what cannot be used: no layer to share, weights or
     images that are not finite, labels out of range, too few images for the confidence.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
     search = {"method": "rate_distortion", "quality_target": quality, "confidence": confidence}
     settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
-    both = _splits(model, images, labels, held_out, seed)
+    with _reproducible():
+        both = _splits(model, images, labels, held_out, seed)
     return compress_images(model, *both, settings, include, exclude, threads)
 
 
@@ -221,6 +224,7 @@ def compress_images(
         )
         searched = time.perf_counter()
         quality = _quality(_working_copy(model), packed, held_out, settings["seed"], threads)
+        compressed = _compressed(model, packed)
     seconds = {"search": searched - started, "evaluate_packed": time.perf_counter() - searched}
     hashes = {
         "model": description["sha256"],
@@ -230,7 +234,7 @@ def compress_images(
     }
     target, seed = settings["quality_target"], settings["seed"]
     metrics = {"model": description["name"]} | describe(quality, target, sizes, found.recipe, seconds, seed, hashes)
-    return Result(_compressed(model, packed), found.recipe, metrics, found.front, found.losses, packed)
+    return Result(compressed, found.recipe, metrics, found.front, found.losses, packed)
 
 
 def apply_recipe(
@@ -355,7 +359,7 @@ def _state(packed: bytes) -> dict[str, Tensor]:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Sums on one thread, in one order, as in the workflow's jobs; gradients where they are asked for."""
+    """Sums on one thread, in one order, as in the workflow's jobs; tensors that may have gradients."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -367,8 +371,6 @@ def _reproducible() -> Iterator[None]:
 
 def _working_copy(model: nn.Module) -> nn.Module:
     """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode; its weights are checked."""
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
     try:
         copied = copy.deepcopy(model)
     except RuntimeError as error:
