@@ -37,8 +37,7 @@ class SharedTensor:
 class Contents:
     """A packed file: `form` is "fixed" or "entropy", `bytes` the size of the file.
 
-    `values` counts the numbers of the state dict that it stands for, and `float32` their bytes as they are when loaded.
-    `other_bytes` are all but those of the shared tensors: folded and kept batch norms, kept tensors and the header.
+    `values` counts the numbers of the state dict that it stands for, `dense_bytes` their bytes as plain tensors.
     """
 
     version: int
@@ -53,7 +52,7 @@ class Contents:
 
     @property
     def other_bytes(self) -> int:
-        """Bytes that belong to no shared tensor."""
+        """Bytes of no shared tensor: folded and kept batch norms, kept tensors and the header."""
         return self.bytes - sum(tensor.bytes for tensor in self.shared)
 
 
