@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -57,14 +58,36 @@ def test_the_program_lists_its_stages_and_its_version(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    assert all(stage in text for stage in (*STAGES, *COMMANDS))
+    assert all(stage in text for stage in STAGES)
+    assert all(f"  {name}" in text and line in text for name, line in COMMANDS.items())
+    assert text.index("compare") < text.index("stages, which the workflow's rules call:") < text.index("fetch_model")
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"wshare {__version__}\n"
 
 
 def test_every_stage_has_a_module_and_every_module_is_a_stage():
-    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, *COMMANDS, "__init__"}
+    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, "__init__"}
+    assert {file.stem for file in (PACKAGE / "commands").glob("*.py")} == {*COMMANDS, "__init__", "common", "tables"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_its_line_an_example_and_help_for_every_flag(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    function = getattr(import_module(f"wshare.commands.{command}"), command)
+    assert inspect.getdoc(function).splitlines()[0] == COMMANDS[command]
+    assert COMMANDS[command] in text
+    assert f"Example:\n  wshare {command} " in text
+    words = " ".join(text.split())
+    for name, parameter in inspect.signature(function).parameters.items():
+        told = get_args(parameter.annotation)[1]
+        assert told in words, name
+        assert (f"--{name.replace('_', '-')}" in words) == (parameter.kind is parameter.KEYWORD_ONLY)
+        if type(parameter.default) in (int, float, str):
+            assert f"{told} (default: {parameter.default})" in words, name
 
 
 def test_rules_call_stages_with_the_flags_that_they_have():

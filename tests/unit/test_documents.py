@@ -122,13 +122,22 @@ def test_manual_names_every_stage(stage):
 
 
 def test_manual_defines_every_key_of_metrics():
-    stage, scoring = (ast.parse(read(f"workflow/wshare/{name}.py")) for name in ("stages/evaluate_packed", "scoring"))
+    names = ("stages/evaluate_packed", "metrics", "scoring")
+    stage, metrics, scoring = (ast.parse(read(f"workflow/wshare/{name}.py")) for name in names)
     (written,) = [call for call in ast.walk(stage) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
-    (compare,) = [node for node in ast.walk(scoring) if isinstance(node, ast.FunctionDef) and node.name == "compare"]
+    (hashes,) = [node.value for node in ast.walk(stage) if isinstance(node, ast.Assign) and name_of(node) == "hashes"]
+    functions = [node for tree in (metrics, scoring) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    last = {node.name: node.body[-1] for node in functions}
     section = read("config/README.md").partition("### metrics.json")[2].partition("\n## ")[0]
-    keys = [*keys_of(written.args[1]), *keys_of(compare.body[-1].value)]
-    assert "compressed.agreement" in keys
+    keys = [*keys_of(written.args[1]), *keys_of(last["describe"].value), *keys_of(last["compare"].value)]
+    keys += [f"sha256.{key}" for key in keys_of(hashes)]
+    assert {"compressed.agreement", "compression_rate.on_disk", "sha256.packed"} <= {*keys}
     assert [key for key in keys if f"`{key}`" not in section and f"`{key}." not in section] == []
+
+
+def name_of(assignment):
+    """Name that an assignment gives, if it gives a single one."""
+    return getattr(assignment.targets[0], "id", None)
 
 
 def call_name(call):

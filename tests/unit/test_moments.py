@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from wshare import moments
-from wshare.errors import FormatError
+from wshare.errors import FormatError, UserError
 from wshare.models import fast
 from wshare.moments import Moments, input_moments, merged, read_moments, write_moments
 
@@ -196,7 +196,7 @@ def test_a_layer_that_is_never_called_is_an_error_and_no_hook_stays():
             return self.used(inputs)
 
     network = Unused().eval()
-    with pytest.raises(FormatError, match=r"never called; exclude it from sharing in models.<name>.layers.exclude"):
+    with pytest.raises(UserError, match=r"layer 'idle' is never called; exclude it from sharing \(key layers.exclude"):
         input_moments(network, [images(1)], ["used", "idle"], 0)
     assert not network.used._forward_hooks
     assert not network.idle._forward_hooks

@@ -1,11 +1,28 @@
-"""Weight sharing for trained convolutional networks, without retraining."""
+"""Weight sharing for trained convolutional networks, without retraining.
+
+`compress` compresses a network in memory, `load` fills a network with the weights of a packed file, and `load_packed`
+reads a packed file as a state dict.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wshare.api import Result, compress, load
+    from wshare.packing import load_packed
 
 __version__ = "0.1.0"
+__all__ = ["Result", "compress", "load", "load_packed"]
 
 
-def load_packed(path):
-    """State dict of a packed file; see `wshare.packing.load_packed`."""
-    # Imported late: stages that need no packing start faster without it.
-    from wshare.packing import load_packed as load
+def __getattr__(name: str) -> object:
+    """What `__all__` names."""
+    # Imported late: torch takes seconds, and stages that need none of this start without it.
+    if name == "load_packed":
+        from wshare.packing import load_packed
 
-    return load(path)
+        return load_packed
+    if name in __all__:
+        from wshare import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m wshare <stage> --flag value ...`: the stages from a shell, as the rules call them."""
+"""`wshare <command> --flag value ...`: commands for users, and the stages as the rules call them."""
 
 import argparse
 import importlib
@@ -6,13 +6,15 @@ import inspect
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args, get_origin
 
 from wshare import __version__
 from wshare.errors import UserError
 
+POSITIONAL = inspect.Parameter.POSITIONAL_ONLY
 STAGES = (
     "fetch_model",
     "train_model",
@@ -31,46 +33,107 @@ STAGES = (
     "evaluate_packed",
     "summarise",
 )
-# What a user calls, and no rule does.
-COMMANDS = ("evaluate",)
+# What a user calls, and no rule does; the lines are the first ones of the functions' docstrings.
+COMMANDS = {
+    "compress": "Compress a network on a folder of images, without retraining; prints sizes and the verdict.",
+    "inspect": "List the layers of a packed file: shape, number of shared values, bits and bytes, and totals.",
+    "apply": "Put a recipe on another checkpoint of the same architecture, without a search; prints the sizes.",
+    "evaluate": "Print the quality of a packed file on a folder of images, against the float32 network, as JSON.",
+    "export": "Write a packed file in the format of another runtime.",
+    "compare": "Hold two packed files, or two searches, side by side: sizes, each layer's k and bits, and quality.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage; returns the exit code. Bad input ends in one line on standard error and 1."""
+    """Run one command or stage; returns the exit code. Bad input ends in one line on standard error and 1."""
     # Batches run side by side on our own threads: libraries that start theirs too would fight for the
     # cores, and make sums depend on their number. Set before numpy and torch are imported.
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[variable] = "1"
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser("wshare", description="A stage of the workflow; `<stage> --help` tells its flags.")
-    parser.add_argument("--version", action="version", version=f"wshare {__version__}")
-    parser.add_argument("stage", choices=(*STAGES, *COMMANDS))
-    stage = parser.parse_args(arguments[:1]).stage
+    command = _program().parse_args(arguments[:1]).command
     try:
-        function = getattr(importlib.import_module(f"wshare.stages.{stage}"), stage)
-        function(**vars(_stage_parser(stage, function).parse_args(arguments[1:])))
+        package = "commands" if command in COMMANDS else "stages"
+        function = getattr(importlib.import_module(f"wshare.{package}.{command}"), command)
+        parser = _parser(command, function)
+        given = vars(parser.parse_args(arguments[1:]))
+        positional = [given.pop(name) for name, kind in _kinds(function).items() if kind is POSITIONAL]
+        function(*positional, **given)
     except (UserError, OSError) as error:
-        print(f"wshare {stage}: error: {error}", file=sys.stderr)
+        print(f"wshare {command}: error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _stage_parser(stage: str, function: Callable) -> argparse.ArgumentParser:
-    """A flag for every parameter of a stage's function, by its annotation; one with a default may be left out."""
-    parser = argparse.ArgumentParser(f"wshare {stage}", description=function.__doc__)
+def _program() -> argparse.ArgumentParser:
+    """Parser of the command alone; its help lists them all."""
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    stages = textwrap.fill(", ".join(STAGES), 100, initial_indent="  ", subsequent_indent="  ")
+    parser = argparse.ArgumentParser(
+        "wshare",
+        usage="wshare <command> [--flag value ...]",
+        description="Weight sharing for trained convolutional networks, without retraining.\n\ncommands:\n"
+        + "\n".join(lines),
+        epilog=f"`wshare <command> --help` tells its flags.\n\nstages, which the workflow's rules call:\n{stages}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wshare {__version__}")
+    parser.add_argument("command", choices=(*COMMANDS, *STAGES), help=argparse.SUPPRESS)
+    return parser
+
+
+def _kinds(function: Callable) -> dict[str, object]:
+    return {name: parameter.kind for name, parameter in inspect.signature(function).parameters.items()}
+
+
+def _parser(command: str, function: Callable) -> argparse.ArgumentParser:
+    """A flag for every parameter of a function, by its annotation; one with a default may be left out.
+
+    A parameter that is positional only is given without a flag.
+    """
+    parser = argparse.ArgumentParser(
+        f"wshare {command}",
+        description=inspect.getdoc(function),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for name, parameter in inspect.signature(function).parameters.items():
+        annotation, text = parameter.annotation, None
+        if get_origin(annotation) is Annotated:
+            annotation, text = get_args(annotation)
+        if parameter.kind is POSITIONAL:
+            parser.add_argument(name, type=annotation, metavar=name.upper(), help=text)
+            continue
         flag = "--" + name.replace("_", "-")
         needed = parameter.default is parameter.empty
-        given = {"required": True} if needed else {"default": parameter.default}
-        if parameter.annotation == list[Path]:
+        given: dict = {"required": True} if needed else {"default": parameter.default}
+        given["help"] = text if needed or text is None else _with_default(text, parameter.default)
+        if annotation == list[Path]:
             parser.add_argument(flag, type=Path, nargs="+", metavar="FILE", **given)
-        elif parameter.annotation is dict:
+        elif annotation is dict:
             parser.add_argument(flag, type=json.loads, metavar="JSON", **given)
-        elif parameter.annotation is bool:
+        elif annotation is bool:
             action = "store_true" if parameter.default is False else argparse.BooleanOptionalAction
             parser.add_argument(flag, action=action, **given)
         else:
-            # Of `Path | None` the first.
-            kind = next(iter(get_args(parameter.annotation)), parameter.annotation)
-            parser.add_argument(flag, type=kind, **given)
+            # Of `Path | None` the first. Where a value is the default, `none` says that there shall be none.
+            kinds = get_args(annotation) or (annotation,)
+            optional = type(None) in kinds and not needed and parameter.default is not None
+            metavar = {Path: "PATH", float: "NUMBER", int: "N", str: "TEXT"}[kinds[0]]
+            parser.add_argument(flag, type=_or_none(kinds[0]) if optional else kinds[0], metavar=metavar, **given)
     return parser
+
+
+def _with_default(text: str, default: object) -> str:
+    """Help of a flag; a default that says nothing is left out."""
+    if default is None or default is False or default == {}:
+        return text
+    return f"{text} (default: {'yes' if default is True else default})"
+
+
+def _or_none(kind: type) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        return None if text == "none" else kind(text)
+
+    # argparse names it where a value cannot be read.
+    read.__name__ = kind.__name__
+    return read

@@ -63,6 +63,11 @@ class Network:
             done = pool.map(lambda layer: quantise(layer, slope, factors[layer.name], options), self.targets.values())
             return dict(zip(self.targets, done, strict=True))
 
+    def of_recipe(self, recipe: dict, threads: int) -> dict[str, Quantised]:
+        """All layers as a recipe by rate_distortion has them."""
+        factors = {name: layer["factor"] for name, layer in recipe["layers"].items()}
+        return self.quantised(recipe["slope"], factors, Options.of(recipe["settings"]["options"]), threads)
+
     def tensors(self, name: str, layer: Quantised) -> dict[str, np.ndarray]:
         """What of the state dict a shared layer changes, by tensor name: as a reader of the packed file gets it."""
         changed = {f"{name}.weight": layer.shared.weight()}
@@ -79,3 +84,14 @@ class Network:
         if name not in self.biases:
             return {}
         return {f"{name}.bias": (self.biases[name] + layer.correction).astype(np.float32)}
+
+    def pieces(self, layers: dict[str, Quantised]) -> dict:
+        """The shared layers as `wshare.packedmodel.pack` takes them: its arguments from `shared` to `bits`."""
+        return {
+            "shared": {f"{name}.weight": layer.shared for name, layer in layers.items()},
+            "changed": {
+                key: array for name, layer in layers.items() for key, array in self.corrected(name, layer).items()
+            },
+            "folded": {self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm},
+            "bits": sum(layer.bits for layer in layers.values()),
+        }

@@ -1,4 +1,4 @@
-"""Decoded images in an HDF5 file, written once in order and read lazily in batches."""
+"""Images, in batches: decoded in an HDF5 file, written once in order and read lazily, or in memory."""
 
 import copy
 import hashlib
@@ -78,7 +78,50 @@ def normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
     return (torch.from_numpy(pixels).float() / 255 - centre) / scale
 
 
-class ImageFile:
+class Images:
+    """Images of one split, read batch by batch, from a file or from memory.
+
+    Attributes: `labels` int64 [N], None where there are none, `keys`, a name for each image, `fingerprint`
+    (hexadecimal SHA-256), `shape` [C, H, W], `batch_size`.
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray | None
+    fingerprint: str
+    shape: tuple[int, ...]
+    batch_size: int
+    _first: int
+
+    def batch(self, start: int) -> torch.Tensor:
+        """Images from `start` on as a network takes them: float32 [at most batch_size, C, H, W]."""
+        raise NotImplementedError
+
+    def part(self, first: int, stop: int) -> "Images":
+        """Images from `first` up to `stop`; batches are those of the whole if `first` is a multiple of their size."""
+        view = copy.copy(self)
+        view._first = self._first + first
+        view.keys = self.keys[first:stop]
+        view.labels = None if self.labels is None else self.labels[first:stop]
+        return view
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def middle(self) -> int:
+        """Where to cut the images into two folds of about one size, between batches if there are several."""
+        half = len(self) // 2
+        return half // self.batch_size * self.batch_size or half
+
+    def starts(self) -> range:
+        """First image of each batch."""
+        return range(0, len(self), self.batch_size)
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """All batches in order."""
+        return map(self.batch, self.starts())
+
+
+class ImageFile(Images):
     """Images of one split, read batch by batch.
 
     Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
@@ -105,26 +148,6 @@ class ImageFile:
         # Stays open: a pass over the images has many batches.
         self._images = h5py.File(path, "r")["images"]
 
-    def part(self, first: int, stop: int) -> "ImageFile":
-        """Images from `first` up to `stop`; batches are those of the whole if `first` is a multiple of their size."""
-        view = copy.copy(self)
-        view._first = self._first + first
-        view.keys = self.keys[first:stop]
-        view.labels = None if self.labels is None else self.labels[first:stop]
-        return view
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def middle(self) -> int:
-        """Where to cut the images into two folds of about one size, between batches if there are several."""
-        half = len(self) // 2
-        return half // self.batch_size * self.batch_size or half
-
-    def starts(self) -> range:
-        """First image of each batch."""
-        return range(0, len(self), self.batch_size)
-
     def batch(self, start: int) -> torch.Tensor:
         """Normalised images from `start` on: float32 [at most batch_size, C, H, W]."""
         try:
@@ -137,6 +160,24 @@ class ImageFile:
                 raise FormatError(f"{self.path}: image {key!r} damaged (checksum differs); {remedy(self.path)}")
         return normalised(pixels, self._mean, self._std)
 
-    def batches(self) -> Iterator[torch.Tensor]:
-        """All batches in order."""
-        return map(self.batch, self.starts())
+
+class ImageArray(Images):
+    """Images in memory: float32 [N, C, H, W] as a network takes them, and labels int64 [N] or None."""
+
+    def __init__(self, images: torch.Tensor, labels: np.ndarray | None):
+        self._images, self.labels = images, labels
+        self.keys = tuple(map(str, range(len(images))))
+        self.shape = tuple(images.shape[1:])
+        self.batch_size = batch_size(self.shape)
+        digest = hashlib.sha256()
+        for image in images:
+            digest.update(image.numpy().tobytes())
+        if labels is not None:
+            digest.update(labels.astype("<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
+        self._first = 0
+
+    def batch(self, start: int) -> torch.Tensor:
+        """Images from `start` on: float32 [at most batch_size, C, H, W]."""
+        stop = min(start + self.batch_size, len(self))
+        return self._images[self._first + start : self._first + stop]

@@ -34,3 +34,9 @@ def fisher_diagonal(
                 total += gradient.double() ** 2
             count += 1
     return {name: (total / count).float().numpy() for name, total in zip(layers, sums, strict=True)}
+
+
+def total(importance: np.ndarray) -> float:
+    """Sum over the weights of a layer."""
+    # An order of its own: a sum in another order of memory differs in its last digits.
+    return float(np.ascontiguousarray(importance).sum(dtype=np.float64))

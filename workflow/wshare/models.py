@@ -86,13 +86,7 @@ def finish(
     [N, classes], or the number of classes is not `settings["classes"]`.
     """
     module = module.float().eval()
-    for name, value in module.state_dict().items():
-        # Quantized modules of a user keep other things than tensors; `state_of` tells.
-        wrong = value.numel() - int(torch.isfinite(value).sum()) if isinstance(value, Tensor) else 0
-        if wrong:
-            raise UserError(
-                f"{origin}: {name} holds {wrong} NaN or infinite values of {value.numel()}; get the weights again"
-            )
+    check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
     shape = [preprocessing["channels"], preprocessing["crop"], preprocessing["crop"]]
     classes = _count_classes(module, shape, settings["architecture"])
@@ -111,6 +105,13 @@ def finish(
         "origin": origin,
     }
     return Fetched(module, spec)
+
+
+def check_finite(module: nn.Module, origin: str) -> None:
+    """UserError, opening with `origin`, if a parameter is not finite."""
+    for name, value in module.named_parameters():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{origin}: {name} holds NaN or infinite values; get the weights again")
 
 
 def complete_preprocessing(found: dict, given: dict | None = None) -> dict:

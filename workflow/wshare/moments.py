@@ -1,5 +1,6 @@
 """Moments of the inputs of each layer: what the error of its output follows from."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from wshare.errors import FormatError
+from wshare.errors import FormatError, UserError
+from wshare.images import Images
 from wshare.names import folder_name
 from wshare.progress import PROGRESS
 from wshare.storage import create_h5, get_text, open_h5, read_arrays, remedy, set_text, write_arrays
@@ -46,7 +48,10 @@ class Moments:
 def input_moments(
     model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
 ) -> dict[str, Moments]:
-    """Moments of the inputs of Conv2d and Linear layers over all images, and over their mirror images."""
+    """Moments of the inputs of Conv2d and Linear layers over all images, and over their mirror images.
+
+    UserError names a layer that no image reaches.
+    """
     gathered = {name: _Sums(model.get_submodule(name), seed) for name in layers}
     hooks = [model.get_submodule(name).register_forward_hook(sums.add) for name, sums in gathered.items()]
     images = 0
@@ -59,7 +64,19 @@ def input_moments(
     finally:
         for hook in hooks:
             hook.remove()
+    for name, sums in gathered.items():
+        if not sums.called:
+            raise UserError(
+                f"layer {name!r} is never called; exclude it from sharing (key layers.exclude of the model)"
+            )
     return {name: sums.moments(images) for name, sums in gathered.items()}
+
+
+def fold_moments(model: nn.Module, images: Images, layers: list[str], seed: int) -> list[dict[str, Moments]]:
+    """Moments by layer of two folds of the images: a search scores those of one by what the other taught it."""
+    middle = images.middle()
+    parts = images.part(0, middle), images.part(middle, len(images))
+    return [input_moments(model, part.batches(), layers, seed) for part in parts]
 
 
 class _Sums:
@@ -73,6 +90,11 @@ class _Sums:
         self._second: np.ndarray | float = 0.0
         self._patches = _linear_inputs if isinstance(module, nn.Linear) else _conv_inputs
 
+    @property
+    def called(self) -> bool:
+        """Whether the layer was."""
+        return self._samples > 0
+
     def add(self, module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
         count = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
         if count not in self._places:
@@ -85,8 +107,6 @@ class _Sums:
         self._second += inputs @ inputs.transpose(0, 2, 1) if whole else (inputs**2).sum(2)
 
     def moments(self, images: int) -> Moments:
-        if not self._samples:
-            raise FormatError("a layer was never called; exclude it from sharing in models.<name>.layers.exclude")
         mean, second = self._mean / self._samples, self._second / self._samples
         return Moments(mean.astype(np.float32), second.astype(np.float32), images, self._samples // images)
 
@@ -129,6 +149,11 @@ def merged(first: Moments, second: Moments) -> Moments:
         first.images + second.images,
         first.positions,
     )
+
+
+def together(folds: list[dict[str, Moments]]) -> dict[str, Moments]:
+    """Moments by layer over the images of all folds."""
+    return {name: functools.reduce(merged, (fold[name] for fold in folds)) for name in folds[0]}
 
 
 def write_moments(path: Path, folds: list[dict[str, Moments]], settings: dict, made_from: dict[str, str]) -> None:

@@ -1,13 +1,13 @@
 """What the layers of a network are shared from: weights.h5 and inputs.h5."""
 
-import functools
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from wshare.compression import Network
-from wshare.moments import merged, read_moments
+from wshare.importance import total
+from wshare.moments import read_moments, together
 from wshare.weightfile import layer_names, read_layer
 
 
@@ -28,12 +28,10 @@ def read_network(
 ) -> Network:
     """The same by what all folds tell together."""
     names, fisher = _layers(extracted, made_from)
-    folds = read_moments(moments, names, made_from)
-    together = {name: functools.reduce(merged, (found[name] for found in folds)) for name in names}
-    return Network.of(model, fisher, together, sample, fold)
+    return Network.of(model, fisher, together(read_moments(moments, names, made_from)), sample, fold)
 
 
 def _layers(extracted: Path, made_from: dict[str, str]) -> tuple[list[str], dict[str, float]]:
     """Names of the layers, and the sum of each one's importance."""
     names = layer_names(extracted)
-    return names, {name: float(read_layer(extracted, name, made_from)[1].sum(dtype="float64")) for name in names}
+    return names, {name: total(read_layer(extracted, name, made_from)[1]) for name in names}

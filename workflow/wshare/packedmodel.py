@@ -10,11 +10,51 @@ from torch import nn
 from wshare.batchnorm import BatchNorm, FoldedNorm, batch_norms
 from wshare.codebooks import Shared
 from wshare.errors import FormatError, UserError
-from wshare.images import ImageFile
+from wshare.images import Images
 from wshare.models import assign, state_of, tied
 from wshare.packing import load_packed, write_packed
 from wshare.scoring import predict
 from wshare.storage import atomic, check_origin, remedy, sha256_file, write_json
+
+
+def pack(
+    model: nn.Module,
+    shared: dict[str, Shared],
+    changed: dict[str, np.ndarray],
+    folded: dict[str, FoldedNorm],
+    form: str,
+    batch_norm: str,
+    images: Images,
+    threads: int,
+    bits: float,
+    float32: int,
+    packed: Path,
+) -> dict:
+    """Write the packed file of the compressed `model`; returns the content of sizes.json. The model itself changes.
+
+    `shared` goes by tensor name, `folded` by batch norm; `changed` holds other tensors of the state dict that are not
+    the model's. `form` is "entropy" or "fixed"; `batch_norm` is how those not folded are kept: "auto", "float16" or
+    "float32". `bits` is the analytic size of the shared weights, `float32` the bytes of the uncompressed network.
+    """
+    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | changed
+    weights = sum(tensor.indices.size for tensor in shared.values())
+    norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
+    decoded = {name: tensor.weight() for name, tensor in shared.items()}
+    for name, norm in folded.items():
+        decoded |= norm.norm(shared[norm.tensor].exponents).tensors(name)
+    half = _halve(batch_norm, model, state | decoded, norms, images, threads)
+    if half:
+        norms = {name: norm.halved() for name, norm in norms.items()}
+    parts = write_packed(packed, state, shared, norms, folded, _aliases(model), form)
+    return {
+        "bytes": {"float32": float32} | parts,
+        "format": form,
+        "batch_norm": "float16" if half else "float32",
+        "folded_batch_norms": len(folded),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "analytic_bits": bits,
+        "weights": weights,
+    }
 
 
 def write_files(
@@ -24,7 +64,7 @@ def write_files(
     folded: dict[str, FoldedNorm],
     form: str,
     batch_norm: str,
-    images: ImageFile,
+    images: Images,
     threads: int,
     bits: float,
     float32: Path,
@@ -33,48 +73,38 @@ def write_files(
     dense: Path,
     sizes: Path,
 ) -> None:
-    """Write the compressed `model` and the sizes in bytes; the model itself changes.
+    """Write the compressed `model`, packed and dense, and the sizes in bytes; the model itself changes.
 
-    `shared` goes by tensor name, `folded` by batch norm; `changed` holds other tensors of the state dict that are not
-    the model's. `form` is "entropy" or "fixed"; `batch_norm` is how those not folded are kept: "auto", "float16" or
-    "float32". `bits` is the analytic size of the shared weights, `float32` the file of the uncompressed network.
-    The sizes name the recipe and the packed file by their hashes.
+    `float32` is the file of the uncompressed network, `recipe` that of its recipe; the other arguments are those of
+    `pack`. The sizes name the recipe and the packed file by their hashes.
     """
-    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | changed
-    weights = sum(tensor.indices.size for tensor in shared.values())
-    norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
-    aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
-    decoded = {name: tensor.weight() for name, tensor in shared.items()}
-    for name, norm in folded.items():
-        decoded |= norm.norm(shared[norm.tensor].exponents).tensors(name)
-    half = _halve(batch_norm, model, state | decoded, norms, images, threads)
-    if half:
-        norms = {name: norm.halved() for name, norm in norms.items()}
-    parts = write_packed(packed, state, shared, norms, folded, aliases, form)
-    _write_dense(dense, load_packed(packed), aliases)
-    write_json(
-        sizes,
-        {
-            "bytes": {"float32": float32.stat().st_size} | parts,
-            "format": form,
-            "batch_norm": "float16" if half else "float32",
-            "folded_batch_norms": len(folded),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "analytic_bits": bits,
-            "weights": weights,
-            "recipe": sha256_file(recipe),
-            "packed": sha256_file(packed),
-        },
-    )
+    octets = float32.stat().st_size
+    found = pack(model, shared, changed, folded, form, batch_norm, images, threads, bits, octets, packed)
+    _write_dense(dense, load_packed(packed), _aliases(model))
+    write_json(sizes, found | {"recipe": sha256_file(recipe), "packed": sha256_file(packed)})
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """First name of each tensor that has several, by its other names."""
+    return {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
 
 
 def check_recipe(recipe: dict, path: Path, made_from: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
     """FormatError unless the recipe was made for these model and images, and for layers of these shapes."""
     check_origin(path, {"model": recipe["model"]["sha256"], "images": recipe["search_images"]}, made_from)
+    check_layers(recipe, str(path), shapes, remedy(path))
+
+
+def check_layers(recipe: dict, where: str, shapes: dict[str, tuple[int, ...]], cure: str) -> None:
+    """FormatError unless the recipe's layers have these names and shapes; it opens with `where`, ends with `cure`."""
     found = {name: tuple(layer["shape"]) for name, layer in recipe["layers"].items()}
     if found != shapes:
-        wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
-        raise FormatError(f"{path}: layer {wrong[0]!r} is not that of the network; {remedy(path)}")
+        wrong = min(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
+        there, here = (list(layers[wrong]) if wrong in layers else "missing" for layers in (found, shapes))
+        raise FormatError(
+            f"{where}: layer {wrong!r} is not that of the network ({there} in the recipe, {here} in the network); "
+            f"{cure}"
+        )
 
 
 def _halve(
@@ -82,7 +112,7 @@ def _halve(
     model: nn.Module,
     state: dict[str, np.ndarray],
     norms: dict[str, BatchNorm],
-    images: ImageFile,
+    images: Images,
     threads: int,
 ) -> bool:
     """Whether batch norm is kept in float16; where that is left to us, if it changes no image's top-1 class."""

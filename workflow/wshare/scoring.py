@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from wshare.errors import UserError
-from wshare.images import ImageFile
+from wshare.images import Images
 
 RESAMPLES = 10_000
 # The verdict's interval, whatever confidence the search asked for.
@@ -38,7 +38,7 @@ class Score:
     correct: np.ndarray
 
 
-def predict(model: nn.Module, images: ImageFile, threads: int = 1) -> np.ndarray:
+def predict(model: nn.Module, images: Images, threads: int = 1) -> np.ndarray:
     """Logits, float32 [N, classes].
 
     Batches run side by side on `threads` threads, each on one core: the result does not depend on

@@ -24,7 +24,8 @@ from wshare.errors import UserError
 from wshare.names import matches
 
 PACKAGE = Path(__file__).parent
-SCHEMA_FILE = PACKAGE.parent / "schemas" / "config.schema.yaml"
+# A link to workflow/schemas in the repository; an installed package holds the file itself.
+SCHEMA_FILE = PACKAGE / "schemas" / "config.schema.yaml"
 
 # What decides which network a model is.
 _MODEL_SOURCE = ("source", "architecture", "weights", "url", "path", "sha256", "classes", "arguments", "preprocessing")
@@ -82,6 +83,27 @@ def complete(config: dict) -> dict:
             "\n".join(["the configuration has problems:", *(f"  {line}" for line in sorted(set(problems)))])
         )
     return config
+
+
+def complete_search(search: dict) -> dict:
+    """One search of a configuration with all defaults filled in; UserError as for `complete`."""
+    node = {"$ref": "#/$defs/search"}
+    errors = _validator(node | {"$defs": schema()["$defs"]}).iter_errors(search)
+    problems = sorted({line for error in errors for line in _describe(error)})
+    search = copy.deepcopy(search)
+    if not problems:
+        _fill(search, node)
+        problems = list(_check_search("", search))
+    if problems:
+        raise UserError("; ".join(problems))
+    return search
+
+
+def defaults(section: str) -> dict:
+    """A section of the configuration as it is where nothing is set, such as `importance`."""
+    value: dict = {}
+    _fill(value, schema()["properties"][section])
+    return value
 
 
 def _validator(node: dict) -> Draft202012Validator:
@@ -178,8 +200,12 @@ def _cross_check(given: dict, config: dict) -> Iterator[str]:
     for name, model in config["models"].items():
         yield from _check_model(given, config, name, model)
     for name, search in config["searches"].items():
-        if search["options"].get("compression_rate") and search["options"]["kl"]:
-            yield f"searches.{name}.options.kl: not read with compression_rate; remove one of the two keys"
+        yield from _check_search(f"searches.{name}", search)
+
+
+def _check_search(where: str, search: dict) -> Iterator[str]:
+    if search["options"].get("compression_rate") and search["options"]["kl"]:
+        yield f"{joined(where, 'options.kl')}: not read with compression_rate; remove one of the two keys"
 
 
 def _check_bins(where: str, clustering: dict) -> Iterator[str]:

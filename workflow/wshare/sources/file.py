@@ -35,15 +35,14 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
     if not path:
         raise UserError("path: source 'file' needs the path of a safetensors file or a torch state dict")
     weights = read_state(Path(path), settings.get("sha256"))
+    return of_state(settings, weights, str(path), f"file {path} (sha256 {sha256_file(path)})")
+
+
+def of_state(settings: dict, weights: dict[str, Tensor], where: str, origin: str) -> models.Fetched:
+    """A network by its architecture, as for `fetch`, with these weights; `where` names them in messages."""
     module, builder, preprocessing = _architecture(settings, weights)
-    models.assign(module, weights, str(path))
-    return models.finish(
-        module,
-        settings,
-        builder=builder,
-        preprocessing=preprocessing,
-        origin=f"file {path} (sha256 {sha256_file(path)})",
-    )
+    models.assign(module, weights, where)
+    return models.finish(module, settings, builder=builder, preprocessing=preprocessing, origin=origin)
 
 
 def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:

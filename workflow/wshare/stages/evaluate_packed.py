@@ -1,21 +1,17 @@
 """Evaluate the packed file, loaded anew, on held-out images: the verdict."""
 
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from wshare import __version__
 from wshare.benchmarks import seconds_by_stage
 from wshare.images import ImageFile
 from wshare.logits import read_logits
+from wshare.metrics import describe
 from wshare.models import assign, build, fast
 from wshare.names import folder_name
 from wshare.packing import load_packed
-from wshare.scoring import compare, predict, verdict
+from wshare.scoring import compare, predict
 from wshare.storage import check_origin, read_json, sha256_file, write_json
-
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
 
 
 def evaluate_packed(
@@ -48,41 +44,15 @@ def evaluate_packed(
     network = fast(build(description))
     assign(network, state, str(packed))
     quality = compare(predict(network, sample, threads), reference, sample.labels, settings["seed"])
-    octets = size["bytes"]
     jobs = {}
     if layers_per_job:
         jobs["cluster_layer"] = [folder_name(layer) for layer in chosen["layers"]]
         jobs["profile_layers"] = [str(group) for group in range(-(-len(chosen["layers"]) // layers_per_job))]
-    write_json(
-        metrics,
-        {
-            "model": model,
-            "search": search,
-            "dataset": dataset,
-            "quality_target": settings["quality_target"],
-            **quality,
-            "verdict": verdict(*quality["relative_accuracy_ci95"], settings["quality_target"]),
-            "bytes": octets,
-            "compression_rate": {
-                "on_disk": octets["float32"] / octets["packed"],
-                "analytic": 32 * size["weights"] / size["analytic_bits"],
-            },
-            "bits_per_weight": 8 * octets["packed"] / size["parameters"],
-            "format": size["format"],
-            "batch_norm": size["batch_norm"],
-            "folded_batch_norms": size["folded_batch_norms"],
-            "predicted_loss_rank_correlation": chosen.get("predicted_loss_rank_correlation"),
-            "evaluations": chosen["evaluations"],
-            "images_forwarded": sum(chosen["images_forwarded"].values()),
-            "seconds": seconds_by_stage(benchmarks, search, jobs) | {"evaluate_packed": time.perf_counter() - started},
-            "versions": {"wshare": __version__, "python": platform.python_version()}
-            | {package: version(package) for package in PACKAGES},
-            "seed": settings["seed"],
-            "sha256": {
-                "model": description["sha256"],
-                "held_out_images": sample.fingerprint,
-                "search_images": chosen["search_images"],
-            }
-            | hashes,
-        },
-    )
+    seconds = seconds_by_stage(benchmarks, search, jobs) | {"evaluate_packed": time.perf_counter() - started}
+    hashes |= {
+        "model": description["sha256"],
+        "held_out_images": sample.fingerprint,
+        "search_images": chosen["search_images"],
+    }
+    found = describe(quality, settings["quality_target"], size, chosen, seconds, settings["seed"], hashes)
+    write_json(metrics, {"model": model, "search": search, "dataset": dataset, **found})

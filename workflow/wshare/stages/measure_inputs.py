@@ -5,14 +5,14 @@ from pathlib import Path
 from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
-from wshare.moments import input_moments, write_moments
+from wshare.moments import fold_moments, write_moments
 from wshare.storage import check_origin, read_json
 
 
 def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path) -> None:
     """Write inputs.h5: two folds of search images, each with their mirror images.
 
-    A search scores the images of one fold by what the other taught it. UserError for fewer than two images.
+    UserError for fewer than two images.
     """
     description, table = read_json(spec), read_json(layers)
     check_origin(layers, table, {"model": description["sha256"]})
@@ -21,9 +21,5 @@ def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, imag
     if len(sample) < 2:
         raise UserError(f"{images}: {len(sample)} search image; searches by rate_distortion need at least two")
     model = read_model(spec, weights)
-    middle = sample.middle()
-    folds = [
-        input_moments(model, part.batches(), names, settings["seed"])
-        for part in (sample.part(0, middle), sample.part(middle, len(sample)))
-    ]
+    folds = fold_moments(model, sample, names, settings["seed"])
     write_moments(moments, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})

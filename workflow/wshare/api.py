@@ -1,0 +1,506 @@
+"""Compression from Python, without Snakemake: images in memory, a packed file as the result.
+
+The five lines are
+
+    import wshare
+
+    result = wshare.compress(model, images, labels, quality=0.99)
+    print(result)
+    result.save("net.wshare.safetensors")
+
+and, where the network is used, `wshare.load("net.wshare.safetensors", model)`.
+"""
+
+import copy
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from wshare.codebooks import Shared, assign
+from wshare.compression import Network
+from wshare.cost import layer_bits
+from wshare.datasets import split_indices
+from wshare.errors import UserError
+from wshare.images import ImageArray, Images
+from wshare.importance import fisher_diagonal, total
+from wshare.kmeans import sweep
+from wshare.layers import inspect
+from wshare.metrics import describe
+from wshare.models import assign as fill
+from wshare.models import check_finite, fast, state_of
+from wshare.moments import Moments, fold_moments, together
+from wshare.packedmodel import check_layers, pack
+from wshare.packing import load_packed
+from wshare.price_search import Found, Scale, find, measurements
+from wshare.progress import PROGRESS
+from wshare.rate_distortion import Options
+from wshare.scoring import compare, forward, predict
+from wshare.settings import complete_search, defaults
+from wshare.storage import atomic
+
+if TYPE_CHECKING:
+    import altair
+
+# Images as a user gives them: [N, C, H, W], or batches of them, with labels or without.
+Batches = Tensor | np.ndarray | Iterable[Tensor | Sequence]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compressed network.
+
+    `model` is the compressed network: a copy of the one that was passed, in evaluation mode. `recipe` holds the
+    settings of all layers, as recipe.json does, and `metrics` sizes, quality on the held-out images and the verdict,
+    as metrics.json does. `front` has a row for each price of a bit that was measured on the search images, and
+    `losses` one for each layer that was probed.
+    """
+
+    model: nn.Module
+    recipe: dict
+    metrics: dict
+    front: list[dict]
+    losses: list[dict]
+    packed: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        octets, after = self.metrics["bytes"], self.metrics["compressed"]
+        low, high = self.metrics["relative_accuracy_ci95"]
+        return (
+            f"{octets['float32']:,} bytes -> {octets['packed']:,} bytes, "
+            f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
+            f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
+            f"{self.metrics['measure']} {after['top1']:.2%} on {after['images']:,} held-out images, "
+            f"{self.metrics['relative_accuracy']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
+            f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the packed file, whole or not at all; `load` reads it."""
+        with atomic(path) as temporary:
+            temporary.write_bytes(self.packed)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State dict of the compressed network, in float32, as a reader of the packed file gets it."""
+        return _state(self.packed)
+
+    def plot(self) -> "altair.LayerChart":
+        """Chart of the searched front: divergence on the search images against the compression rate of the layers.
+
+        Needs altair; UserError if it is missing. `.save("front.html")` writes it; notebooks show it.
+        """
+        try:
+            import altair
+        except ModuleNotFoundError as error:
+            if error.name != "altair":
+                raise
+            raise UserError("plot: altair is not installed; it is an optional extra: pip install altair") from None
+        rows = [
+            {
+                "rate": row["compression_rate_analytic"],
+                "kl": row["kl"],
+                "top1": row["top1"],
+                "state": "chosen" if row["chosen"] else "measured",
+            }
+            for row in self.front
+        ]
+        base = altair.Chart(altair.Data(values=rows)).encode(
+            x=altair.X("rate:Q", title="compression rate of the layers (analytic)", scale=altair.Scale(zero=False)),
+            y=altair.Y("kl:Q", title="divergence from float32 on search images, nats"),
+        )
+        points = base.mark_point(filled=True, size=80).encode(
+            color=altair.Color("state:N", title=None), tooltip=["rate:Q", "kl:Q", "top1:Q"]
+        )
+        return base.mark_line(color="lightgrey") + points
+
+
+def compress(
+    model: nn.Module,
+    images: Batches,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
+    quality: float = 0.99,
+    confidence: float | None = 0.95,
+    *,
+    held_out: "float | Batches | tuple[Batches, Sequence[int]]" = 0.5,
+    options: Mapping[str, object] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    threads: int | None = None,
+) -> Result:
+    """The smallest network found that keeps `quality`, a share of the float32 accuracy, by method `rate_distortion`.
+
+    `model` is a classifier with Conv2d or Linear layers: [N, C, H, W] in, [N, classes] out. It is used in evaluation
+    mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them, or an iterable
+    of batches, images or (images, labels), such as a DataLoader. `labels` are class indices [N]; without labels the
+    model's own first answers stand for them, and quality is agreement with it.
+
+    Images are dealt out, at random by `seed`, to search images and held-out ones. Every choice looks at search images
+    alone, and the verdict in `Result.metrics` at held-out images alone. `held_out` is the share (below 1) or number of
+    images held out, or other images to hold out: as `images`, or a tuple (images, labels).
+
+    `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
+    goes by the accuracy measured on them. `options` are those of the method in the configuration, such as
+    {"compression_rate": 8}. `include` and `exclude` choose layers by exact name, or by `re:` and a regular expression.
+
+    All is computed on the CPU, on `threads` threads, by default one a core; the result does not depend on their number.
+    A model that lies on a GPU is copied from it. UserError tells what cannot be used: no layer to share, weights or
+    images that are not finite, labels out of range, too few images for the confidence.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
+    search = {"method": "rate_distortion", "quality_target": quality, "confidence": confidence}
+    settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
+    with _reproducible():
+        both = _splits(model, images, labels, held_out, seed)
+    return compress_images(model, *both, settings, include, exclude, threads)
+
+
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """The model, filled with the weights of a packed file.
+
+    Names and shapes must be those of the model; if not, UserError names the first that differ, and the model is left
+    as it was. FormatError if the file is damaged. The compressed weights are for evaluation: batch norms hold a scale
+    and a shift, and no statistics to go on training with.
+    """
+    state = load_packed(path)
+    own = model.state_dict()
+    wrong = [
+        f"{name} ({_shape(state, name)} in the file, {_shape(own, name)} in the model)"
+        for name in [*own, *(name for name in state if name not in own)]
+        if name not in state or name not in own or state[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
+    fill(model, state, str(path))
+    return model
+
+
+def compress_images(
+    model: nn.Module,
+    search: Images,
+    held_out: Images,
+    settings: dict,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = None,
+) -> Result:
+    """`compress` on images that are dealt out already, each split in random order.
+
+    `settings` is a search of the configuration, complete, and the seed.
+    """
+    started = time.perf_counter()
+    threads = threads or os.cpu_count() or 1
+    with _reproducible():
+        work = _working_copy(model)
+        names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
+        for sample in (search, held_out):
+            _check_sample(work, sample)
+        float32 = save(state_of(work))
+        description = {"name": type(model).__name__, "sha256": hashlib.sha256(float32).hexdigest()}
+        taught = _Taught.by(work, search, names, settings["seed"], settings["options"]["fold_batch_norm"])
+        found = _found(work, taught, search, settings, description, threads)
+        network = taught.network(work)
+        packed, sizes = _packed(
+            work,
+            network.pieces(network.of_recipe(found.recipe, threads)),
+            settings["options"]["format"],
+            search,
+            threads,
+            len(float32),
+        )
+        searched = time.perf_counter()
+        quality = _quality(_working_copy(model), packed, held_out, settings["seed"], threads)
+        compressed = _compressed(model, packed)
+    seconds = {"search": searched - started, "evaluate_packed": time.perf_counter() - searched}
+    hashes = {
+        "model": description["sha256"],
+        "held_out_images": held_out.fingerprint,
+        "search_images": search.fingerprint,
+        "packed": hashlib.sha256(packed).hexdigest(),
+    }
+    target, seed = settings["quality_target"], settings["seed"]
+    metrics = {"model": description["name"]} | describe(quality, target, sizes, found.recipe, seconds, seed, hashes)
+    return Result(compressed, found.recipe, metrics, found.front, found.losses, packed)
+
+
+def apply_recipe(
+    model: nn.Module, recipe: dict, where: str, images: Images, threads: int | None = None
+) -> tuple[bytes, dict]:
+    """The packed file of `model`, shared as `recipe` says, and the content of sizes.json.
+
+    A recipe by rate_distortion gives each layer's price; `images` tell the rest anew, since it depends on the weights.
+    Recipes of other methods give each layer's number of shared values. `where` names the recipe in messages. UserError
+    if its layers are not those of the model.
+    """
+    threads = threads or os.cpu_count() or 1
+    settings = recipe["settings"]
+    with _reproducible():
+        work = _working_copy(model)
+        _check_sample(work, images)
+        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
+        # Layers that the recipe leaves out stay as they are.
+        shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
+        check_layers(recipe, where, shapes, "it was made for another architecture")
+        octets = len(save(state_of(work)))
+        if settings["method"] == "rate_distortion":
+            taught = _Taught.by(work, images, list(shapes), settings["seed"], settings["options"]["fold_batch_norm"])
+            network = taught.network(work)
+            pieces, form = network.pieces(network.of_recipe(recipe, threads)), settings["options"]["format"]
+        else:
+            pieces, form = _by_k(work, recipe), defaults("packing")["format"]
+        return _packed(work, pieces, form, images, threads, octets)
+
+
+def _by_k(model: nn.Module, recipe: dict) -> dict:
+    """Arguments of `pack` for a recipe that gives each layer's number of shared values."""
+    shared, bits = {}, 0
+    for name, layer in recipe["layers"].items():
+        weight = model.get_submodule(name).weight.detach().numpy()
+        bits += layer_bits(weight.size, layer["k"])
+        if layer["k"] is not None:
+            codebook = sweep(weight, k_max=layer["k"]).codebook(layer["k"])
+            shared[f"{name}.weight"] = Shared(codebook, assign(weight, codebook))
+    return {"shared": shared, "changed": {}, "folded": {}, "bits": bits}
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What images tell of a network: sums of the layers' importance, and moments of their inputs by fold.
+
+    `sample` is an image or a few, to find the batch norms that can be folded, if `fold`.
+    """
+
+    fisher: dict[str, float]
+    folds: list[dict[str, Moments]]
+    sample: Tensor
+    fold: bool
+
+    @classmethod
+    def by(cls, model: nn.Module, images: Images, names: list[str], seed: int, fold: bool) -> "_Taught":
+        """Measured on as many images as the workflow takes by default."""
+        if len(images) < 2:
+            raise UserError(f"{len(images)} search image; compression needs at least two")
+        first, several = (images.part(0, defaults(section)["images"]) for section in ("importance", "inputs"))
+        importance = fisher_diagonal(model, first.batches(), names, seed)
+        fisher = {name: total(array) for name, array in importance.items()}
+        return cls(fisher, fold_moments(model, several, names, seed), images.batch(0)[:2], fold)
+
+    def networks(self, model: nn.Module) -> list[Network]:
+        """The layers, ready to be shared, by what each fold tells."""
+        return [Network.of(model, self.fisher, found, self.sample, self.fold) for found in self.folds]
+
+    def network(self, model: nn.Module) -> Network:
+        """The same by what all folds tell together."""
+        return Network.of(model, self.fisher, together(self.folds), self.sample, self.fold)
+
+
+def _found(
+    model: nn.Module, taught: _Taught, images: Images, settings: dict, description: dict[str, str], threads: int
+) -> Found:
+    reference = predict(model, images, threads)
+    scale = Scale(model, taught.networks(model), images, reference, Options.of(settings["options"]), threads)
+    with tqdm(total=measurements(scale, settings), desc="search", **PROGRESS) as progress:
+
+        def measured(key: tuple, measure: Callable[[], dict]) -> dict:
+            found = measure()
+            progress.update()
+            return found
+
+        return find(scale, settings, description, measured)
+
+
+def _packed(
+    model: nn.Module, pieces: dict, form: str, images: Images, threads: int, float32: int
+) -> tuple[bytes, dict]:
+    """Content of the packed file, and of sizes.json; the model changes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "packed.safetensors"
+        sizes = pack(
+            model,
+            form=form,
+            batch_norm=defaults("packing")["batch_norm"],
+            images=images,
+            threads=threads,
+            float32=float32,
+            packed=path,
+            **pieces,
+        )
+        return path.read_bytes(), sizes
+
+
+def _quality(model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
+    """Quality of the packed file, loaded anew into `model`, against the model itself."""
+    reference = predict(model, images, threads)
+    fill(model, _state(packed), "the packed file")
+    return compare(predict(model, images, threads), reference, images.labels, seed)
+
+
+def _state(packed: bytes) -> dict[str, Tensor]:
+    """State dict of a packed file's content."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "packed.safetensors"
+        path.write_bytes(packed)
+        return load_packed(path)
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Sums on one thread, in one order, as in the workflow's jobs; tensors that may have gradients."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _working_copy(model: nn.Module) -> nn.Module:
+    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode; its weights are checked."""
+    try:
+        copied = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise UserError(
+            f"model: cannot be copied ({str(error).splitlines()[0]}); remove weight norms and the like first"
+        ) from error
+    check_finite(copied, "model")
+    return fast(copied.cpu().float().eval())
+
+
+def _check_sample(model: nn.Module, images: Images) -> None:
+    """UserError unless the model answers the first images with finite [N, classes], and labels are such classes."""
+    try:
+        output = torch.from_numpy(forward(model, images.batch(0)[:2]))
+    except (RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"model: fails on images {list(images.shape)} ({str(error).strip().splitlines()[0]}); "
+            "give images as the model takes them"
+        ) from error
+    if output.ndim != 2 or len(output) != min(2, len(images)):
+        raise UserError(f"model: gives {list(output.shape)}, not [N, classes]; only classifiers can be compressed")
+    if not output.isfinite().all():
+        raise UserError("model: gives NaN or infinite outputs on the first images; check its buffers and the images")
+    if images.labels is not None and not 0 <= images.labels.min() <= images.labels.max() < output.shape[1]:
+        raise UserError(
+            f"labels: {images.labels.min()} to {images.labels.max()}, but the model has classes 0 to "
+            f"{output.shape[1] - 1}; correct the labels, or leave them out to go by agreement"
+        )
+
+
+def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
+    """A copy of the model, on its device and in its types, with the compressed weights."""
+    compressed = copy.deepcopy(model).eval()
+    fill(compressed, _state(packed), "the packed file")
+    return compressed
+
+
+def _splits(
+    model: nn.Module, images: Batches, labels: Sequence[int] | None, held_out: object, seed: int
+) -> tuple[ImageArray, ImageArray]:
+    """Search images and held-out images, each in random order."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    pixels, classes = _gathered(images, labels, "images", device)
+    if isinstance(held_out, int | float) and not isinstance(held_out, bool):
+        count = int(held_out * len(pixels) + 1e-9) if held_out < 1 else held_out
+        if not 1 <= count <= len(pixels) - 2:
+            raise UserError(
+                f"held_out: {held_out} of {len(pixels)} images; it takes one held-out image and two search images"
+            )
+        chosen = split_indices(pixels, {"search": len(pixels) - count, "held_out": count}, seed)
+        return tuple(_dealt(pixels, classes, chosen[name], seed) for name in ("search", "held_out"))
+    others = held_out if isinstance(held_out, tuple) else (held_out, None)
+    other_pixels, other_classes = _gathered(*others, "held_out", device)
+    if (classes is None) != (other_classes is None):
+        raise UserError("held_out: give labels with both the search images and the held-out images, or with neither")
+    if other_pixels.shape[1:] != pixels.shape[1:]:
+        raise UserError(f"held_out: images {list(other_pixels.shape[1:])}, but images are {list(pixels.shape[1:])}")
+    return (
+        _dealt(pixels, classes, np.arange(len(pixels)), seed),
+        _dealt(other_pixels, other_classes, np.arange(len(other_pixels)), seed),
+    )
+
+
+def _dealt(pixels: Tensor, labels: np.ndarray | None, chosen: np.ndarray, seed: int) -> ImageArray:
+    # In random order, so that the first images are a fair sample: the workflow does the same.
+    order = np.random.default_rng(seed).permutation(chosen)
+    return ImageArray(pixels[torch.from_numpy(order)], None if labels is None else labels[order])
+
+
+def _gathered(
+    images: Batches, labels: Sequence[int] | None, where: str, device: torch.device
+) -> tuple[Tensor, np.ndarray | None]:
+    """All images, float32 [N, C, H, W] on the CPU, and labels int64 [N] or None; UserError names `where`."""
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
+    if isinstance(images, Tensor):
+        return _checked(images, where, device), _classes(labels, len(images), where)
+    pixels: list[Tensor] = []
+    classes: list[Tensor] = []
+    try:
+        batches = iter(images)
+    except TypeError:
+        raise UserError(f"{where}: a {type(images).__name__}; give a tensor [N, C, H, W] or batches of them") from None
+    for batch in batches:
+        batch, *given = (batch,) if isinstance(batch, Tensor) else batch
+        if not isinstance(batch, Tensor) or len(given) > 1:
+            raise UserError(f"{where}: a batch is images, or (images, labels); map yours to that")
+        pixels.append(_checked(batch, where, device))
+        classes += [torch.as_tensor(part).cpu() for part in given]
+        if pixels[0].shape[1:] != batch.shape[1:]:
+            raise UserError(
+                f"{where}: batches {list(pixels[0].shape)} and {list(batch.shape)}; resize them to one shape"
+            )
+    if not pixels:
+        raise UserError(f"{where}: no image")
+    if classes and labels is not None:
+        raise UserError(f"{where}: batches bring labels, and labels are given too; leave one out")
+    if classes and len(classes) != len(pixels):
+        raise UserError(f"{where}: some batches bring labels and some do not")
+    found = torch.cat(pixels)
+    return found, _classes(torch.cat(classes) if classes else labels, len(found), where)
+
+
+def _checked(images: Tensor, where: str, device: torch.device) -> Tensor:
+    if images.ndim != 4:
+        raise UserError(f"{where}: {list(images.shape)}; give a tensor [N, C, H, W] or batches of them (a DataLoader)")
+    if not images.numel():
+        raise UserError(f"{where}: {list(images.shape)} holds no image")
+    if not images.is_floating_point():
+        raise UserError(f"{where}: {images.dtype}; give float images as the model takes them, scaled and normalised")
+    if images.device not in (device, torch.device("cpu")):
+        raise UserError(
+            f"{where}: on {images.device}, but the model is on {device}; pass them with .to({str(device)!r})"
+        )
+    images = images.detach().cpu().float().contiguous()
+    if not images.isfinite().all():
+        raise UserError(f"{where}: holds NaN or infinite values")
+    return images
+
+
+def _classes(labels: Sequence[int] | None, count: int, where: str) -> np.ndarray | None:
+    if labels is None:
+        return None
+    found = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if found.shape != (count,) or found.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: {count} images, but labels are {found.dtype} {list(found.shape)}; give one integer an image"
+        )
+    return found.astype(np.int64)
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> object:
+    return list(state[name].shape) if name in state else "missing"

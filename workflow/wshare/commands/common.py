@@ -1,0 +1,99 @@
+"""What several commands share: their flags, the network, the images, a table."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from tqdm import tqdm
+
+from wshare.datasets import Dataset, open_dataset, prepared
+from wshare.errors import UserError
+from wshare.images import ImageFile, write_images
+from wshare.models import Fetched, fetch
+from wshare.progress import PROGRESS
+
+CACHE = Path(".cache/wshare")
+CORES = os.cpu_count() or 1
+
+Architecture = Annotated[str, "torchvision name, timm:<name> or python:<module>:<function>"]
+Weights = Annotated[
+    Path | None,
+    "safetensors file or torch state dict; without it the published weights, or those of the Python function",
+]
+Arguments = Annotated[dict, "keyword arguments of the function that builds the architecture"]
+Preprocessing = Annotated[
+    dict,
+    "channels, resize, crop, interpolation, mean and std, where they differ from the architecture's published ones",
+]
+Folder = Annotated[Path, "folder of images, one folder a class"]
+Labels = Annotated[
+    str | None,
+    "class of each folder: `sorted` for its place in the sorted list, or a JSON file {folder: class}; "
+    "not needed for ImageNet wnids",
+]
+NoLabels = Annotated[bool, "take all images at any depth; quality is then agreement with the float32 network"]
+Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
+Limit = Annotated[int | None, "so many images, taken at random; all without it"]
+Threads = Annotated[int, "threads; the result does not depend on them"]
+
+
+def network(architecture: str, weights: Path | None, arguments: dict, preprocessing: dict) -> Fetched:
+    """The float32 network; UserError tells what cannot be used."""
+    kind, _, rest = architecture.partition(":")
+    settings: dict = {"arguments": arguments, "preprocessing": preprocessing}
+    if weights:
+        settings |= {"source": "file", "architecture": architecture, "path": str(weights)}
+    elif kind in ("python", "timm"):
+        settings |= {"source": kind, "architecture": rest}
+    else:
+        settings |= {"source": "torchvision", "architecture": architecture}
+    return fetch(settings, CACHE)
+
+
+def open_folder(folder: Path, labels: str | None, no_labels: bool) -> Dataset:
+    """The images of a folder, none of them decoded yet."""
+    if not folder.is_dir():
+        raise UserError(f"--images {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    if labels and no_labels:
+        raise UserError("--labels and --no-labels: give one of the two")
+    try:
+        return open_dataset(
+            {"source": "imagefolder", "path": str(folder), "class_map": labels, "labels": not no_labels}
+        )
+    except UserError as error:
+        hint = "" if no_labels else " (--labels gives the class_map; --no-labels takes images as they lie)"
+        raise UserError(f"{error}{hint}") from None
+
+
+def check_classes(labels: np.ndarray | None, classes: int) -> None:
+    """UserError if a label is no class of the network."""
+    if labels is not None and labels.max() >= classes:
+        raise UserError(
+            f"--labels: class index {labels.max()}, but the network has classes 0 to {classes - 1}; "
+            "correct the class_map, or give --no-labels"
+        )
+
+
+def decoded(dataset: Dataset, chosen: np.ndarray, spec: dict, enlarge: bool, path: Path) -> ImageFile:
+    """The chosen images as the network of `spec` takes them, decoded into a file at `path`, in that order."""
+    labels = None if dataset.labels is None else dataset.labels[chosen]
+    images = prepared(dataset, tqdm(chosen, path.stem, **PROGRESS), spec["preprocessing"], enlarge)
+    write_images(path, images, labels, [dataset.keys[i] for i in chosen], spec["preprocessing"], {})
+    return ImageFile(path)
+
+
+def check_at_least(least: int, **flags: int | None) -> None:
+    """UserError if a flag is below `least`."""
+    for flag, value in flags.items():
+        if value is not None and value < least:
+            raise UserError(f"--{flag} {value}: must be {least} or more")
+
+
+def check_output(path: Path) -> None:
+    """UserError if no file can be written there: hours of work should not end so."""
+    if path.is_dir():
+        raise UserError(f"--output {path}: a folder; give the path of the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path}: its folder cannot be written to")

@@ -1,0 +1,102 @@
+"""`wshare compress`: a network and a folder of images in, a packed file out."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from wshare.api import compress_images
+from wshare.commands.common import (
+    CORES,
+    Architecture,
+    Arguments,
+    Enlarge,
+    Folder,
+    Labels,
+    Limit,
+    NoLabels,
+    Preprocessing,
+    Threads,
+    Weights,
+    check_at_least,
+    check_classes,
+    check_output,
+    decoded,
+    network,
+    open_folder,
+)
+from wshare.datasets import split_indices
+from wshare.errors import UserError
+from wshare.settings import complete_search
+from wshare.storage import write_json
+
+
+def compress(
+    *,
+    architecture: Architecture,
+    images: Folder,
+    output: Annotated[Path, "packed file to write"],
+    weights: Weights = None,
+    labels: Labels = None,
+    no_labels: NoLabels = False,
+    quality: Annotated[float, "least accuracy as a share of the float32 accuracy"] = 0.99,
+    confidence: Annotated[
+        float | None, "probability with which the verdict shall be met; none goes by the measured accuracy"
+    ] = 0.95,
+    rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
+    held_out: Annotated[float, "share of the images for the verdict alone"] = 0.5,
+    limit: Limit = None,
+    recipe: Annotated[Path | None, "recipe to write, for `wshare apply`"] = None,
+    metrics: Annotated[Path | None, "sizes, quality and verdict to write, as JSON"] = None,
+    options: Annotated[dict, "options of the method rate_distortion, as in a configuration"] = {},  # noqa: B006
+    arguments: Arguments = {},  # noqa: B006
+    preprocessing: Preprocessing = {},  # noqa: B006
+    enlarge: Enlarge = True,
+    seed: Annotated[int, "seed of the split and of all that is drawn"] = 0,
+    threads: Threads = CORES,
+) -> None:
+    """Compress a network on a folder of images, without retraining; prints sizes and the verdict.
+
+    Example:
+      wshare compress --architecture mobilenet_v2 --weights w.safetensors --images photos --labels sorted \\
+          --quality 0.99 --output net.wshare.safetensors
+
+    Choices look at one part of the images, the verdict at the other.
+    """
+    check_at_least(1, limit=limit, threads=threads)
+    check_at_least(0, seed=seed)
+    if not 0 < held_out < 1:
+        raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
+    for path in filter(None, (output, recipe, metrics)):
+        check_output(path)
+    search = {"method": "rate_distortion", "quality_target": quality, "confidence": confidence}
+    chosen_options = options if rate is None else options | {"compression_rate": rate}
+    settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
+    dataset = open_folder(images, labels, no_labels)
+    fetched = network(architecture, weights, arguments, preprocessing)
+    check_classes(dataset.labels, fetched.spec["classes"])
+    taken = (
+        np.random.default_rng(seed).permutation(len(dataset.keys))[:limit] if limit else np.arange(len(dataset.keys))
+    )
+    kept = int(held_out * len(taken) + 1e-9)
+    splits = split_indices(taken, {"search": len(taken) - kept, "held_out": kept}, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        # In random order, as the stage prepare_images writes them.
+        both = [
+            decoded(
+                dataset,
+                taken[np.random.default_rng(seed).permutation(splits[name])],
+                fetched.spec,
+                enlarge,
+                Path(folder) / f"{name}.h5",
+            )
+            for name in ("search", "held_out")
+        ]
+        result = compress_images(fetched.module, *both, settings, threads=threads)
+    result.save(output)
+    if recipe:
+        write_json(recipe, result.recipe)
+    if metrics:
+        write_json(metrics, result.metrics)
+    print(f"{result}\n{output}: written")

@@ -1,0 +1,133 @@
+"""`wshare evaluate`: a packed file scored on any folder of images."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from wshare.commands.common import (
+    CORES,
+    Arguments,
+    Enlarge,
+    Folder,
+    Labels,
+    Limit,
+    NoLabels,
+    Preprocessing,
+    Threads,
+    check_at_least,
+    check_classes,
+    network,
+    open_folder,
+)
+from wshare.commands.tables import print_json
+from wshare.datasets import Dataset, prepared
+from wshare.errors import UserError
+from wshare.images import batch_size, normalised
+from wshare.modelfile import read_model
+from wshare.models import assign, build, fast
+from wshare.packing import load_packed
+from wshare.progress import PROGRESS
+from wshare.scoring import compare, predict
+from wshare.storage import read_json
+
+SEED = 0
+
+
+def evaluate(
+    *,
+    packed: Annotated[Path, "packed file"],
+    images: Folder,
+    architecture: Annotated[
+        str | None,
+        "torchvision name, timm:<name> or python:<module>:<function>, for a file that lies in no results folder",
+    ] = None,
+    weights: Annotated[
+        Path | None, "float32 weights; without it those of the results folder, or as for `wshare compress`"
+    ] = None,
+    spec: Annotated[
+        Path | None, "model.json; without it that of the results folder that the packed file lies in"
+    ] = None,
+    labels: Labels = None,
+    no_labels: NoLabels = False,
+    enlarge: Enlarge = True,
+    limit: Limit = None,
+    arguments: Arguments = {},  # noqa: B006
+    preprocessing: Preprocessing = {},  # noqa: B006
+    threads: Threads = CORES,
+) -> None:
+    """Print the quality of a packed file on a folder of images, against the float32 network, as JSON.
+
+    Example:
+      wshare evaluate --packed net.wshare.safetensors --architecture mobilenet_v2 --weights w.safetensors \\
+          --images photos --labels sorted
+    """
+    check_at_least(1, limit=limit, threads=threads)
+    state = load_packed(packed)
+    if architecture is None:
+        spec, weights = _model_files(packed, spec, weights)
+        reference, description = read_model(spec, weights), read_json(spec)
+    else:
+        if spec is not None:
+            raise UserError("--architecture and --spec: give one of the two")
+        fetched = network(architecture, weights, arguments, preprocessing)
+        reference, description = fast(fetched.module), fetched.spec
+    compressed = fast(build(description))
+    assign(compressed, state, str(packed))
+    both = _Both(reference, compressed).eval()
+    sample = _Sample(open_folder(images, labels, no_labels), description, enlarge, limit)
+    with sample.progress:
+        before, logits = np.split(predict(both, sample, threads), 2, axis=1)
+    quality = compare(logits, before, sample.labels, SEED)
+    print_json({"packed": str(packed), "folder": str(images), **quality})
+
+
+class _Both(nn.Module):
+    """Logits of two networks side by side, [N, 2 classes]: each image is decoded once."""
+
+    def __init__(self, reference: nn.Module, compressed: nn.Module):
+        super().__init__()
+        self.reference = reference
+        self.compressed = compressed
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.reference(images), self.compressed(images)], 1)
+
+
+class _Sample:
+    """Images of a folder in random order, decoded batch by batch; what `predict` needs of an ImageFile."""
+
+    def __init__(self, dataset: Dataset, description: dict, enlarge: bool, limit: int | None):
+        self.chosen = np.random.default_rng(SEED).permutation(len(dataset.keys))[:limit]
+        self.labels = None if dataset.labels is None else dataset.labels[self.chosen]
+        check_classes(self.labels, description["classes"])
+        self.progress = tqdm(total=len(self.chosen), desc="images", **PROGRESS)
+        self._dataset, self._enlarge = dataset, enlarge
+        self._preprocessing = description["preprocessing"]
+        self._batch_size = batch_size(description["input"])
+
+    def starts(self) -> range:
+        return range(0, len(self.chosen), self._batch_size)
+
+    def batch(self, start: int) -> Tensor:
+        chosen = self.chosen[start : start + self._batch_size]
+        pixels = np.stack(list(prepared(self._dataset, chosen, self._preprocessing, self._enlarge)))
+        self.progress.update(len(chosen))
+        return normalised(pixels, self._preprocessing["mean"], self._preprocessing["std"])
+
+
+def _model_files(packed: Path, spec: Path | None, weights: Path | None) -> tuple[Path, Path]:
+    """model.json and weights.safetensors: as given, or those of the results folder that the packed file lies in."""
+    folder = Path(os.path.normpath(packed.parent / "../../model"))
+    found = spec or folder / "model.json", weights or folder / "weights.safetensors"
+    for flag, path in zip(("--spec", "--weights"), found, strict=True):
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; {flag} gives the place of the float32 network's {path.name}, "
+                "or give --architecture"
+            )
+    return found

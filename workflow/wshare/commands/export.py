@@ -1,0 +1,58 @@
+"""`wshare export`: a packed file as a file of another runtime."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from wshare.commands.common import Arguments, Preprocessing, check_output
+from wshare.errors import UserError
+from wshare.models import closest
+from wshare.packing import load_packed
+from wshare.sources.file import of_state
+
+
+def export(
+    file: Annotated[Path, "packed file"],
+    /,
+    *,
+    to: Annotated[str, "format to write, such as onnx, coreml, c, dense or dense16"],
+    output: Annotated[Path, "file to write"],
+    architecture: Annotated[
+        str | None, "torchvision name, timm:<name> or python:<module>:<function>; for formats that hold the graph"
+    ] = None,
+    arguments: Arguments = {},  # noqa: B006
+    preprocessing: Preprocessing = {},  # noqa: B006
+) -> None:
+    """Write a packed file in the format of another runtime.
+
+    Example:
+      wshare export net.wshare.safetensors --to onnx --architecture mobilenet_v2 --output net.onnx
+    """
+    formats = _formats()
+    if to not in formats:
+        raise UserError(f"--to {to}: no such format. {closest(to, formats)}")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    check_output(output)
+    chosen = formats[to]
+    if not chosen.needs_model:
+        chosen.write(file, output, None, None)
+    elif architecture is None:
+        raise UserError(f"--to {to}: this format holds the network's graph; give --architecture")
+    else:
+        settings = {"architecture": architecture, "arguments": arguments, "preprocessing": preprocessing}
+        fetched = of_state(settings, load_packed(file), str(file), f"packed file {file}")
+        example = torch.zeros(1, *fetched.spec["input"])
+        chosen.write(file, output, fetched.module, example)
+    print(f"{output}: written, {chosen.description}")
+
+
+def _formats() -> dict:
+    """Formats by name; UserError if this installation has none."""
+    if importlib.util.find_spec("wshare.exports") is None:
+        raise UserError("export: this version of wshare has no formats to export to; get a newer one")
+    from wshare.exports import FORMATS
+
+    return FORMATS

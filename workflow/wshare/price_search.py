@@ -1,0 +1,192 @@
+"""Search of one price of a bit for all layers of a network, on images in a file or in memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+from torch import nn
+
+from wshare.compression import Network
+from wshare.errors import UserError
+from wshare.images import Images
+from wshare.layers import replaced
+from wshare.rate_distortion import Options, Quantised
+from wshare.scoring import Z, check_images, measure_of, predict, predicted_low, score
+from wshare.search.rate_distortion import NATS, first_guess, run, within
+
+# A probe that finds a loss this far from the predicted one tells of noise.
+FACTORS = (0.1, 10.0)
+LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
+QUALITY = ["top1", "relative_accuracy", "low", "expected", "kl", "kl_high", "agreement"]
+FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: the rows of front.csv and losses.csv, and the content of recipe.json."""
+
+    front: list[dict]
+    losses: list[dict]
+    recipe: dict
+
+
+class Scale:
+    """Measures networks that are shared at a price.
+
+    The images of one fold, by which errors were fed back and means corrected, would flatter the result: each fold's
+    images are scored by a network that only the other fold has taught (images in no fold by that of the first).
+    Attributes: `original`, the float32 network's score; `layers`, shapes by name; `weights` and `images`, how many;
+    `fingerprint` of the images; `measure_name`, what top-1 is; `taught`, images and mirror images of all folds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folds: list[Network],
+        sample: Images,
+        reference: np.ndarray,
+        options: Options,
+        threads: int,
+    ):
+        self._model, self._folds, self._sample, self._reference = model, folds, sample, reference
+        self._options, self._threads = options, threads
+        # Images and their mirror images taught the fold.
+        self._middle = folds[0].images // 2
+        self.original = score(reference, reference, sample.labels)
+        self.layers = {name: layer.shape for name, layer in folds[0].targets.items()}
+        self.weights = sum(layer.weights.size for layer in folds[0].targets.values())
+        self.images, self.fingerprint, self.measure_name = len(sample), sample.fingerprint, measure_of(sample.labels)
+        self.taught = sum(fold.images for fold in folds)
+
+    def probes(self, images: int) -> int:
+        """Layers that are probed, if each is on so many images."""
+        return len(self.layers) if images else 0
+
+    def parts(self, slope: float) -> dict[str, Quantised]:
+        """All layers at a price, before any correction of predicted losses; the first images are new to them."""
+        return self._folds[1].quantised(slope, dict.fromkeys(self._folds[1].targets, 1.0), self._options, self._threads)
+
+    def bits(self, slope: float, factors: dict[str, float]) -> float:
+        """Analytic bits at a price, as `measure` gives them."""
+        parts = self._folds[0].quantised(slope, factors, self._options, self._threads)
+        return sum(part.bits for part in parts.values())
+
+    def probe(self, name: str, part: Quantised, images: int) -> float:
+        """Divergence in nats with one layer alone shared, on the first images."""
+        few = self._sample.part(0, min(images, self._middle))
+        with replaced(self._model, self._folds[1].tensors(name, part)):
+            return score(predict(self._model, few, self._threads), self._reference[: len(few)], None).kl
+
+    def measure(self, slope: float, factors: dict[str, float], confidence: float | None) -> dict:
+        """Quality on all search images and analytic bits at a price."""
+        logits = []
+        ends = (0, self._middle, len(self._sample))
+        for taught, first, stop in zip(reversed(self._folds), ends, ends[1:], strict=False):
+            parts = taught.quantised(slope, factors, self._options, self._threads)
+            with replaced(self._model, taught.all_tensors(parts)):
+                logits.append(predict(self._model, self._sample.part(first, stop), self._threads))
+        quality = score(np.concatenate(logits), self._reference, self._sample.labels)
+        share, low = predicted_low(quality.correct, self.original.correct, confidence)
+        return {
+            "bits": sum(part.bits for part in parts.values()),
+            "top1": quality.top1,
+            "relative_accuracy": share,
+            "low": low,
+            "expected": quality.expected,
+            "kl": quality.kl,
+            "kl_high": quality.kl + Z.inv_cdf(0.95) * quality.kl_error,
+            "agreement": quality.agreement,
+            "k": {name: len(part.shared.codebook) for name, part in parts.items()},
+        }
+
+
+def measurements(scale: Scale, settings: dict) -> int:
+    """Measurements that `find` makes at most; UserError if the images cannot confirm the target.
+
+    `settings` is a search of the configuration, complete, and the seed.
+    """
+    choices, target = settings["options"], settings["quality_target"]
+    rate = choices["compression_rate"]
+    if not rate:
+        check_images(scale.images, scale.original.top1, target, settings["confidence"])
+        if not _nats(settings):
+            raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
+    return (1 if rate else choices["evaluations"]) + scale.probes(choices["probe_images"])
+
+
+def find(
+    scale: Scale, settings: dict, model: dict[str, str], remembered: Callable[[tuple, Callable[[], dict]], dict]
+) -> Found:
+    """Highest price that meets the quality target, or the price of the size asked for.
+
+    `settings` as for `measurements`; `model` holds name and sha256, for the recipe. `remembered(key, measure)`
+    returns what was measured under the key before, or measures it.
+    """
+    choices, target = settings["options"], settings["quality_target"]
+    rate, nats = choices["compression_rate"], _nats(settings)
+    prices: dict[float, dict] = {}
+
+    def priced(factors: dict[str, float], start: float) -> float:
+        """Price at which the layers have the size asked for."""
+        return within(lambda slope: scale.bits(slope, factors), 32 * scale.weights / rate, start)
+
+    plain = dict.fromkeys(scale.layers, 1.0)
+    start = first_guess(nats or NATS, scale.weights)
+    if rate:
+        start = priced(plain, start)
+    rows = []
+    for name, part in scale.parts(start).items() if choices["probe_images"] else ():
+        found = remembered(("probe", name), lambda: {"kl": scale.probe(name, part, choices["probe_images"])})  # noqa: B023
+        factor = float(np.clip(found["kl"] / max(part.loss, 1e-12), *FACTORS))
+        rows.append((name, part.shared.indices.size, part.loss, found["kl"], factor))
+    factors = plain | {row[0]: row[4] for row in rows}
+
+    def judged(slope: float) -> tuple[float, bool]:
+        if slope not in prices:
+            prices[slope] = remembered(("slope", slope), lambda: scale.measure(slope, factors, settings["confidence"]))
+        found = prices[slope]
+        return found["kl_high"], min(found["low"], found["expected"]) >= target
+
+    slope = priced(factors, start) if rate else run(judged, start, nats, choices["evaluations"])
+    meets = judged(slope)[1]
+    chosen = prices[slope]
+    predicted, measured = [row[2] for row in rows], [row[3] for row in rows]
+    recipe = {
+        "version": 1,
+        "model": model,
+        "search_images": scale.fingerprint,
+        "settings": settings,
+        "slope": slope,
+        "layers": {
+            name: {"shape": list(shape), "factor": factors[name], "k": chosen["k"][name]}
+            for name, shape in scale.layers.items()
+        },
+        "on_search_images": {key: chosen[key] for key in QUALITY}
+        | {"measure": scale.measure_name, "meets_target": meets},
+        "evaluations": len(prices),
+        # Of layers with one loss there is no order.
+        "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
+        "images_forwarded": {
+            "search": len(prices) * scale.images,
+            "probe": len(rows) * min(choices["probe_images"], scale.images),
+            "inputs": scale.taught,
+        },
+    }
+    losses = [dict(zip(LOSSES, row, strict=True)) for row in rows]
+    return Found(_front_rows(prices, slope, 32 * scale.weights), losses, recipe)
+
+
+def _nats(settings: dict) -> float:
+    """Divergence allowed."""
+    return settings["options"]["kl"] or NATS * (1 - settings["quality_target"])
+
+
+def _front_rows(prices: dict[float, dict], chosen: float, dense: int) -> list[dict]:
+    """All prices measured, ascending."""
+    return [
+        {"slope": price, "compression_rate_analytic": dense / found["bits"], "chosen": int(price == chosen)}
+        | {key: value for key, value in found.items() if key != "k"}
+        | found["k"]
+        for price, found in sorted(prices.items())
+    ]
