@@ -123,7 +123,7 @@ def test_c_gives_back_all_scales(tmp_path, small):
 
 
 def test_indices_take_their_width_and_constants_no_bits(small):
-    packed, binary, _ = small
+    _, binary, _ = small
     octets = binary.read_bytes()
     size, count = struct.unpack("<2I", octets[4:12])
     assert octets[:4] == b"WSHR"

@@ -172,7 +172,7 @@ def _header(stem: str, size: int, largest: int, comments: list[tuple[str, int, s
         taken.add(identifier)
         lines.append(f"    {identifier} = {place}, /* {comment} */")
     eighths = ", ".join(f"{float(value).hex()}f" for value in EIGHTHS)
-    return f"""/* Made by wshare for a file of {size} bytes, at any address in memory; float has to be IEEE 754 binary32.
+    return f"""/* Made by wshare for a file of {size} bytes, at any address in memory; float has to be IEEE 754 single.
 
    wshare_decode(file, {prefix}_BYTES, layer, out, room) expands one tensor; layers stand at the end of this header. */
 #ifndef WSHARE_{prefix}_H
