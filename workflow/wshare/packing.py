@@ -51,10 +51,10 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -70,8 +70,11 @@ from wshare.storage import atomic, remedy, sha256_arrays
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_packed", "pack_indices", "unpack_indices", "write_packed"]
+__all__ = ["load_packed", "pack_indices", "read_shared", "unpack_indices", "write_packed"]
 
+
+# What a shared tensor is read as.
+Entry = TypeVar("Entry")
 VERSION = 2
 SECTIONS = {1: ("shared", "batch_norm", "kept"), 2: ("shared", "folded", "batch_norm", "kept")}
 FORMS = ("fixed", "entropy")
@@ -158,6 +161,21 @@ def load_packed(path: str | Path) -> "dict[str, torch.Tensor]":
     """
     import torch
 
+    return {name: torch.from_numpy(array) for name, array in _read(path, Shared.weight).items()}
+
+
+def read_shared(path: str | Path) -> tuple[dict[str, Shared], dict[str, np.ndarray]]:
+    """Shared tensors as codebook and indices, and all others as arrays, by name in the state dict.
+
+    Nothing is expanded; tied tensors are one object. Checks are those of `load_packed`.
+    """
+    state = _read(path, lambda tensor: tensor)
+    shared = {name: tensor for name, tensor in state.items() if isinstance(tensor, Shared)}
+    return shared, {name: array for name, array in state.items() if name not in shared}
+
+
+def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry | np.ndarray]:
+    """State dict, each shared tensor as `make` gives it; tied tensors are one object."""
     try:
         with safe_open(path, "numpy") as file:
             index = _read_index(path, (file.metadata() or {}).get("wshare"))
@@ -169,14 +187,14 @@ def load_packed(path: str | Path) -> "dict[str, torch.Tensor]":
         raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
     try:
         _check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()))
-        state = (_unpack if index["version"] == VERSION else _unpack_first)(path, index, tensors)
+        state = (_unpack if index["version"] == VERSION else _unpack_first)(path, index, tensors, make)
         if tensors:
             raise FormatError(f"{path}: {next(iter(tensors))!r} is not in the index; {remedy(path)}")
         for alias, name in index["aliases"].items():
             if name not in state:
                 raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; {remedy(path)}")
             state[alias] = state[name]
-        return {name: torch.from_numpy(array) for name, array in state.items()}
+        return state
     except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
         raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
 
@@ -263,7 +281,9 @@ def _read_offset(octets: memoryview, kind: str, count: int, limit: int) -> np.nd
     return values
 
 
-def _unpack(path: str | Path, index: dict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _unpack(
+    path: str | Path, index: dict, tensors: dict[str, np.ndarray], make: Callable[[Shared], Entry]
+) -> dict[str, Entry | np.ndarray]:
     """State dict; takes what it uses out of `tensors`."""
     payload = tensors.pop("payload", np.zeros(0, np.int8))
     if payload.dtype != np.uint8 or payload.ndim != 1:
@@ -282,7 +302,7 @@ def _unpack(path: str | Path, index: dict, tensors: dict[str, np.ndarray]) -> di
     for name, (shape, k, size) in index["shared"].items():
         with _damaged(path, name):
             tensor = _read_shared(section(size), shape, k)
-            state |= _new(state, {name: tensor.weight()})
+            state |= _new(state, {name: make(tensor)})
             scales.append((len(shape) and shape[0], tensor.exponents))
     for name, (position, eps, size) in index["folded"].items():
         with _damaged(path, name):
@@ -436,7 +456,9 @@ def _read_index(path: str | Path, text: str | None) -> dict:
     return index
 
 
-def _unpack_first(path: str | Path, index: dict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _unpack_first(
+    path: str | Path, index: dict, tensors: dict[str, np.ndarray], make: Callable[[Shared], Entry]
+) -> dict[str, Entry | np.ndarray]:
     """State dict of a file of version 1; takes what it uses out of `tensors`."""
 
     def take(entry: str, names: Iterable[str], expected: str) -> list[np.ndarray]:
@@ -451,7 +473,7 @@ def _unpack_first(path: str | Path, index: dict, tensors: dict[str, np.ndarray])
     state: dict[str, np.ndarray] = {}
     for name, (shape, expected) in index["shared"].items():
         codebook, octets = take(name, (f"{name}.codebook", f"{name}.indices"), expected)
-        state[name] = _share_first(f"{path}: {name!r}", codebook, octets, shape)
+        state[name] = make(_share_first(f"{path}: {name!r}", codebook, octets, shape))
     for name, (eps, expected) in index["batch_norm"].items():
         scale, shift = take(name, (f"{name}.scale", f"{name}.shift"), expected)
         if scale.dtype not in (np.float16, np.float32) or scale.ndim != 1 or scale.shape != shift.shape:
@@ -463,8 +485,8 @@ def _unpack_first(path: str | Path, index: dict, tensors: dict[str, np.ndarray])
     return state
 
 
-def _share_first(where: str, codebook: np.ndarray, octets: np.ndarray, shape: list[int]) -> np.ndarray:
-    """Weights, float32 of `shape`, after the checks that a hash made by an attacker would pass."""
+def _share_first(where: str, codebook: np.ndarray, octets: np.ndarray, shape: list[int]) -> Shared:
+    """Shared tensor of `shape`, after the checks that a hash made by an attacker would pass."""
     count = math.prod(shape)
     if codebook.dtype != np.float32 or codebook.ndim != 1 or not 1 <= len(codebook) <= 1 << 16:
         raise FormatError(f"{where}: a codebook is float32 [k] with k from 1 to 65,536")
@@ -477,7 +499,7 @@ def _share_first(where: str, codebook: np.ndarray, octets: np.ndarray, shape: li
     indices = unpack_indices(octets, bits, count)
     if indices.size and indices.max() >= len(codebook):
         raise FormatError(f"{where}: an index points past the codebook")
-    return Shared(codebook, indices).weight().reshape(shape)
+    return Shared(codebook, indices.reshape(shape))
 
 
 def _hash(*arrays: np.ndarray) -> str:

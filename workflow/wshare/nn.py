@@ -1,0 +1,122 @@
+"""Networks whose shared layers stay compressed in memory and are expanded each time they are used.
+
+For inference: weights carry no gradient, and each forward pass pays for expanding them again.
+"""
+
+import copy
+import functools
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wshare.bitfields import fields, widths
+from wshare.codebooks import Shared, row_scale
+from wshare.cost import index_bits
+from wshare.errors import UserError
+from wshare.layers import SHAREABLE
+from wshare.models import assign
+from wshare.packing import read_shared
+
+
+class SharedTensor(nn.Module):
+    """A shared tensor as buffers: `codebook` float32 [k], `scale` float32 [rows] if there is one, and `field<i>`.
+
+    A field holds some bits of all indices, uint8, as `wshare.bitfields` cuts them: ceil(log2 k) bits an index in all.
+    Calling it gives the tensor, the same to the bit as `wshare.load_packed`, with `strides` (of C order by default).
+    """
+
+    def __init__(self, tensor: Shared, strides: tuple[int, ...] | None = None):
+        super().__init__()
+        self.shape, self.bits, self.strides = tensor.indices.shape, index_bits(len(tensor.codebook)), strides
+        self.register_buffer("codebook", torch.from_numpy(tensor.codebook.copy()))
+        scale = None if tensor.exponents is None else torch.from_numpy(row_scale(tensor.exponents))
+        self.register_buffer("scale", scale)
+        for i, packed in enumerate(fields(tensor.indices, self.bits)):
+            self.register_buffer(f"field{i}", torch.from_numpy(packed))
+
+    def forward(self) -> Tensor:
+        """The tensor in the codebook's type."""
+        weight = self.codebook.index_select(0, self._indices()).reshape(self.shape)
+        if self.scale is not None:
+            weight *= self.scale.reshape(-1, *[1] * (weight.ndim - 1))
+        # Strides choose the kernel, even where axes of length 1 leave the order in memory the same.
+        if self.strides in (None, weight.stride()):
+            return weight
+        return weight.new_empty_strided(self.shape, self.strides).copy_(weight)
+
+    def _indices(self) -> Tensor:
+        """Indices, int32 [n]."""
+        count, place = math.prod(self.shape), 0
+        indices = torch.zeros(count, dtype=torch.int32, device=self.codebook.device)
+        for i, width in enumerate(widths(self.bits)):
+            field = self.get_buffer(f"field{i}")
+            if width < 8:
+                places = torch.arange(0, 8, width, dtype=torch.uint8, device=field.device)
+                field = (field[:, None] >> places & (1 << width) - 1).reshape(-1)[:count]
+            indices |= field.int() << place
+            place += width
+        return indices
+
+    def extra_repr(self) -> str:
+        return f"{list(self.shape)}, k={len(self.codebook)}, {self.bits} bits an index"
+
+
+class SharedWeight:
+    """What a layer becomes: of its own class, but with `weight` expanded from the module `shared` at each use."""
+
+    @property
+    def weight(self) -> Tensor:
+        return self.shared()
+
+    def __reduce__(self) -> tuple:
+        # Classes made at run time cannot be found by name.
+        return _empty, (type(self).__bases__[1],), self.__dict__
+
+
+def compressed(model: nn.Module, packed: str | Path) -> nn.Module:
+    """A copy of `model` with the weights of the file `packed`, in which shared layers stay compressed.
+
+    Gives the same outputs, to the bit, as the model with the state dict of `wshare.load_packed`. Layers keep their
+    class, and expand `weight` when it is read. Tied layers hold one `SharedTensor`. UserError if the file is another
+    network's or shares what is no weight of a Conv2d or Linear layer.
+    """
+    shared, others = read_shared(packed)
+    layers = {name: _layer(model, name, tensor, packed) for name, tensor in shared.items()}
+    # Weights that go away need no copy.
+    copied = copy.deepcopy(model, {id(layer.weight): layer.weight for layer in layers.values()})
+    made: dict[int, SharedTensor] = {}
+    own: dict[str, Tensor] = {}
+    for name, tensor in shared.items():
+        path = name.removesuffix(".weight")
+        layer = copied.get_submodule(path)
+        if id(tensor) not in made:
+            made[id(tensor)] = SharedTensor(tensor, layer.weight.stride())
+        del layer.weight
+        layer.__class__ = _class(type(layer))
+        layer.shared = made[id(tensor)]
+        own |= {f"{path}.shared.{leaf}": buffer for leaf, buffer in layer.shared.state_dict().items()}
+    assign(copied, {name: torch.from_numpy(array) for name, array in others.items()} | own, str(packed))
+    return copied
+
+
+def _layer(model: nn.Module, name: str, tensor: Shared, packed: str | Path) -> nn.Module:
+    """The layer whose weight is called `name`."""
+    path, _, leaf = name.rpartition(".")
+    layer = dict(model.named_modules(remove_duplicate=False)).get(path)
+    if leaf != "weight" or not isinstance(layer, SHAREABLE):
+        raise UserError(f"{packed}: {name!r} is no weight of a Conv2d or Linear layer; check the architecture")
+    if layer.weight.shape != tensor.indices.shape:
+        shapes = f"{list(tensor.indices.shape)} where the network has {list(layer.weight.shape)}"
+        raise UserError(f"{packed}: {name!r} is {shapes}; check architecture, arguments and classes")
+    return layer
+
+
+@functools.cache
+def _class(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Shared{kind.__name__}", (SharedWeight, kind), {})
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    return _class(kind).__new__(_class(kind))
