@@ -30,6 +30,8 @@ STAGES = (
     "pack_rate_distortion",
     "evaluate_packed",
     "summarise",
+    "report_model",
+    "report_study",
 )
 # What a user calls, and no rule does.
 COMMANDS = ("evaluate",)

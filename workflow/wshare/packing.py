@@ -74,9 +74,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchNorm",
     "FoldedNorm",
+    "Layout",
     "batch_norms",
     "load_packed",
     "pack_indices",
+    "read_layout",
+    "read_shared",
     "unpack_indices",
     "write_packed",
 ]
@@ -273,6 +276,50 @@ def load_packed(path: str | Path) -> "dict[str, torch.Tensor]":
         return {name: torch.from_numpy(array) for name, array in state.items()}
     except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
         raise FormatError(f"{path}: damaged index ({error}); pack it again") from None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a packed file of this version holds.
+
+    `octets` gives the bytes of each entry, by tensor or batch norm; the header is in none of them. `folded` gives the
+    batch norm, with its eps, that is folded into a shared tensor.
+    """
+
+    octets: dict[str, int]
+    folded: dict[str, tuple[str, float]]
+
+
+def read_layout(path: str | Path) -> Layout:
+    """Bytes of each entry, read from the index alone; FormatError for a file of another kind or version."""
+    index = _current_index(path)
+    octets = {name: size for section in ("shared", "folded") for name, (*_, size) in index[section].items()}
+    octets |= {name: 4 + 2 * channels * int(kind[1]) for name, (channels, _, kind) in index["batch_norm"].items()}
+    octets |= {name: 4 + math.prod(shape) * int(kind[1]) for name, (shape, kind) in index["kept"].items()}
+    tensors = list(index["shared"])
+    folded = {tensors[position]: (name, abs(eps)) for name, (position, eps, _) in index["folded"].items()}
+    return Layout(octets, folded)
+
+
+def read_shared(path: str | Path, tensor: str) -> Shared:
+    """One shared tensor as the file has it: codebook, indices and exponents; ValueError if it is not shared."""
+    index = _current_index(path)
+    before = list(index["shared"])[: list(index["shared"]).index(tensor)]
+    start = sum(index["shared"][name][-1] for name in before)
+    shape, k, size = index["shared"][tensor]
+    with safe_open(path, "numpy") as file, _damaged(path, tensor):
+        checksum, content = _cut(memoryview(file.get_slice("payload")[start : start + size]), 4)
+        if zlib.crc32(content) != int.from_bytes(checksum, "little"):
+            raise ValueError("damaged (checksum differs)")
+        return _read_shared(content, shape, k)
+
+
+def _current_index(path: str | Path) -> dict:
+    with safe_open(path, "numpy") as file:
+        index = _read_index(path, (file.metadata() or {}).get("wshare"))
+    if index["version"] != VERSION:
+        raise FormatError(f"{path}: format version {index['version']}, not {VERSION}; pack it again")
+    return index
 
 
 def _shared_parts(tensor: Shared, form: str) -> dict[str, bytes]:

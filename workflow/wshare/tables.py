@@ -7,6 +7,9 @@ from pathlib import Path
 from wshare.errors import FormatError
 from wshare.storage import write_text
 
+# Columns of answers.csv; a label is empty where the dataset has none.
+ANSWERS = ["image", "label", "float32", "compressed"]
+
 
 def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows atomically; floats keep all their digits."""

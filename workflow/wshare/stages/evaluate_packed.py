@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from wshare import __version__
-from wshare.benchmarks import seconds_by_stage
+from wshare.benchmarks import jobs_of, seconds_by_stage
 from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.models import assign, build
@@ -14,6 +14,7 @@ from wshare.names import folder_name
 from wshare.packing import load_packed
 from wshare.scoring import compare, fast, predict, verdict
 from wshare.storage import read_json, sha256_file, write_json
+from wshare.tables import ANSWERS, write_table
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
 
@@ -32,21 +33,26 @@ def evaluate_packed(
     layers_per_job: int,
     search: str,
     metrics: Path,
+    answers: Path,
     threads: int,
 ) -> None:
-    """Write metrics.json; `model`, `dataset` and `search` are names in the configuration."""
+    """Write metrics.json, and answers.csv with the classes that both networks give to each image.
+
+    `model`, `dataset` and `search` are names in the configuration.
+    """
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(recipe), read_json(sizes)
     sample = ImageFile(images)
     reference = read_logits(baseline, sample)
     network = fast(build(description))
     assign(network, load_packed(packed), str(packed))
-    quality = compare(predict(network, sample, threads), reference, sample.labels, settings["seed"])
+    logits = predict(network, sample, threads)
+    quality = compare(logits, reference, sample.labels, settings["seed"])
+    labels = [""] * len(sample) if sample.labels is None else sample.labels
+    rows = zip(sample.keys, labels, reference.argmax(1), logits.argmax(1), strict=True)
+    write_table(answers, ANSWERS, [dict(zip(ANSWERS, row, strict=True)) for row in rows])
     octets = size["bytes"]
-    jobs = {
-        "cluster_layer": [folder_name(layer) for layer in chosen["layers"]],
-        "profile_layers": [str(group) for group in range(-(-len(chosen["layers"]) // layers_per_job))],
-    }
+    jobs = jobs_of([folder_name(layer) for layer in chosen["layers"]], layers_per_job)
     write_json(
         metrics,
         {
