@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 CORES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test test-browser lint lock clean
 
 help: ## List the commands.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(VENV)/.installed ## Create .venv and install the pinned dependencies.
 
@@ -26,6 +26,11 @@ test: setup ## Run all checks and tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/pytest
+
+test-browser: setup ## Look at the reports with a headless browser; installs Debian's chromium if there is none.
+	tests/browser/install_chromium
+	$(BIN)/python -m pip install --quiet --requirement tests/browser/requirements.txt
+	$(BIN)/pytest tests/browser
 
 lock: ## Resolve requirements.in into requirements.txt again.
 	$(PYTHON) -m venv $(VENV)/lock

@@ -212,8 +212,8 @@ def test_every_rule_leaves_log_and_benchmark(study: Path):
         for folder, suffix in (("results/tiny/logs", ".log"), ("results/tiny/benchmarks", ".tsv"))
     )
     assert logs == benchmarks
-    # Six rules once, three layers, two groups, three rules for each of three searches.
-    assert len(logs) == 7 + 3 + 2 + 12
+    # Eight rules once, three layers, two groups, three rules for each of four searches.
+    assert len(logs) == 8 + 3 + 2 + 12
 
 
 def test_second_run_has_nothing_to_do_and_says_so_quickly(study: Path):

@@ -211,8 +211,8 @@ def _layers(model: Model, search: Search) -> str:
     identity = f"layers-{search.name}"
     return (
         f"<p>Bytes are those of the packed file: indices, codebook and scales of each layer, {listed:,} in sum. "
-        f"Not listed are small tensors{f' ({rest})' if rest else ''}, and names, shapes and hashes ({header:,} bytes of "
-        "header, of which a few belong to each layer).</p>"
+        f"Not listed are small tensors{f' ({rest})' if rest else ''}, and names, shapes and hashes ({header:,} bytes "
+        "of header, of which a few belong to each layer).</p>"
         + table(identity, columns, rows, f"Layers of {model.name}, {search.name}", tall=True)
         + f'<p><button type="button" data-csv="{escape(identity)}" '
         f'data-name="{escape(f"{model.name}-{search.name}-layers.csv")}">Download as CSV</button></p>'
