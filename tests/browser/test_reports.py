@@ -174,13 +174,14 @@ def test_text_can_be_told_from_its_ground(visit, reports):
           const ground = node => {
             for (; node; node = node.parentElement) {
               const color = getComputedStyle(node).backgroundColor;
-              if (!/, 0\\)$/.test(color)) return color;
+              if (!/^rgba.*, 0\\)$/.test(color)) return color;
             }
             return "rgb(255, 255, 255)";
           };
-          return [...document.querySelectorAll("h1,h2,h3,p,dt,dd,td,th,li,figcaption,button,.verdict,small")].map(node => {
-            const [a, b] = [light(getComputedStyle(node).color), light(ground(node))].sort((x, y) => y - x);
-            return [node.tagName + "." + node.className, (a + 0.05) / (b + 0.05)];
+          const texts = "h1,h2,h3,p,dt,dd,td,th,li,figcaption,button,.verdict,small";
+          return [...document.querySelectorAll(texts)].map(node => {
+            const pair = [light(getComputedStyle(node).color), light(ground(node))].sort((x, y) => y - x);
+            return [node.tagName + "." + node.className, (pair[0] + 0.05) / (pair[1] + 0.05)];
           });
         }"""
     )

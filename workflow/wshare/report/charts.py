@@ -241,7 +241,7 @@ def sensitivity(model: Model, search: Search) -> Chart | None:
                 alt.Tooltip("exact:Q").title("KL, nats").format(".3g"),
             ],
         )
-        .properties(height=alt.Step(18 if len(layers) < 40 else 14))
+        .properties(height=(18 if len(layers) < 40 else 14) * len(layers))
     )
     return make("Sensitivity of each layer", f"{finding} Darker is worse.", chart)
 
@@ -370,13 +370,13 @@ def octets(search: Search) -> Chart:
             "part": text,
             "bytes": sizes[part],
             "share": significant(sizes[part] / sizes["packed"]),
-            "text": f"{size(sizes[part])} ({percent(sizes[part] / sizes['packed'])})",
+            "text": f"{size(sizes[part])}, {sizes[part] / sizes['packed']:.1%}",
         }
         for part, text in names.items()
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("part:N").sort(list(names.values())).title(None))
     # Room for the text at the end of the longest bar.
-    limit = 1.5 * max(row["bytes"] for row in rows)
+    limit = 2 * max(row["bytes"] for row in rows)
     x = (
         alt.X("bytes:Q")
         .title("bytes in the packed file")
@@ -390,7 +390,7 @@ def octets(search: Search) -> Chart:
         f"Of {sizes['packed']:,} bytes, {most['part']} take {percent(most['share'])}; the header takes "
         f"{sizes['header']:,} bytes. Indices are coded as '{search.sizes['format']}'."
     )
-    return make("Where the bytes went", finding, alt.layer(bars, texts).properties(height=alt.Step(26)))
+    return make("Where the bytes went", finding, alt.layer(bars, texts).properties(height=26 * len(rows)))
 
 
 def losses(search: Search) -> Chart | None:
@@ -504,7 +504,7 @@ def usage(search: Search, measure: str) -> Chart:
     order = [row["rule"] for row in sorted(rows, key=lambda row: -row["value"])]
     title = "seconds, jobs in sum" if measure == "seconds" else "peak resident memory, MiB"
     base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("rule:N").sort(order).title(None))
-    limit = 1.4 * max((row["value"] for row in rows), default=1)
+    limit = 1.6 * max((row["value"] for row in rows), default=1)
     x = alt.X("value:Q").title(title).scale(domain=[0, limit], nice=False).axis(tickCount=4)
     bars = base.mark_bar(color=BLUE if measure == "seconds" else GREEN).encode(x=x, tooltip=["rule:N", "text:N"])
     texts = base.mark_text(align="left", dx=5).encode(x=x, text="text:N")
@@ -518,7 +518,7 @@ def usage(search: Search, measure: str) -> Chart:
             f"{largest['rule']} took most: {largest['text']}." if largest else "No job was long enough to measure."
         )
     heading = "Time by rule" if measure == "seconds" else "Peak memory by rule"
-    return make(heading, finding, alt.layer(bars, texts).properties(height=alt.Step(22)))
+    return make(heading, finding, alt.layer(bars, texts).properties(height=22 * len(rows)))
 
 
 def comparison(results: list[dict]) -> Chart:
