@@ -146,8 +146,8 @@ def front(model: Model, search: Search) -> Chart:
     )
     goal = alt.Chart(alt.Data(values=[{"target": target, "text": f"quality target {target:.4g}"}]))
     rule = goal.mark_rule(color=GREEN, strokeDash=[6, 4], strokeWidth=2).encode(y=alt.Y("target:Q"))
-    label = goal.mark_text(align="left", baseline="bottom", dx=4, dy=-3, fontWeight=600, color="#00694d").encode(
-        x=alt.value(0), y="target:Q", text="text:N"
+    label = goal.mark_text(align="right", baseline="top", dx=-4, dy=5, fontWeight=600, color="#00694d").encode(
+        x=alt.value("width"), y="target:Q", text="text:N"
     )
     row = _chosen(search)
     finding = (
@@ -373,6 +373,7 @@ def octets(search: Search) -> Chart:
             "text": f"{size(sizes[part])}, {sizes[part] / sizes['packed']:.1%}",
         }
         for part, text in names.items()
+        if sizes[part]
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("part:N").sort(list(names.values())).title(None))
     # Room for the text at the end of the longest bar.

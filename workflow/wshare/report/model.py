@@ -57,10 +57,14 @@ def _picker(model: Model) -> str:
     if len(model.searches) == 1:
         return ""
     options = "".join(
-        f'<option value="{escape(search.name)}">{escape(search.name)} ({escape(search.method)})</option>'
-        for search in model.searches
+        f'<option value="{escape(search.name)}">{escape(_titled(search))}</option>' for search in model.searches
     )
     return f'<p class="picker"><label>Search shown below: <select id="search">{options}</select></label></p>'
+
+
+def _titled(search: Search) -> str:
+    """The search's name, with its method where the name does not say it."""
+    return search.name if search.method in search.name else f"{search.name} ({search.method})"
 
 
 def _card(model: Model, search: Search) -> str:

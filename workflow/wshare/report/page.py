@@ -56,12 +56,12 @@ h2{font-size:1.3rem;margin:2.4rem 0 .5rem;padding-top:.3rem;line-height:1.3}
 h3{font-size:1.05rem;margin:1.2rem 0 .4rem}
 p{margin:.5rem 0;max-width:48rem}
 .note{background:var(--tint);border-left:4px solid var(--blue);padding:.6rem .9rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem;margin:1.4rem 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr));gap:1rem;margin:1.4rem 0}
 .card{border:1px solid var(--line);border-radius:.6rem;padding:1rem 1.1rem;background:#fff}
 .card[data-shown]{border-color:var(--blue);box-shadow:0 0 0 1px var(--blue)}
 .card h3{margin:0;display:flex;justify-content:space-between;gap:.6rem;align-items:center;overflow-wrap:anywhere}
-.big{font-size:1.55rem;font-weight:700;line-height:1.25;margin:.6rem 0 0}
-.big small{font-size:.95rem;font-weight:400;color:var(--soft)}
+.big{font-size:1.35rem;font-weight:700;line-height:1.25;margin:.6rem 0 0}
+.big small{font-size:.9rem;font-weight:400;color:var(--soft)}
 .card dl{margin:.7rem 0 0;display:grid;grid-template-columns:auto 1fr;gap:.15rem .8rem;font-size:.92rem}
 .card dt{color:var(--soft)}
 .card dd{margin:0;text-align:right}
@@ -72,7 +72,8 @@ padding:.3rem .8rem;cursor:pointer}
 button:hover{background:var(--tint)}
 .card button{margin-top:.8rem}
 :focus-visible{outline:3px solid #d55e00;outline-offset:2px}
-.picker{position:sticky;top:0;background:#fff;border-bottom:1px solid var(--line);padding:.6rem 0;z-index:5}
+.picker{position:sticky;top:0;max-width:none;
+background:#fff;border-bottom:1px solid var(--line);padding:.6rem 0;z-index:5}
 .picker select{max-width:100%}
 figure{margin:1rem 0}
 figcaption{color:var(--soft);font-size:.95rem;max-width:48rem}
