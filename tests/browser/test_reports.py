@@ -105,7 +105,7 @@ def test_pointing_at_a_combination_shows_its_recipe(visit, reports):
     tip = page.locator("#vg-tooltip-element.visible")
     tip.wait_for()
     text = tip.inner_text()
-    assert "chosen, analytic size, search images" in text
+    assert "chosen (analytic, search images)" in text
     assert "16, 8, 4" in text
     assert "share of float32" in text
 
@@ -143,6 +143,10 @@ def test_phone_needs_no_sideways_scrolling(visit, reports, name):
     page = visit.open(reports / name)
     assert page.evaluate(OVERFLOW) == 0
     assert page.evaluate(BROKEN) == []
+    for search in SEARCHES if page.locator("#search").count() else ():
+        choose(page, search)
+        assert page.evaluate(OVERFLOW) == 0, search
+        assert page.evaluate(BROKEN) == [], search
     # What is wider than the screen scrolls in a box of its own.
     assert page.evaluate("[...document.querySelectorAll('table')].every(table => table.closest('.scroll'))")
 

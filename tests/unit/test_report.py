@@ -197,7 +197,7 @@ def test_front_shows_every_combination_and_the_choice(page, metrics, search):
     points = max((layer["data"]["values"] for layer in spec["layer"]), key=len)
     kinds = [point["kind"] for point in points if point["search"] == search]
     assert len(kinds) == 4 + 1
-    assert kinds.count("chosen, analytic size, search images") == 1
+    assert kinds.count("chosen (analytic, search images)") == 1
     (packed,) = [point for point in points if point["kind"].startswith("packed file")]
     assert packed["kB"] == metrics[search]["bytes"]["packed"] / 1000
     assert packed["share"] == pytest.approx(metrics[search]["relative_accuracy"], rel=1e-4)

@@ -83,11 +83,11 @@ def front(model: Model, search: Search) -> Chart:
     """Accuracy against size: all combinations measured, the front, the choice, the uniform baselines, the target."""
     target, metrics = search.metrics["quality_target"], search.metrics
     kinds = {
-        "combination of this search": (BLUE, "circle"),
-        "one number of values for all layers (uniform)": (ORANGE, "triangle-up"),
-        "combination of another search": (GREY, "circle"),
-        "chosen, analytic size, search images": (VERMILLION, "diamond"),
-        "packed file, size on disk, held-out images": (BLACK, "square"),
+        "this search": (BLUE, "circle"),
+        "uniform: one k for all layers": (ORANGE, "triangle-up"),
+        "another search": (GREY, "circle"),
+        "chosen (analytic, search images)": (VERMILLION, "diamond"),
+        "packed file (on disk, held-out)": (BLACK, "square"),
     }
     own, uniform, other, chosen, packed = kinds
     points = []

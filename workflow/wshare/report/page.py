@@ -56,7 +56,7 @@ h2{font-size:1.3rem;margin:2.4rem 0 .5rem;padding-top:.3rem;line-height:1.3}
 h3{font-size:1.05rem;margin:1.2rem 0 .4rem}
 p{margin:.5rem 0;max-width:48rem}
 .note{background:var(--tint);border-left:4px solid var(--blue);padding:.6rem .9rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr));gap:1rem;margin:1.4rem 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem;margin:1.4rem 0}
 .card{border:1px solid var(--line);border-radius:.6rem;padding:1rem 1.1rem;background:#fff}
 .card[data-shown]{border-color:var(--blue);box-shadow:0 0 0 1px var(--blue)}
 .card h3{margin:0;display:flex;justify-content:space-between;gap:.6rem;align-items:center;overflow-wrap:anywhere}

@@ -101,7 +101,12 @@ def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]]) ->
         answers=read_table(folder / "answers.csv", ANSWERS),
         trace=_trace(folder / "journal.jsonl", front, prices),
         layout=read_layout(folder / "packed.safetensors"),
-        usage=usage_by_stage(benchmarks, folder.name, jobs),
+        # An earlier report's own time is no cost of the result.
+        usage={
+            stage: used
+            for stage, used in usage_by_stage(benchmarks, folder.name, jobs).items()
+            if stage != "report_model"
+        },
     )
 
 
