@@ -5,7 +5,7 @@ CORES ?= all
 ATHERIS := 3.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster docs fuzz lint lock clean
+.PHONY: help setup demo test test-cluster test-browser docs fuzz lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,6 +49,11 @@ fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
 
 docs: setup ## Build the documents into site/, to be read without a network.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test-browser: setup ## Look at the reports with a headless browser; installs Debian's chromium if there is none.
+	tests/browser/install_chromium
+	$(BIN)/python -m pip install --quiet --requirement tests/browser/requirements.txt
+	$(BIN)/pytest tests/browser
 
 lock: ## Resolve requirements.in into requirements.txt again.
 	$(PYTHON) -m venv $(VENV)/lock

@@ -1,7 +1,6 @@
 """`wshare.compress` and `wshare.load`: the same results as the workflow's, from images in memory."""
 
 import copy
-import csv
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion
 from wshare.stages.search_rate_distortion import search_rate_distortion
 from wshare.storage import read_json
+from wshare.tables import read_sealed
 
 ROOT = Path(__file__).parents[2]
 COUNT, HELD_OUT = 90, 40
@@ -152,8 +152,7 @@ def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
     changed = {"model": recipe["model"] | {"name": "Sequential"}, "search_images": result.recipe["search_images"]}
     assert result.recipe == recipe | changed
     columns = list(result.front[0])
-    with (tmp_path / "front.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+    table, _ = read_sealed(tmp_path / "front.csv")
     assert [[float(row[name]) for name in columns] for row in table] == [list(row.values()) for row in result.front]
     assert result.metrics["bytes"] == read_json(tmp_path / "sizes.json")["bytes"]
     assert result.metrics["measure"] == measure_of(labels)

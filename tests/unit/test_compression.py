@@ -1,7 +1,6 @@
 """A whole network shared at one price: folding, compression, its files, and the stages from inputs to packed file."""
 
 import copy
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from wshare.stages.extract_weights import extract_weights
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion
 from wshare.storage import read_json, write_json
+from wshare.tables import read_sealed
 from wshare.weightfile import read_layer
 
 CHOICES = {
@@ -378,8 +378,7 @@ class Study:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_sealed(path)[0]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def lock() -> dict[str, str]:
     return dict(pin.split("==") for pin in pins)
 
 
-@pytest.mark.parametrize("name", ["torch", "numpy"])
+@pytest.mark.parametrize("name", ["torch", "numpy", "report"])
 def test_pins_equal_the_lock_file(name: str):
     environment = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
     (packages,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]

@@ -382,7 +382,7 @@ def test_seconds_are_summed_by_stage_and_those_of_other_searches_left_out(tmp_pa
         "search/uniform/search": 64,
     }
     for name, spent in seconds.items():
-        write_text(tmp_path / f"{name}.tsv", f"s\th:m:s\n{spent}\t0:00:00\n")
+        write_text(tmp_path / f"{name}.tsv", f"s\th:m:s\tmax_rss\n{spent}\t0:00:00\tNA\n")
     jobs = {"cluster_layer": ["conv1", "fc.1", "not_yet"], "profile_layers": ["0"]}
     assert seconds_by_stage(tmp_path, "slope", jobs) == {
         "fetch_model": 2.5,

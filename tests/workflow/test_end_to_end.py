@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from wshare.storage import get_text
+from wshare.tables import read_sealed
 
 from .conftest import ROOT, snakemake
 
@@ -86,7 +87,7 @@ def test_override_of_one_layer_reaches_it_alone(study: Path):
 
 
 def test_sensitivity_has_a_row_for_each_layer_and_candidate(study: Path):
-    rows = list(csv.DictReader((study / "results/tiny/sensitivity.csv").open()))
+    rows, _ = read_sealed(study / "results/tiny/sensitivity.csv")
     assert [(row["layer"], int(row["k"])) for row in rows] == [(layer, k) for layer in LAYERS for k in (2, 4, 8, 16)]
     assert all(float(row["kl"]) >= 0 for row in rows)
 
@@ -94,7 +95,7 @@ def test_sensitivity_has_a_row_for_each_layer_and_candidate(study: Path):
 @pytest.mark.parametrize("search", SEARCHES)
 def test_front_has_one_chosen_row_that_is_the_recipe(study: Path, search: str):
     folder = study / "results/tiny/search" / search
-    rows = list(csv.DictReader((folder / "front.csv").open()))
+    rows, _ = read_sealed(folder / "front.csv")
     recipe = read(folder / "recipe.json")
     (chosen,) = [row for row in rows if row["chosen"] == "1"]
     assert {layer: chosen[layer] for layer in LAYERS} == {
@@ -172,11 +173,9 @@ def test_rate_distortion_shares_layers_at_one_price(study: Path):
     assert metrics["format"] == "entropy"
     assert metrics["folded_batch_norms"] == 2
     assert set(recipe["layers"]) == set(LAYERS)
-    with (folder / "losses.csv").open(newline="") as file:
-        losses = list(csv.DictReader(file))
+    losses, _ = read_sealed(folder / "losses.csv")
     assert [row["layer"] for row in losses] == list(LAYERS)
-    with (folder / "front.csv").open(newline="") as file:
-        front = list(csv.DictReader(file))
+    front, _ = read_sealed(folder / "front.csv")
     assert len(front) == metrics["evaluations"] <= 5
     bits = [float(row["bits"]) for row in front]
     assert bits == sorted(bits, reverse=True)
@@ -212,8 +211,8 @@ def test_every_rule_leaves_log_and_benchmark(study: Path):
         for folder, suffix in (("results/tiny/logs", ".log"), ("results/tiny/benchmarks", ".tsv"))
     )
     assert logs == benchmarks
-    # Six rules once, three layers, two groups, three rules for each of three searches.
-    assert len(logs) == 7 + 3 + 2 + 12
+    # Eight rules once, three layers, two groups, three rules for each of four searches.
+    assert len(logs) == 8 + 3 + 2 + 12
 
 
 def test_second_run_has_nothing_to_do_and_says_so_quickly(study: Path):

@@ -15,6 +15,7 @@ sys.path.insert(0, str(WORKFLOW))
 from wshare.environment import prepare_for_jobs
 from wshare.errors import UserError
 from wshare.names import check_patterns, layer_name
+from wshare.plan import plan
 from wshare.settings import (
     code_files,
     code_hash,
@@ -146,6 +147,45 @@ def layers_per_job(wildcards):
     """Layers of each profiling job that a search goes by; 0 for one that needs no profile."""
     method = config["searches"][wildcards.search]["method"]
     return 0 if method == "rate_distortion" else config["sensitivity"]["layers_per_job"]
+
+def search_files(model, names):
+    """Files of these names of all of a model's searches."""
+    return [
+        f"results/{model}/search/{search}/{name}"
+        for own, search in studies(config)
+        if own == model
+        for name in names
+    ]
+
+
+def metrics_files(wildcards):
+    """metrics.json of each of a model's searches."""
+    return search_files(wildcards.model, ["metrics.json"])
+
+
+def searched_files(wildcards):
+    """What each of a model's searches leaves beside its verdict, as its report shows it."""
+    common = ["answers.csv", "front.csv", "packed.safetensors", "recipe.json", "sizes.json"]
+    prices = set(search_names(config, rate_distortion=True))
+    losses = [
+        f"results/{model}/search/{search}/losses.csv"
+        for model, search in studies(config)
+        if model == wildcards.model and search in prices
+    ]
+    return search_files(wildcards.model, common) + losses
+
+
+def sensitivity_table(wildcards):
+    """The model's sensitivity.csv, if one of its searches profiles layers."""
+    others = set(search_names(config, rate_distortion=False))
+    profiled = any(model == wildcards.model and search in others for model, search in studies(config))
+    return [f"results/{wildcards.model}/sensitivity.csv"] if profiled else []
+
+
+def print_plan():
+    """What the run is about to do, before it starts."""
+    jobs = [(job.rule.name, job.benchmark) for job in workflow.dag.needrun_jobs()]
+    print(plan(config, Path("results"), jobs))
 
 
 def print_summary():

@@ -1,7 +1,77 @@
-"""Report: what a run has won, for all models and searches together.
+"""Report: what a run has won, as pages to look at, as figures, as a table and as a text for the terminal.
 
-Needs every metrics.json. Leaves a text for the terminal and a table.
+Needs all results of the searches. Leaves `results/<model>/report/` for each model, `results/report/` for the study,
+`results/summary.txt` and `summary.csv`. Nothing here imports torch.
 """
+
+
+report: "../report/workflow.rst"
+
+
+rule report_model:
+    """Write a model's page, and its charts as figures for papers."""
+    input:
+        spec="results/{model}/model/model.json",
+        weights="results/{model}/model/weights.safetensors",
+        layers="results/{model}/model/layers.json",
+        images="results/{model}/images/held_out.h5",
+        baseline="results/{model}/baseline/metrics.json",
+        searched=searched_files,
+        sensitivity=sensitivity_table,
+        metrics=metrics_files,
+        code=code_of("report_model"),
+    output:
+        page=report(
+            "results/{model}/report/index.html",
+            caption="../report/model.rst",
+            category="Models",
+            labels={"model": "{model}", "what": "the whole report"},
+        ),
+        figures=report(
+            directory("results/{model}/report/figures"),
+            patterns=["{search}/{chart}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{model}",
+            labels={"search": "{search}", "chart": "{chart}"},
+        ),
+    log:
+        "results/{model}/logs/report_model.log",
+    benchmark:
+        "results/{model}/benchmarks/report_model.tsv"
+    conda:
+        "../../envs/report.yaml"
+    params:
+        settings=settings_of("report_model"),
+        layers_per_job=config["sensitivity"]["layers_per_job"],
+    shell:
+        "python -m wshare report_model --settings {params.settings:q} --model {wildcards.model:q}"
+        " --metrics {input.metrics:q} --layers-per-job {params.layers_per_job}"
+        " --page {output.page:q} --figures {output.figures:q} > {log:q} 2>&1"
+
+
+rule report_study:
+    """Write the page that compares all models and searches."""
+    input:
+        metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
+        code=code_of("report_study"),
+    output:
+        page=report(
+            "results/report/index.html",
+            caption="../report/study.rst",
+            category="Study",
+            labels={"model": "all models", "what": "comparison"},
+        ),
+        figures=directory("results/report/figures"),
+    log:
+        "results/logs/report_study.log",
+    benchmark:
+        "results/benchmarks/report_study.tsv"
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "python -m wshare report_study --metrics {input.metrics:q}"
+        " --page {output.page:q} --figures {output.figures:q} > {log:q} 2>&1"
 
 
 rule summarise:
@@ -11,7 +81,12 @@ rule summarise:
         code=code_of("summarise"),
     output:
         summary="results/summary.txt",
-        table="results/summary.csv",
+        table=report(
+            "results/summary.csv",
+            caption="../report/summary.rst",
+            category="Study",
+            labels={"model": "all models", "what": "table"},
+        ),
     log:
         "results/logs/summarise.log",
     benchmark:

@@ -149,6 +149,7 @@ rule evaluate_packed:
         code=code_of("evaluate_packed"),
     output:
         metrics="results/{model}/search/{search}/metrics.json",
+        answers="results/{model}/search/{search}/answers.csv",
     log:
         "results/{model}/logs/search/{search}/evaluate_packed.log",
     benchmark:
@@ -166,4 +167,5 @@ rule evaluate_packed:
         " --model {wildcards.model:q} --search {wildcards.search:q} --dataset {params.dataset:q}"
         " --spec {input.spec:q} --packed {input.packed:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --recipe {input.recipe:q} --sizes {input.sizes:q}"
-        " --benchmarks {params.benchmarks:q} --layers-per-job {params.layers_per_job} --metrics {output.metrics:q} --threads {threads} > {log:q} 2>&1"
+        " --benchmarks {params.benchmarks:q} --layers-per-job {params.layers_per_job} --metrics {output.metrics:q}"
+        " --answers {output.answers:q} --threads {threads} > {log:q} 2>&1"

@@ -32,6 +32,8 @@ STAGES = (
     "pack_rate_distortion",
     "evaluate_packed",
     "summarise",
+    "report_model",
+    "report_study",
 )
 # What a user calls, and no rule does; the lines are the first ones of the functions' docstrings.
 COMMANDS = {

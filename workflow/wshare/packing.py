@@ -53,6 +53,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -70,7 +71,15 @@ from wshare.storage import atomic, remedy, sha256_arrays
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_packed", "pack_indices", "read_shared", "unpack_indices", "write_packed"]
+__all__ = [
+    "Layout",
+    "load_packed",
+    "pack_indices",
+    "read_layout",
+    "read_shared",
+    "unpack_indices",
+    "write_packed",
+]
 
 
 # What a shared tensor is read as.
@@ -197,6 +206,32 @@ def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry 
         return state
     except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
         raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a packed file of this version holds.
+
+    `octets` gives the bytes of each entry, by tensor or batch norm; the header is in none of them. `folded` gives the
+    batch norm, with its eps, that is folded into a shared tensor.
+    """
+
+    octets: dict[str, int]
+    folded: dict[str, tuple[str, float]]
+
+
+def read_layout(path: str | Path) -> Layout:
+    """Bytes of each entry, read from the index alone; FormatError for a file of another kind or version."""
+    with safe_open(path, "numpy") as file:
+        index = _read_index(path, (file.metadata() or {}).get("wshare"))
+    if index["version"] != VERSION:
+        raise FormatError(f"{path}: format version {index['version']}, not {VERSION}; {remedy(path)}")
+    octets = {name: size for section in ("shared", "folded") for name, (*_, size) in index[section].items()}
+    octets |= {name: 4 + 2 * channels * int(kind[1]) for name, (channels, _, kind) in index["batch_norm"].items()}
+    octets |= {name: 4 + math.prod(shape) * int(kind[1]) for name, (shape, kind) in index["kept"].items()}
+    tensors = list(index["shared"])
+    folded = {tensors[position]: (name, abs(eps)) for name, (position, eps, _) in index["folded"].items()}
+    return Layout(octets, folded)
 
 
 def _shared_parts(tensor: Shared, form: str) -> dict[str, bytes]:

@@ -340,9 +340,24 @@ def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
         settings = {"batch_norm": config["packing"]["batch_norm"]}
     elif stage == "evaluate_packed":
         settings = {"quality_target": config["searches"][item]["quality_target"]} | seed
+    elif stage == "report_model":
+        settings = study_of(config, model)
     else:
         settings = {}
     return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def study_of(config: dict, model: str) -> dict:
+    """A configuration that gives the results of one model alone, and the same ones."""
+    own = {key: value for key, value in config["models"][model].items() if key != "training"}
+    if own["source"] == "train":
+        own["training"] = config["models"][model]["training"]
+    shared = ("seed", "clustering", "importance", "inputs", "sensitivity", "packing")
+    return {key: config[key] for key in shared} | {
+        "datasets": {own["dataset"]: _data_settings(config, config["models"][model])},
+        "models": {model: own},
+        "searches": {name: config["searches"][name] for owner, name in studies(config) if owner == model},
+    }
 
 
 def _data_settings(config: dict, model: dict) -> dict:

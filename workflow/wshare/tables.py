@@ -11,6 +11,9 @@ from wshare.storage import remedy, sha256_text, write_text
 # Readers of tables take what follows as a comment, if told so.
 SEAL = "# "
 
+# Columns of answers.csv; a label is empty where the dataset has none.
+ANSWERS = ["image", "label", "float32", "compressed"]
+
 
 def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows atomically, for people and other programs; floats keep all their digits."""

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from wshare.benchmarks import seconds_by_stage
+from wshare.benchmarks import jobs_of, seconds_by_stage
 from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.metrics import describe
@@ -12,6 +12,7 @@ from wshare.names import folder_name
 from wshare.packing import load_packed
 from wshare.scoring import compare, predict
 from wshare.storage import check_origin, read_json, sha256_file, write_json
+from wshare.tables import ANSWERS, write_sealed
 
 
 def evaluate_packed(
@@ -28,11 +29,13 @@ def evaluate_packed(
     layers_per_job: int,
     search: str,
     metrics: Path,
+    answers: Path,
     threads: int,
 ) -> None:
-    """Write metrics.json; `model`, `dataset` and `search` are names in the configuration.
+    """Write metrics.json, and answers.csv with the classes that both networks give to each image.
 
-    `layers_per_job` is 0 for a search that went by no clusters and no profile.
+    `model`, `dataset` and `search` are names in the configuration. `layers_per_job` is 0 for a search that went by no
+    clusters and no profile.
     """
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(recipe), read_json(sizes)
@@ -43,11 +46,13 @@ def evaluate_packed(
     reference = read_logits(baseline, sample, description["sha256"])
     network = fast(build(description))
     assign(network, state, str(packed))
-    quality = compare(predict(network, sample, threads), reference, sample.labels, settings["seed"])
-    jobs = {}
-    if layers_per_job:
-        jobs["cluster_layer"] = [folder_name(layer) for layer in chosen["layers"]]
-        jobs["profile_layers"] = [str(group) for group in range(-(-len(chosen["layers"]) // layers_per_job))]
+    logits = predict(network, sample, threads)
+    quality = compare(logits, reference, sample.labels, settings["seed"])
+    labels = [""] * len(sample) if sample.labels is None else sample.labels
+    rows = zip(sample.keys, labels, reference.argmax(1), logits.argmax(1), strict=True)
+    answered = [dict(zip(ANSWERS, row, strict=True)) for row in rows]
+    write_sealed(answers, ANSWERS, answered, {"packed": hashes["packed"], "images": sample.fingerprint})
+    jobs = jobs_of([folder_name(layer) for layer in chosen["layers"]], layers_per_job)
     seconds = seconds_by_stage(benchmarks, search, jobs) | {"evaluate_packed": time.perf_counter() - started}
     hashes |= {
         "model": description["sha256"],

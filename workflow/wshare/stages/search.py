@@ -18,7 +18,7 @@ from wshare.search import method
 from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
 from wshare.sensitivity import COLUMNS
 from wshare.storage import check_origin, read_json, sha256_file, write_json
-from wshare.tables import read_sealed, write_table
+from wshare.tables import read_sealed, write_sealed
 
 FRONT = ["bits", "compression_rate_analytic", "top1", "relative_accuracy", "low", "kl", "agreement", "pareto", "chosen"]
 
@@ -86,7 +86,8 @@ def search(
         )
         chosen = finder.run(problem, settings["options"])
         measured = log.entries()
-    write_table(front, FRONT + [layer.layer for layer in layers], _front_rows(problem, measured, chosen))
+    columns = FRONT + [layer.layer for layer in layers]
+    write_sealed(front, columns, _front_rows(problem, measured, chosen), made_from)
     description = read_json(spec)
     write_json(
         recipe,

@@ -14,7 +14,7 @@ from wshare.price_search import FRONT, LOSSES, Scale, find, measurements
 from wshare.progress import PROGRESS
 from wshare.rate_distortion import Options
 from wshare.storage import read_json, sha256_file, write_json
-from wshare.tables import write_table
+from wshare.tables import write_sealed
 
 
 def search_rate_distortion(
@@ -56,6 +56,6 @@ def search_rate_distortion(
 
         description = read_json(spec)
         found = find(scale, settings, {key: description[key] for key in ("name", "sha256")}, remembered)
-    write_table(front, FRONT + list(scale.layers), found.front)
-    write_table(losses, LOSSES, found.losses)
+    write_sealed(front, FRONT + list(scale.layers), found.front, made_from)
+    write_sealed(losses, LOSSES, found.losses, made_from)
     write_json(recipe, found.recipe)

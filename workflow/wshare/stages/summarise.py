@@ -13,10 +13,18 @@ def summarise(metrics: list[Path], summary: Path, table: Path) -> None:
     for result, folder in results:
         by_model.setdefault(result["model"], []).append((result, folder))
     blocks = [
-        "\n".join([heading(found[0][0]), *(paragraph(*entry) for entry in found), f"  next: {advice(found)}"])
+        "\n".join(
+            [
+                heading(found[0][0]),
+                *(paragraph(*entry) for entry in found),
+                f"  report: {found[0][1].parents[1]}/report/index.html",
+                f"  next: {advice(found)}",
+            ]
+        )
         for found in by_model.values()
     ]
-    write_text(summary, "\n\n".join([*blocks, f"all as a table: {table}"]) + "\n")
+    last = f"all as a table: {table}\nall side by side: {table.parent}/report/index.html"
+    write_text(summary, "\n\n".join([*blocks, last]) + "\n")
     rows = [row(result) for result, _ in results]
     write_table(table, list(rows[0]), rows)
 

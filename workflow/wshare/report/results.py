@@ -1,0 +1,130 @@
+"""What a report is made from: the files of a finished run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from wshare.benchmarks import Usage, jobs_of, usage_by_stage
+from wshare.errors import FormatError
+from wshare.packing import Layout, read_layout
+from wshare.storage import read_json
+from wshare.tables import ANSWERS, read_sealed
+
+# Columns of front.csv that are no layer.
+QUALITY = (
+    *("slope", "bits", "compression_rate_analytic", "top1", "relative_accuracy", "low", "expected"),
+    *("kl", "kl_high", "agreement", "pareto", "chosen"),
+)
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of a model: its files as they were read.
+
+    `front` has a row for each combination measured, `losses` one for each layer (empty for other methods than
+    `rate_distortion`). `trace` holds positions in `front` in the order of measurement; None if the journal is gone.
+    """
+
+    name: str
+    folder: Path
+    metrics: dict
+    recipe: dict
+    sizes: dict
+    front: list[dict[str, str]]
+    losses: list[dict[str, str]]
+    answers: list[dict[str, str]]
+    trace: list[int] | None
+    layout: Layout
+    usage: dict[str, Usage]
+
+    @property
+    def method(self) -> str:
+        """Its method's name in the configuration."""
+        return self.recipe["settings"]["method"]
+
+    @property
+    def packed(self) -> Path:
+        """The packed file."""
+        return self.folder / "packed.safetensors"
+
+    def ks(self, row: dict[str, str]) -> dict[str, str]:
+        """Number of shared values, or "dense", of each layer in a row of the front."""
+        return {column: value for column, value in row.items() if column not in QUALITY}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's results; `sensitivity` is empty where no search profiles layers."""
+
+    name: str
+    folder: Path
+    spec: dict
+    layers: list[dict]
+    parameters: list[dict]
+    baseline: dict
+    sensitivity: list[dict[str, str]]
+    searches: list[Search]
+
+
+def read_model_results(name: str, metrics: list[Path], layers_per_job: int) -> Model:
+    """Everything under results/<model>/ that a report shows; `metrics` are its metrics.json, one a search."""
+    folder = metrics[0].parents[2]
+    table = read_json(folder / "model" / "layers.json")
+    jobs = jobs_of([layer["folder"] for layer in table["layers"]], layers_per_job)
+    searches = [_read_search(path, folder / "benchmarks", jobs) for path in metrics]
+    profiled = any(search.method != "rate_distortion" for search in searches)
+    return Model(
+        name=name,
+        folder=folder,
+        spec=read_json(folder / "model" / "model.json"),
+        layers=table["layers"],
+        parameters=table["parameters"],
+        baseline=read_json(folder / "baseline" / "metrics.json"),
+        sensitivity=_rows(folder / "sensitivity.csv") if profiled else [],
+        searches=searches,
+    )
+
+
+def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]]) -> Search:
+    folder = metrics.parent
+    recipe, front = read_json(folder / "recipe.json"), _rows(folder / "front.csv")
+    prices = recipe["settings"]["method"] == "rate_distortion"
+    return Search(
+        name=folder.name,
+        folder=folder,
+        metrics=read_json(metrics),
+        recipe=recipe,
+        sizes=read_json(folder / "sizes.json"),
+        front=front,
+        losses=_rows(folder / "losses.csv") if prices else [],
+        answers=read_sealed(folder / "answers.csv", ANSWERS)[0],
+        trace=_trace(folder / "journal.jsonl", front, prices),
+        layout=read_layout(folder / "packed.safetensors"),
+        # An earlier report's own time is no cost of the result.
+        usage={
+            stage: used
+            for stage, used in usage_by_stage(benchmarks, folder.name, jobs).items()
+            if stage != "report_model"
+        },
+    )
+
+
+def _trace(journal: Path, front: list[dict[str, str]], prices: bool) -> list[int] | None:
+    """Positions in the front in the order of measurement; a price is known by itself, a combination by its ks."""
+    if not journal.exists():
+        return None
+    keys = [json.loads(line)[0] for line in journal.read_text(encoding="utf-8").splitlines()[1:]]
+    if prices:
+        places = {float(row["slope"]): place for place, row in enumerate(front)}
+        order = [places.get(key[1]) for key in keys if key[0] == "slope"]
+    else:
+        ks = [tuple(value for column, value in row.items() if column not in QUALITY) for row in front]
+        places = {combination: place for place, combination in enumerate(ks)}
+        order = [places.get(tuple("dense" if k is None else str(k) for k in key)) for key in keys]
+    if sorted(order, key=lambda place: -1 if place is None else place) != list(range(len(front))):
+        raise FormatError(f"{journal}: holds other measurements than front.csv; delete both and run again")
+    return order
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return read_sealed(path)[0]

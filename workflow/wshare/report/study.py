@@ -1,0 +1,79 @@
+"""The page of a study: all models and searches side by side."""
+
+from html import escape
+
+from wshare.report import charts
+from wshare.report.charts import Chart
+from wshare.report.model import VERDICTS
+from wshare.report.page import figure, page, table
+from wshare.report.texts import percent, size
+
+
+def study_page(results: list[dict]) -> tuple[str, Chart]:
+    """HTML page that compares `results`, the metrics of all searches, and its chart."""
+    chart = charts.comparison(results)
+    columns = [
+        ("model", ""),
+        ("search", ""),
+        ("quality target", "number"),
+        ("verdict", ""),
+        ("float32 file", "number"),
+        ("packed file", "number"),
+        ("rate on disk", "number"),
+        ("rate, analytic", "number"),
+        ("bits a weight", "number"),
+        ("measure", ""),
+        ("float32 top-1", "number"),
+        ("packed top-1", "number"),
+        ("share of float32", "number"),
+        ("interval from", "number"),
+        ("to", "number"),
+        ("KL, nats", "number"),
+        ("held-out images", "number"),
+        ("evaluations", "number"),
+    ]
+    body = (
+        f"<h2>All results</h2>{figure('results', chart)}"
+        "<p>On disk compares two real files with everything counted; analytic counts indices and codebooks alone. "
+        "Where the measure is agreement, the images have no labels and the float32 network's own top-1 is 100 % by "
+        "definition. A model's name leads to its own page.</p>"
+        + table("results", columns, [_row(result) for result in results], "All models and searches")
+        + '<p><button type="button" data-csv="results" data-name="results.csv">Download as CSV</button></p>'
+    )
+    models = len({result["model"] for result in results})
+    met = sum(result["verdict"] == "met" for result in results)
+    lead = f"{models} models, {len(results)} packed files, {met} of them confirmed at their quality target."
+    footer = f"Made by wshare {escape(results[0]['versions']['wshare'])}."
+    return page(
+        "Study: all models", "All models and searches", lead, body, footer, {"metrics": results}, {"results": chart}
+    ), chart
+
+
+def _row(result: dict) -> list[tuple[str, object]]:
+    octets, rate = result["bytes"], result["compression_rate"]
+    low, high = result["relative_accuracy_ci95"]
+    model, verdict = result["model"], result["verdict"]
+
+    def share(value: float) -> tuple[str, object]:
+        return percent(value), value
+
+    return [
+        (f'<a href="../{escape(model)}/report/index.html">{escape(model)}</a>', model),
+        (escape(result["search"]), result["search"]),
+        share(result["quality_target"]),
+        (f'<span class="verdict {verdict}">{VERDICTS[verdict]}</span>', verdict),
+        (size(octets["float32"]), octets["float32"]),
+        (size(octets["packed"]), octets["packed"]),
+        (f"<strong>{rate['on_disk']:.2f}x</strong>", rate["on_disk"]),
+        (f"{rate['analytic']:.2f}x", rate["analytic"]),
+        (f"{result['bits_per_weight']:.2f}", result["bits_per_weight"]),
+        (escape(result["measure"]), result["measure"]),
+        share(result["float32"]["top1"]),
+        share(result["compressed"]["top1"]),
+        share(result["relative_accuracy"]),
+        share(low),
+        share(high),
+        (f"{result['compressed']['kl']:.4g}", result["compressed"]["kl"]),
+        (f"{result['compressed']['images']:,}", result["compressed"]["images"]),
+        (str(result["evaluations"]), result["evaluations"]),
+    ]

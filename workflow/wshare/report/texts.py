@@ -1,0 +1,52 @@
+"""Numbers as a report writes them."""
+
+from collections.abc import Iterable
+from itertools import groupby
+
+
+def size(octets: float) -> str:
+    """Bytes in decimal units: 950 B, 10.9 kB, 1.61 MB."""
+    if octets < 1000:
+        return f"{octets:.0f} B"
+    return f"{octets / 1000:.1f} kB" if octets < 1e6 else f"{octets / 1e6:.2f} MB"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of two decimals."""
+    return f"{share:.2%}".replace("%", " %")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds, or hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def memory(mebibytes: float | None) -> str:
+    """Memory in MiB or GiB."""
+    if mebibytes is None:
+        return "not measured"
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.2f} GiB"
+
+
+def shape(axes: Iterable[int]) -> str:
+    """A tensor's shape: 32 x 3 x 3 x 3."""
+    return " x ".join(map(str, axes)) or "scalar"
+
+
+def recipe(ks: Iterable[str], most: int = 14) -> str:
+    """Numbers of shared values in the network's order, repeats gathered and the middle left out: 128 x3, 64, ..., 8."""
+    runs = [(k, len(list(same))) for k, same in groupby(ks)]
+    words = [k if count == 1 else f"{k} x{count}" for k, count in runs]
+    if len(words) > most:
+        words = [*words[: most // 2], "…", *words[len(words) - most // 2 :]]
+    return ", ".join(words)
+
+
+def significant(value: float, digits: int = 5) -> float:
+    """The number rounded to so many digits: enough for a chart, and a smaller page."""
+    return float(f"{value:.{digits}g}")
