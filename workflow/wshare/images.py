@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from wshare.errors import FormatError
-from wshare.storage import COMPRESSED, create_h5, get_text, open_h5, set_text
+from wshare.storage import COMPRESSED, check_space, create_h5, get_text, open_h5, set_text
 
 KIND = "images"
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
@@ -41,6 +41,7 @@ def write_images(
         # Strict: a reader would take an image that was never written for a black one.
         for position, (image, _) in enumerate(zip(images, keys, strict=True)):
             if stored is None:
+                check_space(Path(path), len(keys) * image.nbytes)
                 shape = (len(keys), *image.shape)
                 chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
                 stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)

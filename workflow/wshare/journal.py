@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wshare.errors import FormatError
 from wshare.search.problem import Combination
-from wshare.storage import write_text
+from wshare.storage import write_errors, write_text
 
 
 class Journal:
@@ -31,7 +31,10 @@ class Journal:
                     f"{path}: line {number} is damaged ({error}); delete the file and run again"
                 ) from None
         write_text(path, "".join(line + "\n" for line in whole))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with write_errors(path):
+            # Without a buffer, which would be written when the file is closed, after a write that failed.
+            self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> "Journal":
         return self
@@ -55,6 +58,8 @@ class Journal:
     def append(self, combination: Combination, measurement: dict) -> None:
         """Add a measurement; it is on disk when this returns."""
         self._entries[combination] = measurement
-        self._file.write(json.dumps([combination, measurement]) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        rest = (json.dumps([combination, measurement]) + "\n").encode()
+        with write_errors(self._path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
