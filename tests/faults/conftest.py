@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -175,10 +176,9 @@ def snakemake(folder: Path, *arguments: str, **more: str) -> subprocess.Complete
     )
 
 
-def started(output: str) -> dict[str, int]:
-    """How often each rule was started, from what Snakemake printed."""
-    rules = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", output, flags=re.MULTILINE)
-    return {rule: rules.count(rule) for rule in rules}
+def finished(printed: str) -> Counter[str]:
+    """How many jobs of each rule came to their end, by what Snakemake printed."""
+    return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, flags=re.MULTILINE))
 
 
 def files(folder: Path) -> dict[str, bytes]:

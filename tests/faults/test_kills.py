@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CONFIG, Study, check_same, check_whole, command, environment, leftovers, snakemake, started
+from .conftest import CONFIG, Study, check_same, check_whole, command, environment, finished, leftovers, snakemake
 from .supervisor import Ended, kill
 
 JOBS = (
@@ -52,36 +52,42 @@ def test_a_job_killed_at_a_random_write(job: str, study: Study, run_stage: Calla
     assert leftovers(folder) == []
 
 
-# Logs of the stages in which the whole run is killed, one after the other.
-KILLED_IN = {
+# The log of each job in whose course the whole run is killed; it is there from the job's start on.
+LOGS = {
     "train_model": "train_model.log",
     "prepare_images": "prepare_images.log",
     "evaluate_dense": "evaluate_dense.log",
+    "cluster_layer": "cluster_layer/fc.log",
     "measure_inputs": "measure_inputs.log",
+    "profile_layers": "profile_layers/0.log",
     "search_rate_distortion": "search/rate_distortion/search_rate_distortion.log",
     "pack_rate_distortion": "search/rate_distortion/pack_rate_distortion.log",
-    "profile_layers": "profile_layers/0.log",
     "search": "search/slope/search.log",
     "pack_model": "search/slope/pack_model.log",
+    "evaluate_packed": "search/slope/evaluate_packed.log",
 }
+# Seconds from the start of a job to the kill, at most: some jobs are at their imports then, some at their end.
+LATEST = 3.0
 
 
-def kill_when(log: Path, folder: Path) -> str:
-    """Run Snakemake until a log appears, kill it and all its jobs, and return what it printed."""
-    with (folder / "terminal.txt").open("w") as terminal:
+def killed_run(folder: Path, logs: set[Path], delay: float) -> tuple[Path, str]:
+    """Run Snakemake until one of the logs appears, and kill it with all its jobs: the log, and what was printed."""
+    terminal = folder / "terminal.txt"
+    with terminal.open("w") as printed:
         run = subprocess.Popen(
             command(folder, "--cores", "1"),
             env=environment(),
-            stdout=terminal,
+            stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while not log.exists():
-            assert run.poll() is None, (folder / "terminal.txt").read_text()
+        while not (found := [log for log in logs if log.exists()]):
+            assert run.poll() is None, terminal.read_text()
             time.sleep(0.02)
+        time.sleep(delay)
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    return (folder / "terminal.txt").read_text()
+    return found[0], terminal.read_text()
 
 
 def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path_factory: pytest.TempPathFactory):
@@ -93,17 +99,19 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
         data="after `snakemake --unlock` the next run goes on: no file removed by hand, no finished job repeated, the "
         "undisturbed result, no temporary file",
     )
-    starts: Counter[str] = Counter()
-    for stage, log in KILLED_IN.items():
-        starts.update(started(kill_when(folder / "results/tiny/logs" / log, folder)))
+    delays = random.Random(0)
+    stages = {folder / "results/tiny/logs" / name: stage for stage, name in LOGS.items()}
+    done: Counter[str] = Counter()
+    while waiting := {log for log in stages if not log.exists()}:
+        log, printed = killed_run(folder, waiting, delays.uniform(0, LATEST))
+        done.update(finished(printed))
         assert snakemake(folder, "--unlock").returncode == 0
-        row.where.append(stage)
+        row.where.append(stages[log])
         row.round(True)
     last = snakemake(folder, "--cores", "1")
     assert last.returncode == 0, last.stdout + last.stderr
-    starts.update(started(last.stdout + last.stderr))
+    done.update(finished(last.stdout + last.stderr))
     once = Counter(job.split()[0] for job in study.jobs)
     # The target itself is a rule, too.
-    del starts["compress"]
-    assert starts == once + Counter(KILLED_IN.keys())
+    assert done == once + Counter(["compress"])
     check_same(folder, study)
