@@ -16,12 +16,26 @@ parametrised test fills one row. A round that did not survive has to fail its te
 the table stands between the marks `<!-- faults: begin -->` and `<!-- faults: end -->` of that page.
 """
 
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from . import supervisor
+
+ROOT = Path(__file__).parents[2]
+CONFIG = Path(__file__).with_name("config.yaml")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
@@ -93,3 +107,150 @@ def table(rows: dict[tuple[int, str], Row]) -> str:
         if row.rounds:
             lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row.cells()) + " |")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished run that nothing disturbed: its folder, the arguments of each job's stage, its files."""
+
+    folder: Path
+    jobs: dict[str, list[str]]
+    files: dict[str, bytes]
+
+    def copy(self) -> Path:
+        """The same run in a folder beside it, since source files are inputs by their relative paths."""
+        target = Path(tempfile.mkdtemp(prefix="copy", dir=self.folder.parent))
+        return shutil.copytree(self.folder, target, dirs_exist_ok=True)
+
+    def outputs(self, job: str) -> set[str]:
+        """Files under results/ that a job writes and no other."""
+        arguments = self.jobs[job]
+        written = [value for flag, value in pairwise(arguments) if flag in OUTPUTS[arguments[0]]]
+        return {str(Path(path).relative_to("results")) for path in written}
+
+    def clear(self, folder: Path, job: str) -> None:
+        """Remove from a copy what a job has written."""
+        for name in self.outputs(job):
+            (folder / "results" / name).unlink(missing_ok=True)
+
+
+# Flags of each stage that name what it writes.
+OUTPUTS = {
+    "train_model": ("--weights", "--spec"),
+    "fetch_model": ("--weights", "--spec"),
+    "prepare_images": ("--search", "--held-out"),
+    "inspect_model": ("--layers",),
+    "evaluate_dense": ("--search-logits", "--held-out-logits", "--metrics"),
+    "extract_weights": ("--extracted",),
+    "cluster_layer": ("--clusters",),
+    "profile_layers": ("--table",),
+    "gather_sensitivity": ("--sensitivity",),
+    "measure_inputs": ("--moments",),
+    "search": ("--journal", "--front", "--recipe"),
+    "search_rate_distortion": ("--journal", "--front", "--losses", "--recipe"),
+    "pack_model": ("--packed", "--dense", "--sizes"),
+    "pack_rate_distortion": ("--packed", "--dense", "--sizes"),
+    "evaluate_packed": ("--metrics", "--answers"),
+    "summarise": ("--summary", "--table"),
+}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    """Command line of Snakemake for the study in a folder."""
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
+        *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(folder / "config.yaml")),
+        *arguments,
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Environment of a user: the package is not on the path."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
+
+
+def snakemake(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
+    """Run Snakemake on the study in a folder, to its end; `more` are environment variables."""
+    return subprocess.run(
+        command(folder, *arguments), env=environment(**more), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def finished(printed: str) -> Counter[str]:
+    """How many jobs of each rule came to their end, by what Snakemake printed."""
+    return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, flags=re.MULTILINE))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content of all results by path, but for logs, recorded times and the reports, which show them."""
+    found = {}
+    for path in sorted((folder / "results").rglob("*")):
+        name = path.relative_to(folder / "results")
+        if path.is_file() and ".tmp" not in str(name) and not {"logs", "benchmarks", "report"} & set(name.parts):
+            found[str(name)] = without_times(path)
+    return found
+
+
+def without_times(path: Path) -> bytes:
+    """Bytes of a file, without what depends on the clock."""
+    if path.name == "metrics.json" and "search" in path.parts:
+        metrics = json.loads(path.read_text())
+        del metrics["seconds"]
+        return json.dumps(metrics).encode()
+    if path.name == "summary.csv":
+        return b"\n".join(line.rpartition(b",")[0] for line in path.read_bytes().splitlines())
+    return path.read_bytes()
+
+
+def check_same(folder: Path, study: Study) -> None:
+    """Assert that the results are those of the undisturbed run, with no file missing and none left over."""
+    found = files(folder)
+    assert found.keys() == study.files.keys()
+    assert [name for name in found if found[name] != study.files[name]] == []
+    assert leftovers(folder) == []
+
+
+def check_whole(folder: Path, study: Study, job: str) -> None:
+    """Assert that each output of a job is absent or right, and that no other file has changed."""
+    outputs, found = study.outputs(job), files(folder)
+    assert study.files.keys() - found.keys() <= outputs
+    # A journal grows line by line.
+    whole = [name for name in found if not name.endswith("journal.jsonl")]
+    assert [name for name in whole if found[name] != study.files.get(name)] == []
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders among the results."""
+    return [path for path in (folder / "results").rglob("*") if ".tmp" in path.name]
+
+
+def jobs_of(output: str, folder: Path) -> dict[str, list[str]]:
+    """Arguments of each job's stage, from what Snakemake printed about a run in a folder."""
+    jobs = {}
+    for line in re.findall(r"python -m wshare (.*) > \S+ 2>&1", output, flags=re.MULTILINE):
+        # Source files are named relative to the folder.
+        arguments = [os.path.normpath(folder / word) if word.startswith("../") else word for word in shlex.split(line)]
+        name = arguments[0]
+        for flag in ("--layer", "--search") if name in ("cluster_layer", "evaluate_packed") else ():
+            if flag in arguments:
+                name += " " + arguments[arguments.index(flag) + 1]
+        jobs[name] = arguments
+    return jobs
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The undisturbed run, on 4 cores."""
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(CONFIG, folder)
+    run = snakemake(folder, "--cores", "4", "--printshellcmds")
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    return Study(folder, jobs_of(output, folder), files(folder))
+
+
+@pytest.fixture(scope="session")
+def run_stage() -> Callable[..., supervisor.Ended]:
+    """`supervisor.stage`, with its fork server."""
+    supervisor.start()
+    return supervisor.stage

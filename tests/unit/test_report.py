@@ -369,7 +369,7 @@ def test_histogram_is_relative_to_rows_with_the_norm_folded_in(tmp_path):
 
 
 def packed_file(path: Path) -> dict:
-    """A packed file with an entry of each kind; returns its shared tensors."""
+    """A packed file with an entry of each kind; returns the bytes of its parts."""
     rng = np.random.default_rng(1)
     shared = {
         f"{name}.weight": Shared(
@@ -380,12 +380,12 @@ def packed_file(path: Path) -> dict:
     state = {name: tensor.weight() for name, tensor in shared.items()} | {"a.bias": np.ones(4, np.float32)}
     norm = BatchNorm(np.ones(4, np.float32), np.zeros(4, np.float32), 1e-5, True)
     folded = FoldedNorm("b.weight", np.arange(4, dtype=np.int32), 0.5, 1e-3, False)
-    return shared, write_packed(path, state, shared, {"free": norm}, {"bn": folded}, {}, "entropy")
+    return write_packed(path, state, shared, {"free": norm}, {"bn": folded}, {}, "entropy")
 
 
 def test_layout_of_a_packed_file_adds_up(tmp_path):
     path = tmp_path / "packed.safetensors"
-    shared, octets = packed_file(path)
+    octets = packed_file(path)
     layout = read_layout(path)
     assert set(layout.octets) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
     parts = octets["indices"] + octets["codebooks"] + octets["scales"] + octets["shifts"] + octets["kept"]

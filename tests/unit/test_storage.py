@@ -2,6 +2,9 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +15,11 @@ import torch
 
 from wshare.benchmarks import seconds_by_stage
 from wshare.clusters import Clusters, read_clusters, write_clusters
-from wshare.errors import FormatError
+from wshare.errors import FormatError, UserError
 from wshare.images import ImageFile, write_images
 from wshare.kmeans import sweep
 from wshare.logits import read_logits, write_logits
+from wshare.settings import PACKAGE
 from wshare.storage import (
     SCHEMA_VERSION,
     atomic,
@@ -48,8 +52,7 @@ def refused(read: Callable[[], object], path: Path) -> str:
 
 def test_atomic_makes_folders_and_the_file(path):
     with atomic(path) as temporary:
-        assert temporary.parent == path.parent
-        assert temporary != path
+        assert temporary.parent.parent == path.parent
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -71,6 +74,60 @@ def test_atomic_leaves_nothing_behind_on_an_error_and_keeps_the_old_file(path, o
         fail()
     assert os.listdir(path.parent) == (["file"] if old else [])
     assert not old or path.read_text() == old
+
+
+def test_what_a_killed_writer_left_is_removed(path):
+    left = path.parent / f".{path.name}.tmp"
+    left.mkdir(parents=True)
+    for name in ("lock", path.name, ".tmpAbC"):
+        (left / name).write_text("half")
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_second_writer_of_a_file_waits(path):
+    second = threading.Thread(target=write_text, args=(path, "second"))
+    with atomic(path) as temporary:
+        second.start()
+        second.join(0.1)
+        assert second.is_alive()
+        temporary.write_text("first")
+    second.join()
+    assert path.read_text() == "second"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_file_that_has_no_room_is_not_begun(path):
+    with pytest.raises(UserError, match=r"file: needs 1000000000000\.0 MB, and its disk has .* MB left; free space"):
+        atomic(path, 10**18).__enter__()
+    assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 20_000])
+def test_h5_beyond_the_limit_of_file_sizes_ends_in_one_line(path, limit):
+    """In a process of its own: HDF5 would crash it in the end, had it seen the write fail."""
+    program = (
+        "import resource, sys, numpy\n"
+        "from wshare.storage import create_h5\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "try:\n"
+        "    with create_h5(sys.argv[1], 'kind', {}) as file:\n"
+        "        file['x'] = numpy.arange(9000)\n"
+        "except Exception as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(limit)],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    cure = "cannot be written (File too large); raise the limit of file sizes (ulimit -f) and run again"
+    assert run.stdout == f"{path}: {cure}\n"
+    assert os.listdir(path.parent) == []
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from wshare.errors import UserError
 from wshare.progress import PROGRESS
-from wshare.storage import atomic, sha256_file
+from wshare.storage import atomic, check_space, sha256_file
 
 BACKOFF_SECONDS = 1.0
 BLOCK_BYTES = 1 << 20
@@ -53,7 +54,7 @@ def download(
     for attempt in range(1, tries + 1):
         try:
             with atomic(target) as temporary:
-                _receive(url, temporary, timeout)
+                _receive(url, temporary, target, timeout)
                 _check(temporary, expected)
             return target
         except _Failed as error:
@@ -66,12 +67,13 @@ def download(
     raise ValueError(f"tries: {tries}: must be at least 1")
 
 
-def _receive(url: str, path: Path, timeout: float) -> None:
+def _receive(url: str, path: Path, target: Path, timeout: float) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "wshare"})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response, open(path, "wb") as file:
             length = response.headers.get("Content-Length")
             total = int(length) if length else None
+            check_space(target, total or 0)
             received = 0
             with tqdm(desc=url.rsplit("/", 1)[-1], total=total, unit="B", unit_scale=True, **PROGRESS) as bar:
                 while block := response.read(BLOCK_BYTES):
@@ -83,7 +85,7 @@ def _receive(url: str, path: Path, timeout: float) -> None:
         raise _Failed(f"HTTP status {error.code} ({error.reason})", final) from None
     except urllib.error.URLError as error:
         raise _Failed(f"cannot be reached ({error.reason})") from None
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _Failed(f"broke off ({type(error).__name__}: {error})") from None
     if total is not None and received != total:
         raise _Failed(f"broke off after {received} of {total} bytes")

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 
 from wshare.errors import FormatError
-from wshare.storage import create_h5, get_text, open_h5, read_arrays, remedy, set_text, sha256_text, write_arrays
+from wshare.storage import (
+    check_space,
+    create_h5,
+    get_text,
+    open_h5,
+    read_arrays,
+    remedy,
+    set_text,
+    sha256_text,
+    write_arrays,
+)
 
 KIND = "images"
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
@@ -44,6 +54,7 @@ def write_images(
         # Strict: a reader would take an image that was never written for a black one.
         for position, (image, _) in enumerate(zip(images, keys, strict=True)):
             if stored is None:
+                check_space(Path(path), len(keys) * image.nbytes)
                 shape = (len(keys), *image.shape)
                 chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
                 stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wshare.errors import FormatError
 from wshare.search.problem import Combination
-from wshare.storage import write_text
+from wshare.storage import write_errors, write_text
 
 
 class Journal:
@@ -36,7 +36,10 @@ class Journal:
                     f"rm {shlex.quote(str(path))}"
                 ) from None
         write_text(path, "".join(line + "\n" for line in whole))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with write_errors(path):
+            # Without a buffer, which would be written when the file is closed, after a write that failed.
+            self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> "Journal":
         return self
@@ -60,9 +63,12 @@ class Journal:
     def append(self, combination: Combination, measurement: dict) -> None:
         """Add a measurement; it is on disk when this returns."""
         self._entries[combination] = measurement
-        self._file.write(json.dumps([combination, measurement, _checksum(combination, measurement)]) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps([combination, measurement, _checksum(combination, measurement)]) + "\n"
+        rest = line.encode()
+        with write_errors(self._path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
 
 
 def _checksum(combination: Combination, measurement: dict) -> int:

@@ -14,7 +14,7 @@ from wshare.storage import atomic, read_json, remedy, sha256_file, write_json
 def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
     """Write the weights, then the specification that holds their SHA-256."""
     state = state_of(fetched.module)
-    with atomic(weights) as temporary:
+    with atomic(weights, sum(tensor.nbytes for tensor in state.values())) as temporary:
         save_file(state, temporary)
         digest = sha256_file(temporary)
     count = sum(parameter.numel() for parameter in fetched.module.parameters())

@@ -133,5 +133,6 @@ def _halve(
 
 def _write_dense(path: Path, state: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:
     """The decoded state dict as plain tensors; a tied tensor only once, as safetensors wants it."""
-    with atomic(path) as temporary:
-        save_file({name: tensor for name, tensor in state.items() if name not in aliases}, temporary)
+    kept = {name: tensor for name, tensor in state.items() if name not in aliases}
+    with atomic(path, sum(tensor.nbytes for tensor in kept.values())) as temporary:
+        save_file(kept, temporary)

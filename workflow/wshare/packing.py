@@ -155,7 +155,7 @@ def write_packed(
     payload = b"".join(sections)
     index |= {"aliases": aliases, "payload": _sha256(payload)}
     _check_claim(path, index, len(payload))
-    with atomic(path) as temporary:
+    with atomic(path, len(payload)) as temporary:
         # One metadata key: the library writes several in no fixed order.
         text = _compact(index | {"hash": _index_hash(index)})
         save_file({"payload": np.frombuffer(payload, np.uint8)}, temporary, {"wshare": text})

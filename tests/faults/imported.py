@@ -1,0 +1,10 @@
+"""All that a stage imports; the fork server loads it once, in place of every run."""
+
+import importlib
+
+from wshare.cli import STAGES
+
+for name in STAGES:
+    importlib.import_module(f"wshare.stages.{name}")
+importlib.import_module("sklearn.datasets")
+importlib.import_module("tests.faults.supervisor")
