@@ -84,7 +84,8 @@ figure h3{margin:.2rem 0}
 .scroll{overflow-x:auto;max-width:100%;border:1px solid var(--line);border-radius:.4rem;margin:.8rem 0}
 .tall{max-height:30rem;overflow-y:auto}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
-th,td{overflow-wrap:normal;padding:.35rem .55rem;text-align:left;border-bottom:1px solid #ececec;vertical-align:top;white-space:nowrap}
+th,td{overflow-wrap:normal;padding:.35rem .55rem;
+text-align:left;border-bottom:1px solid #ececec;vertical-align:top;white-space:nowrap}
 td.text{white-space:normal;min-width:12rem}
 th{background:var(--tint);position:sticky;top:0}
 tbody th{position:static;background:none;font-weight:600}
