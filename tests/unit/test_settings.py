@@ -457,7 +457,9 @@ def test_a_key_changes_the_settings_of_the_stages_that_depend_on_it_alone(path, 
     old, new = texts(before, "m"), texts(after, "m")
     changed = {stage for stage in STAGES if old[stage] != new[stage]}
     # Models that are trained are not fetched.
-    assert changed - {"fetch_model"} == expected - {"fetch_model"}
+    assert changed - {"fetch_model", "report_model"} == expected - {"fetch_model"}
+    # The report prints the configuration that its results came from.
+    assert not expected or "report_model" in changed
 
 
 FETCHED = [
@@ -481,7 +483,9 @@ FETCHED = [
 @pytest.mark.parametrize(("path", "value", "expected"), FETCHED, ids=[path for path, *_ in FETCHED])
 def test_a_key_of_a_fetched_model_changes_the_stages_that_depend_on_it_alone(path, value, expected):
     old, new = (texts(complete(edited(*edits)), "f") for edits in ([], [(path, value)]))
-    assert {stage for stage in STAGES if old[stage] != new[stage]} - {"train_model"} == expected
+    changed = {stage for stage in STAGES if old[stage] != new[stage]}
+    assert changed - {"train_model", "report_model"} == expected
+    assert not expected or "report_model" in changed
 
 
 def test_the_tables_above_edit_every_key():
@@ -605,6 +609,7 @@ def test_code_files_hold_every_module_that_a_stage_imports():
 
 def test_light_stages_and_the_settings_import_no_torch():
     names = ["wshare.stages.cluster_layer", "wshare.stages.gather_sensitivity", "wshare.stages.summarise"]
+    names += ["wshare.stages.report_model", "wshare.stages.report_study"]
     names += ["wshare.settings", "wshare.cli", "wshare.environment"]
     program = f"import {', '.join(names)}, sys; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}

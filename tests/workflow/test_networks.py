@@ -17,7 +17,10 @@ from .conftest import ROOT, snakemake
 
 STUDY = ROOT / "config" / "imagenet.yaml"
 # Rules with a job for each network, and with a job for each search of a network, by its kind.
-ONCE = ("prepare_images", "evaluate_dense", "extract_weights", "measure_inputs", "gather_sensitivity")
+ONCE = (
+    *("prepare_images", "evaluate_dense", "extract_weights", "measure_inputs", "gather_sensitivity"),
+    "report_model",
+)
 OF_PRICES = ("search_rate_distortion", "pack_rate_distortion")
 OF_OTHERS = ("search", "pack_model")
 OF_ALL = ("evaluate_packed",)

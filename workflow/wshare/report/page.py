@@ -42,7 +42,7 @@ STYLE = """
 *{box-sizing:border-box}
 html{font:16px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Liberation Sans",sans-serif;color:var(--ink);
 background:#fff;-webkit-text-size-adjust:100%}
-body{margin:0}
+body{margin:0;overflow-wrap:anywhere}
 .wide{max-width:72rem;margin:0 auto;padding:0 1.25rem}
 header{background:#0b2f47;color:#fff;padding:1.6rem 0 1.4rem}
 header h1{margin:.1rem 0 .3rem;font-size:1.9rem;line-height:1.2;overflow-wrap:anywhere}
@@ -84,7 +84,8 @@ figure h3{margin:.2rem 0}
 .scroll{overflow-x:auto;max-width:100%;border:1px solid var(--line);border-radius:.4rem;margin:.8rem 0}
 .tall{max-height:30rem;overflow-y:auto}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
-th,td{padding:.35rem .55rem;text-align:left;border-bottom:1px solid #ececec;vertical-align:top;white-space:nowrap}
+th,td{overflow-wrap:normal;padding:.35rem .55rem;
+text-align:left;border-bottom:1px solid #ececec;vertical-align:top;white-space:nowrap}
 td.text{white-space:normal;min-width:12rem}
 th{background:var(--tint);position:sticky;top:0}
 tbody th{position:static;background:none;font-weight:600}
