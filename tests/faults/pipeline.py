@@ -52,7 +52,8 @@ def layers() -> list[str]:
 
 def searched(search: str) -> dict:
     """Files of one search by the names of flags."""
-    names = ("recipe.json", "packed.safetensors", "dense.safetensors", "sizes.json", "front.csv", "metrics.json")
+    names = ("recipe.json", "packed.safetensors", "dense.safetensors", "sizes.json", "front.csv")
+    names += ("answers.csv", "metrics.json")
     files = {name.partition(".")[0]: f"{R}/search/{search}/{name}" for name in names}
     return files | {"journal": f"{R}/search/{search}/journal.jsonl", "losses": f"{R}/search/{search}/losses.csv"}
 
@@ -110,7 +111,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             | some("recipe", "sizes")
             | {"benchmarks": f"{R}/benchmarks", "layers_per_job": 16}
             | threads,
-            some("metrics"),
+            some("answers", "metrics"),
         ),
         "summarise": (
             {"metrics": [searched("slope")["metrics"], searched("rd")["metrics"]]},

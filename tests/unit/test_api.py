@@ -270,8 +270,8 @@ class Unused(nn.Sequential):
     ("given", "message"),
     [
         ({"model": nn.Sequential(nn.Flatten())}, "model: no layer is left to share of the network's 0"),
-        ({"model": with_nan()}, "model: fc.weight holds NaN or infinite values"),
-        ({"model": with_nan_statistics()}, "model: gives NaN or infinite outputs on the first images"),
+        ({"model": with_nan()}, "model: fc.weight holds 1 NaN or infinite values of"),
+        ({"model": with_nan_statistics()}, "NaN or infinite values of"),
         ({"model": "net"}, "model: a str, not an nn.Module"),
         ({"model": nn.Sequential(nn.Conv2d(1, 4, 3))}, r"model: gives \[2, 4, 6, 6\], not \[N, classes\]"),
         (

@@ -12,10 +12,9 @@ from torch import nn
 from wshare import networks
 from wshare.codebooks import Shared
 from wshare.errors import UserError
-from wshare.models import state_of, tied
+from wshare.models import fast, state_of, tied
 from wshare.nn import SharedTensor, compressed
 from wshare.packing import load_packed, read_shared, write_packed
-from wshare.scoring import fast
 
 
 class Odd(nn.Conv2d):

@@ -1,4 +1,3 @@
-import csv
 import itertools
 import json
 import re
@@ -530,8 +529,7 @@ def test_each_distinct_combination_is_forwarded_once_and_counted(study, name):
     # The uniform search does not look at the profile: three layers with three candidates each.
     profiled = 0 if name == "uniform" else 80 * 9
     assert recipe["images_forwarded"] == {"search": 80 * study.forwarded, "profile": profiled}
-    with study.files["front"].open(newline="") as file:
-        front = list(csv.DictReader(file))
+    front, _ = read_sealed(study.files["front"])
     assert list(front[0]) == [*stage.FRONT, "conv", "pointwise", "fc"]
     assert len(front) == study.forwarded
     assert [line["chosen"] for line in front].count("1") == 1

@@ -148,6 +148,7 @@ def layers_per_job(wildcards):
     method = config["searches"][wildcards.search]["method"]
     return 0 if method == "rate_distortion" else config["sensitivity"]["layers_per_job"]
 
+
 def search_files(model, names):
     """Files of these names of all of a model's searches."""
     return [

@@ -108,10 +108,14 @@ def finish(
 
 
 def check_finite(module: nn.Module, origin: str) -> None:
-    """UserError, opening with `origin`, if a parameter is not finite."""
-    for name, value in module.named_parameters():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{origin}: {name} holds NaN or infinite values; get the weights again")
+    """UserError, opening with `origin`, if a parameter or a statistic is not finite."""
+    for name, value in module.state_dict().items():
+        # Quantized modules of a user keep other things than tensors; `state_of` tells.
+        wrong = value.numel() - int(torch.isfinite(value).sum()) if isinstance(value, Tensor) else 0
+        if wrong:
+            raise UserError(
+                f"{origin}: {name} holds {wrong} NaN or infinite values of {value.numel()}; get the weights again"
+            )
 
 
 def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
