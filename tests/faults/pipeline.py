@@ -169,7 +169,7 @@ def run_all(module: nn.Module | None = None, function: str = "tiny") -> None:
     """Every stage in order, below the working directory."""
     write_network(module, function)
     for search, rule in (("slope", "search"), ("rd", "search_rate_distortion")):
-        write_text(f"{R}/benchmarks/search/{search}/{rule}.tsv", "s\n1.0\n")
+        write_text(f"{R}/benchmarks/search/{search}/{rule}.tsv", "s\tmax_rss\n1.0\t2.0\n")
     for stage, item in CHAIN:
         for each in layers() if item is None else [item]:
             assert run(stage, each) == 0, (stage, each)

@@ -112,6 +112,6 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
     assert last.returncode == 0, last.stdout + last.stderr
     done.update(finished(last.stdout + last.stderr))
     once = Counter(job.split()[0] for job in study.jobs)
-    # The target itself is a rule, too.
-    assert done == once + Counter(["compress"])
+    # The target itself is a rule, too. A job may end unheard, just before the kill: none is heard of twice.
+    assert not done - (once + Counter(["compress"]))
     check_same(folder, study)

@@ -112,7 +112,7 @@ def test_h5_beyond_the_limit_of_file_sizes_ends_in_one_line(path, limit):
         "from wshare.storage import create_h5\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "try:\n"
-        "    with create_h5(sys.argv[1], 'kind', {}) as file:\n"
+        "    with create_h5(sys.argv[1], 'kind', {}, {}) as file:\n"
         "        file['x'] = numpy.arange(9000)\n"
         "except Exception as error:\n"
         "    print(error)\n"

@@ -73,7 +73,8 @@ def test_weights_file_holds_weight_and_importance(study: Path):
             assert importance.shape == weights[f"{layer}.weight"].shape
             assert (importance >= 0).all()
             assert importance.any()
-        assert get_text(file.attrs, "model_sha256") == sha256(study / "results/tiny/model/weights.safetensors")
+        made_from = json.loads(get_text(file.attrs, "made_from"))
+        assert made_from["model"] == sha256(study / "results/tiny/model/weights.safetensors")
 
 
 def test_override_of_one_layer_reaches_it_alone(study: Path):

@@ -59,8 +59,12 @@ def planned(folder: Path, *arguments: str) -> set[str]:
 # What a change starts, from the last stage to the first: each set holds all that lies below it.
 
 
+def reported(model: str) -> set[str]:
+    return {f"{model} report_model", "report_study", "summarise"}
+
+
 def evaluated(model: str, *searches: str) -> set[str]:
-    return {f"{model} evaluate_packed {search}" for search in searches} | {"summarise"}
+    return {f"{model} evaluate_packed {search}" for search in searches} | reported(model)
 
 
 def packed(model: str, *searches: str) -> set[str]:
@@ -308,7 +312,9 @@ ROWS = {
             searched("tiny", "slope", "two_step"),
         ),
     ],
-    "`inputs.images`": [("images for the moments of inputs", sets("inputs.images", 100), measured("tiny"))],
+    "`inputs.images`": [
+        ("images for the moments of inputs", sets("inputs.images", 100), measured("tiny") | reported("given"))
+    ],
     "`packing.format`": [
         (
             "coding of indices",
@@ -330,10 +336,17 @@ ROWS = {
         ),
     ],
     "a model or search taken out": [
-        ("no second model", sets("models.given", None), {"summarise"}),
-        ("one search less", sets("searches.slope", None), {"summarise"}),
+        ("no second model", sets("models.given", None), {"report_study", "summarise"}),
+        ("one search less", sets("searches.slope", None), reported("tiny")),
     ],
     "a model or search renamed": [("a search renamed", search_renamed, searched("tiny", "steep"))],
+    "any key that bears on a model's results": [
+        (
+            "confidence of a search of both",
+            sets("searches.uniform.confidence", 0.6),
+            searched("tiny", "uniform") | searched("given", "uniform"),
+        )
+    ],
     "comments, the order of keys (but for patterns in `overrides`), threads, memory, the profile": [
         ("comments, white space, order of keys", reordered_and_commented, NOTHING),
         ("the whole project copied elsewhere", untouched, NOTHING),
