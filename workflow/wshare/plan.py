@@ -17,7 +17,12 @@ def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) ->
     """
     jobs = list(jobs)
     counts = Counter(rule for rule, _ in jobs)
-    lines = ["The plan:", *(f"  {_model(config, results, name)}" for name in config["models"])]
+    # Layers that are about to be listed anew may differ, and the old list may be what is damaged.
+    stale = {Path(file) for rule, file in jobs if rule == "inspect_model"}
+    lines = ["The plan:"]
+    for name in config["models"]:
+        fresh = results / name / "benchmarks" / "inspect_model.tsv" not in stale
+        lines.append(f"  {_model(config, results, name, fresh)}")
     listed = ", ".join(f"{count} {rule}" for rule, count in counts.items() if rule not in ("all", "compress"))
     lines.append(f"  jobs known now: {listed}")
     if "inspect_model" in counts:
@@ -27,13 +32,13 @@ def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) ->
     return "\n".join(lines)
 
 
-def _model(config: dict, results: Path, name: str) -> str:
+def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
     model = config["models"][name]
     split = config["datasets"][model["dataset"]]["split"]
     searches = [search for owner, search in studies(config) if owner == name]
     parts = []
     listed = results / name / "model" / "layers.json"
-    if listed.exists():
+    if fresh and listed.exists():
         layers = read_json(listed)["layers"]
         parts.append(f"{len(layers)} layers with {sum(layer['weights'] for layer in layers):,} weights")
         if any(config["searches"][search]["method"] != "rate_distortion" for search in searches):
