@@ -1,7 +1,6 @@
 """profiles/cluster-generic with a stub of a scheduler, which starts jobs in a bare environment."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -72,17 +71,3 @@ def test_killed_job_is_tried_again_and_resources_reach_the_submit_command(finish
         ["cluster_layer", "1", "2000", "60"],
     ]
     assert ["search", "4", "4000", "480"] in words
-
-
-def test_interrupted_run_cancels_its_jobs(finished: Path, tmp_path: Path):
-    folder = shutil.copytree(finished, tmp_path / "study")
-    shutil.rmtree(folder / ".scheduler")
-    process = start(folder, "--forcerun", "train_model")
-    number = first(folder, "train_model")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
-    assert (folder / ".scheduler/cancelled").read_text().split() == [str(number)]
-    end = time.monotonic() + 60
-    while Path(f"/proc/{number}").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{number}").exists()
