@@ -109,7 +109,8 @@ def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, clust
         timeout=300,
     )
     assert failed.returncode == 1
-    logs = re.findall(r"^ +log: (.*) \(check log file", failed.stderr, flags=re.MULTILINE)
+    # Snakemake inside a job names the log of the rule alone, and its lines are printed with the job's log.
+    logs = re.findall(r"^ +log: (.*/slurm_logs/.*) \(check log file", failed.stderr, flags=re.MULTILINE)
     # Three tasks of arrays and one job of its own.
     assert len(logs) == 4, failed.stderr
     for line in logs:
