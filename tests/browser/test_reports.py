@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from wshare.storage import read_json
+
 PHONE = {"width": 375, "height": 720}
 SEARCHES = ["greedy", "milp", "rate_distortion", "slope", "two_step", "uniform"]
 PAGES = ("made_up/report/index.html", "report/index.html")
@@ -199,4 +201,4 @@ def test_data_of_the_page_are_those_of_the_files(visit, reports):
     data = json.loads(page.locator("#data").text_content())
     for search in SEARCHES:
         path: Path = reports / "made_up" / "search" / search / "metrics.json"
-        assert data["metrics"][search] == json.loads(path.read_text())
+        assert data["metrics"][search] == read_json(path)
