@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from .. import runs
+
 NODES = ("node1", "node2")
 # Both nodes are this machine, so what they promise is not what it has: the profile's requests must fit.
 CONFIG = """\
@@ -59,7 +61,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\nSLURM_CONF={config} exec {program("srun")} "$@"\n')
     wrapper.chmod(0o755)
-    environment = os.environ | {"SLURM_CONF": str(config), "PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+    environment = runs.environment(SLURM_CONF=str(config), PATH=f"{wrapper.parent}:{os.environ['PATH']}")
     # munged wants a socket that every user can reach; a test's folder is closed to others.
     files = {"key-file": key, **{f"{name}-file": folder / f"munge.{name}" for name in ("log", "pid", "seed")}}
     options = [f"--{name}={path}" for name, path in files.items()]

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import clean, command, results, write_study
+from ..runs import command, files, started
+from .conftest import write_study
 
 STUB = Path(__file__).with_name("scheduler")
 OPTIONS = (
@@ -16,17 +16,6 @@ OPTIONS = (
     *("--cluster-generic-status-cmd", f"{STUB}/status", "--cluster-generic-cancel-cmd", f"{STUB}/cancel"),
     *("--seconds-between-status-checks", "1"),
 )
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Snakemake with the profile and the stub, writing to terminal.txt."""
-    with (folder / "terminal.txt").open("w") as terminal:
-        return subprocess.Popen(
-            command(folder, "cluster-generic", *OPTIONS, *arguments),
-            env=clean(os.environ),
-            stdout=terminal,
-            stderr=terminal,
-        )
 
 
 def asked(folder: Path) -> dict[int, list[str]]:
@@ -49,7 +38,7 @@ def first(folder: Path, rule: str) -> int:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Working directory of a run during which the scheduler killed one job."""
     folder = write_study(tmp_path_factory.mktemp("generic"))
-    process = start(folder)
+    process = started(command(folder, *OPTIONS, profile="cluster-generic"), folder / "terminal.txt")
     try:
         os.killpg(first(folder, "cluster_layer"), signal.SIGKILL)
         returncode = process.wait(400)
@@ -61,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_results_are_the_bytes_of_a_local_run(finished: Path, local: Path):
-    assert results(finished) == results(local)
+    assert files(finished) == files(local)
 
 
 def test_killed_job_is_tried_again_and_resources_reach_the_submit_command(finished: Path):

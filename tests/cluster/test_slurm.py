@@ -2,14 +2,14 @@
 
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from .conftest import command, results, write_study
+from ..runs import command, files, run_to_end, started
+from .conftest import write_study
 from .slurm import run
 
 # Accounting is off here, so that squeue is asked; and not every 40 s, since jobs of the small study take some seconds.
@@ -32,8 +32,7 @@ def stormy(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     """A run during which one node was drained and given back, and one task of an array cancelled."""
     folder = write_study(tmp_path_factory.mktemp("stormy"))
     log = folder / "terminal.txt"
-    with log.open("w") as terminal:
-        process = subprocess.Popen(command(folder, "slurm", *OPTIONS), env=cluster, stdout=terminal, stderr=terminal)
+    process = started(command(folder, *OPTIONS, profile="slurm"), log, **cluster)
 
     def first(rule: str, state: str, task: str = "") -> SimpleNamespace:
         """First job of the rule that is seen in the state."""
@@ -65,7 +64,7 @@ def stormy(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_results_are_the_bytes_of_a_local_run(stormy: SimpleNamespace, local: Path):
     assert stormy.returncode == 0, stormy.log
-    assert results(stormy.folder) == results(local)
+    assert files(stormy.folder) == files(local)
 
 
 def test_layers_are_tasks_of_arrays(stormy: SimpleNamespace):
@@ -97,17 +96,10 @@ def test_threads_memory_and_time_of_the_profile_reach_slurm(stormy: SimpleNamesp
 
 
 def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, cluster: dict[str, str]):
-    # Beside the original: source files are inputs by their relative path, and other paths would rerun every stage.
     folder = shutil.copytree(stormy.folder, stormy.folder.with_name("failing"))
     (folder / "results/tiny/weights.h5").write_bytes(b"not HDF5")
     targets = ("results/tiny/sensitivity.csv", "results/tiny/search/rate_distortion/recipe.json")
-    failed = subprocess.run(
-        command(folder, "slurm", *OPTIONS, "--retries", "0", *targets),
-        env=cluster,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    failed = run_to_end(command(folder, *OPTIONS, "--retries", "0", *targets, profile="slurm"), **cluster)
     assert failed.returncode == 1
     # Snakemake inside a job names the log of the rule alone, and its lines are printed with the job's log.
     logs = re.findall(r"^ +log: (.*/slurm_logs/.*) \(check log file", failed.stderr, flags=re.MULTILINE)

@@ -16,13 +16,10 @@ parametrised test fills one row. A round that did not survive has to fail its te
 the table stands between the marks `<!-- faults: begin -->` and `<!-- faults: end -->` of that page.
 """
 
-import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -32,9 +29,9 @@ from pathlib import Path
 
 import pytest
 
+from ..runs import command, files, run_to_end
 from . import supervisor
 
-ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("config.yaml")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
@@ -118,7 +115,7 @@ class Study:
     files: dict[str, bytes]
 
     def copy(self) -> Path:
-        """The same run in a folder beside it, since source files are inputs by their relative paths."""
+        """The same run in another folder."""
         target = Path(tempfile.mkdtemp(prefix="copy", dir=self.folder.parent))
         return shutil.copytree(self.folder, target, dirs_exist_ok=True)
 
@@ -155,52 +152,14 @@ OUTPUTS = {
 }
 
 
-def command(folder: Path, *arguments: str) -> list[str]:
-    """Command line of Snakemake for the study in a folder."""
-    return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
-        *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(folder / "config.yaml")),
-        *arguments,
-    ]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Environment of a user: the package is not on the path."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
-
-
-def snakemake(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
-    """Run Snakemake on the study in a folder, to its end; `more` are environment variables."""
-    return subprocess.run(
-        command(folder, *arguments), env=environment(**more), capture_output=True, text=True, timeout=600, check=False
-    )
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Snakemake on the study in a folder, to its end."""
+    return run_to_end(command(folder, *arguments))
 
 
 def finished(printed: str) -> Counter[str]:
     """How many jobs of each rule came to their end, by what Snakemake printed."""
     return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, flags=re.MULTILINE))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Content of all results by path, but for logs, recorded times and the reports, which show them."""
-    found = {}
-    for path in sorted((folder / "results").rglob("*")):
-        name = path.relative_to(folder / "results")
-        if path.is_file() and ".tmp" not in str(name) and not {"logs", "benchmarks", "report"} & set(name.parts):
-            found[str(name)] = without_times(path)
-    return found
-
-
-def without_times(path: Path) -> bytes:
-    """Bytes of a file, without what depends on the clock."""
-    if path.name == "metrics.json" and "search" in path.parts:
-        metrics = json.loads(path.read_text())
-        # The checksum covers the seconds.
-        del metrics["seconds"], metrics["checksum"]
-        return json.dumps(metrics).encode()
-    if path.name == "summary.csv":
-        return b"\n".join(line.rpartition(b",")[0] for line in path.read_bytes().splitlines())
-    return path.read_bytes()
 
 
 def check_same(folder: Path, study: Study) -> None:
@@ -225,12 +184,11 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in (folder / "results").rglob("*") if ".tmp" in path.name]
 
 
-def jobs_of(output: str, folder: Path) -> dict[str, list[str]]:
-    """Arguments of each job's stage, from what Snakemake printed about a run in a folder."""
+def jobs_of(output: str) -> dict[str, list[str]]:
+    """Arguments of each job's stage, from what Snakemake printed about a run."""
     jobs = {}
     for line in re.findall(r"python -m wshare (.*) > \S+ 2>&1", output, flags=re.MULTILINE):
-        # Source files are named relative to the folder.
-        arguments = [os.path.normpath(folder / word) if word.startswith("../") else word for word in shlex.split(line)]
+        arguments = shlex.split(line)
         name = arguments[0]
         for flag in ("--layer", "--search") if name in ("cluster_layer", "evaluate_packed") else ():
             if flag in arguments:
@@ -247,7 +205,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     run = snakemake(folder, "--cores", "4", "--printshellcmds")
     output = run.stdout + run.stderr
     assert run.returncode == 0, output
-    return Study(folder, jobs_of(output, folder), files(folder))
+    return Study(folder, jobs_of(output), files(folder))
+
+
+def watched(study: Study, job: str, run_stage: Callable[..., supervisor.Ended]) -> tuple[Path, list[tuple[str, str]]]:
+    """A copy of the run, and the calls that a job made while it wrote its files there anew."""
+    folder = study.copy()
+    study.clear(folder, job)
+    return folder, run_stage(folder, study.jobs[job]).calls
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     # Only for stages that need it: layers.json may be the damaged file.
     gathering = stage in ("profile_layers", "search", "pack_model")
     clusters = {"clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()] if gathering else []}
-    threads, code = {"threads": 1}, {"code": [__file__], "journal": own["journal"]}
+    threads, code = {"threads": 1}, {"code": "code", "journal": own["journal"]}
 
     def some(*names: str) -> dict:
         return {name: own[name] for name in names}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Study, check_same, command, environment, files, leftovers, snakemake
+from ..runs import ROOT, command, environment, files, started
+from .conftest import Study, check_same, leftovers, snakemake
 from .supervisor import Ended, kill
 
 PIECE, PIECES = bytes(range(256)) * 64, 20
@@ -92,27 +93,21 @@ def test_two_runs_in_one_folder(study: Study, fault):
     )
     folder = study.copy()
     (folder / "results/summary.txt").unlink()
-    with (folder / "terminal.txt").open("w") as terminal:
-        first = subprocess.Popen(
-            command(folder, "--cores", "1"),
-            env=environment(),
-            stdout=terminal,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        while not any((folder / ".snakemake/locks").glob("*")):
-            assert first.poll() is None, (folder / "terminal.txt").read_text()
-            time.sleep(0.01)
-        os.killpg(first.pid, signal.SIGSTOP)
-        before = files(folder)
-        for _ in range(2):
-            second = snakemake(folder, "--cores", "1")
-            assert second.returncode != 0
-            assert "cannot be locked" in second.stdout + second.stderr
-            assert files(folder) == before
-            row.round(True)
-        os.killpg(first.pid, signal.SIGCONT)
-        assert first.wait(timeout=300) == 0, (folder / "terminal.txt").read_text()
+    terminal = folder / "terminal.txt"
+    first = started(command(folder, "--cores", "1"), terminal)
+    while not any((folder / ".snakemake/locks").glob("*")):
+        assert first.poll() is None, terminal.read_text()
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGSTOP)
+    before = files(folder)
+    for _ in range(2):
+        second = snakemake(folder, "--cores", "1")
+        assert second.returncode != 0
+        assert "cannot be locked" in second.stdout + second.stderr
+        assert files(folder) == before
+        row.round(True)
+    os.killpg(first.pid, signal.SIGCONT)
+    assert first.wait(timeout=300) == 0, terminal.read_text()
     check_same(folder, study)
 
 

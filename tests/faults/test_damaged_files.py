@@ -17,7 +17,8 @@ import yaml
 from wshare.errors import FormatError
 from wshare.images import ImageFile, write_images
 
-from ..workflow.conftest import CONFIG, ROOT, snakemake
+from ..runs import ROOT, run_to_end
+from ..workflow.conftest import CONFIG, snakemake
 from .pipeline import CLUSTERS, MODEL, R, flags, run, run_all, searched
 
 SLOPE, RD = searched("slope"), searched("rd")
@@ -275,8 +276,7 @@ def test_the_command_in_the_message_mends_the_file(tmp_path, fault):
         found = re.search(rf"{name}: .*; remake it with: (snakemake .*)", output)
         assert found, output
         command = [sys.executable, "-m", *shlex.split(found[1])]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        mended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        mended = run_to_end(["env", "-C", str(ROOT), *command])
         assert mended.returncode == 0, mended.stdout + mended.stderr
         assert packed.read_bytes() == expected
         row.round(True)

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CONFIG, Study, check_same, check_whole, command, environment, finished, leftovers, snakemake
+from ..runs import command, started
+from .conftest import CONFIG, Study, check_same, check_whole, finished, leftovers, snakemake, watched
 from .supervisor import Ended, kill
 
 JOBS = (
@@ -38,10 +38,8 @@ def test_a_job_killed_at_a_random_write(job: str, study: Study, run_stage: Calla
         where=job.split()[0],
         data="each file absent or whole; the next run leaves the undisturbed result and no temporary file",
     )
-    folder = study.copy()
-    study.clear(folder, job)
-    calls = len(run_stage(folder, study.jobs[job]).calls)
-    for n in random.Random(job).sample(range(1, calls + 1), ROUNDS):
+    folder, calls = watched(study, job, run_stage)
+    for n in random.Random(job).sample(range(1, len(calls) + 1), ROUNDS):
         study.clear(folder, job)
         ended = run_stage(folder, study.jobs[job], kill(n))
         assert ended.code == -9
@@ -73,20 +71,13 @@ LATEST = 3.0
 def killed_run(folder: Path, logs: set[Path], delay: float) -> tuple[Path, str]:
     """Run Snakemake until one of the logs appears, and kill it with all its jobs: the log, and what was printed."""
     terminal = folder / "terminal.txt"
-    with terminal.open("w") as printed:
-        run = subprocess.Popen(
-            command(folder, "--cores", "1"),
-            env=environment(),
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        while not (found := [log for log in logs if log.exists()]):
-            assert run.poll() is None, terminal.read_text()
-            time.sleep(0.02)
-        time.sleep(delay)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+    run = started(command(folder, "--cores", "1"), terminal)
+    while not (found := [log for log in logs if log.exists()]):
+        assert run.poll() is None, terminal.read_text()
+        time.sleep(0.02)
+    time.sleep(delay)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
     return found[0], terminal.read_text()
 
 

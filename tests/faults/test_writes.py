@@ -1,12 +1,12 @@
 """A disk that does not take what a stage writes: full, broken, without rights, beyond a limit."""
 
 import errno
-import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from .conftest import Study, check_same, check_whole, command, environment, leftovers, snakemake
+from ..runs import command, run_to_end
+from .conftest import Study, check_same, check_whole, leftovers, snakemake, watched
 from .supervisor import REMOVE, Ended, broken, full
 
 # A stage for each library that writes, with every call: text, HDF5, the journal, safetensors; others with some.
@@ -50,9 +50,7 @@ def test_a_disk_that_is_full_from_any_write_on(job: str, study: Study, run_stage
         data="exit code 1 and one line with file and cure; earlier results as they were, no half file, nothing left "
         "over; the next run gives the undisturbed result",
     )
-    folder = study.copy()
-    study.clear(folder, job)
-    calls = run_stage(folder, study.jobs[job]).calls
+    folder, calls = watched(study, job, run_stage)
     for n in writes(calls, every):
         study.clear(folder, job)
         ended = run_stage(folder, study.jobs[job], full(n))
@@ -88,9 +86,7 @@ def test_one_write_that_breaks(job: str, study: Study, run_stage: Callable[..., 
         data="exit code 1 and one line with file and cure; no half file, nothing left over; the next run gives the "
         "undisturbed result",
     )
-    folder = study.copy()
-    study.clear(folder, job)
-    calls = run_stage(folder, study.jobs[job]).calls
+    folder, calls = watched(study, job, run_stage)
     # A folder that is there already need not be made.
     made = [name for name, _ in calls if name not in REMOVE]
     for n in (n for n in writes(calls, every=False) if not made[n - 1].startswith("mkdir")):
@@ -117,14 +113,8 @@ def test_snakemake_names_rule_log_and_cause_of_a_failed_write(study: Study, faul
         study.clear(folder, job)
     results = folder / "results/tiny/search/slope"
     limit = len(study.files["tiny/search/slope/dense.safetensors"]) - 1
-    bounded = subprocess.run(
-        ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$@"', "bash", *command(folder, "--cores", "1")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    limited = ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$@"', "bash"]
+    bounded = run_to_end([*limited, *command(folder, "--cores", "1")])
     printed = bounded.stdout + bounded.stderr
     assert bounded.returncode != 0
     assert "Error in rule pack_model" in printed

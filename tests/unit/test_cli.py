@@ -41,12 +41,17 @@ def cluster(folder: Path, weights: Path, layer: str = "fc", settings: str = json
     return ["cluster_layer", "--settings", settings, "--layer", layer, "--weights", str(weights), "--clusters", output]
 
 
+def help_of(command: str, capsys: pytest.CaptureFixture) -> str:
+    """What `--help` prints."""
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_tells_what_a_stage_does_and_all_its_flags(stage, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([stage, "--help"])
-    assert end.value.code == 0
-    text = capsys.readouterr().out
+    text = help_of(stage, capsys)
     function = getattr(import_module(f"wshare.stages.{stage}"), stage)
     first_words = " ".join(function.__doc__.split()[:3])
     assert first_words in " ".join(text.split())
@@ -73,10 +78,7 @@ def test_every_stage_has_a_module_and_every_module_is_a_stage():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_has_its_line_an_example_and_help_for_every_flag(command, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
-    assert end.value.code == 0
-    text = capsys.readouterr().out
+    text = help_of(command, capsys)
     function = getattr(import_module(f"wshare.commands.{command}"), command)
     assert inspect.getdoc(function).splitlines()[0] == COMMANDS[command]
     assert COMMANDS[command] in text

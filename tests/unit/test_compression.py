@@ -73,7 +73,8 @@ def layers_of(model: nn.Module) -> list[str]:
 def prepared(model: nn.Module, images: ImageFile, fold: bool = True) -> Network:
     names = layers_of(model)
     fisher = {name: 0.5 + i / 7 for i, name in enumerate(names)}
-    return Network.of(model, fisher, input_moments(model, images.batches(), names, 0), images.batch(0)[:2], fold)
+    folded = folded_norms(model, names, images.batch(0)[:2]) if fold else {}
+    return Network.of(model, fisher, input_moments(model, images.batches(), names, 0), folded)
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -190,16 +191,17 @@ def test_what_a_search_measures_is_what_a_reader_of_the_file_gets(tmp_path, rand
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     written = copy.deepcopy(model)
     (tmp_path / "float32").write_bytes(bytes(10))
+    recipe = {
+        "slope": 1e-9,
+        "layers": {key: {"factor": 1.0} for key in parts},
+        "settings": {"options": CHOICES | {"format": form}},
+    }
     write_files(
         written,
-        {f"{key}.weight": part.shared for key, part in parts.items()},
-        {key: array for layer, part in parts.items() for key, array in network.corrected(layer, part).items()},
-        {network.norms[key]: part.norm for key, part in parts.items() if part.norm},
-        form,
+        network.pieces(recipe, 1),
         "float32",
         images,
         1,
-        sum(part.bits for part in parts.values()),
         tmp_path / "float32",
         tmp_path / "float32",
         tmp_path / "packed",
@@ -308,7 +310,6 @@ class Study:
         model = read_model(self.spec, self.weights)
         self.logits = predict(model, self.images)
         write_logits(folder / "baseline.h5", self.logits, self.images, read_json(self.spec)["sha256"])
-        (folder / "code.py").write_text("pass")
         self.forwarded, self.stop_after = 0, None
 
     def write_network(self, seed: int) -> None:
@@ -345,7 +346,7 @@ class Study:
             self.folder / "baseline.h5",
             self.extracted,
             self.folder / "inputs.h5",
-            [self.folder / "code.py"],
+            "code",
             self.folder / "journal.jsonl",
             self.folder / "front.csv",
             self.folder / "losses.csv",
@@ -462,7 +463,7 @@ def test_a_measurement_scores_each_fold_by_what_the_other_taught(study):
     for fold, (first, stop) in zip(
         reversed(read_moments(study.folder / "inputs.h5", names)), ((0, 12), (12, 24)), strict=True
     ):
-        network = Network.of(model, fisher, fold, study.images.batch(0)[:2], True)
+        network = Network.of(model, fisher, fold, folded_norms(model, list(fisher), study.images.batch(0)[:2]))
         parts = network.quantised(recipe["slope"], dict.fromkeys(names, 1.0), Options(), 1)
         with replaced(model, network.all_tensors(parts)):
             logits.append(predict(model, study.images.part(first, stop)))

@@ -353,19 +353,21 @@ def test_program_is_a_commit_or_says_that_it_is_none():
 def test_histogram_is_relative_to_rows_with_the_norm_folded_in(tmp_path):
     root = write_results(tmp_path, ("rate_distortion",))
     (search,) = read_model_results(MODEL, [root / "search" / "rate_distortion" / "metrics.json"], 16).searches
-    found = histogram("depthwise", "why", root / "model" / "weights.safetensors", search.packed, search.layout)
+    tensors, _ = read_shared(search.packed)
+    weights = root / "model" / "weights.safetensors"
+    found = histogram("depthwise", "why", weights, tensors["depthwise.weight"], search.layout)
     assert found.scaled
     assert found.counts.sum() == found.weights == 144
     from safetensors.numpy import load_file
 
-    state = load_file(root / "model" / "weights.safetensors")
+    state = load_file(weights)
     scale = state["norm.weight"] / np.sqrt(state["norm.running_var"].astype(float) + 1e-5) / 2 ** (np.arange(16) / 8)
     relative = state["depthwise.weight"] * scale.reshape(-1, 1, 1, 1)
     assert found.edges[[0, -1]] == pytest.approx([relative.min(), relative.max()], rel=1e-6)
-    plain = histogram("fc", "why", root / "model" / "weights.safetensors", search.packed, search.layout)
+    plain = histogram("fc", "why", weights, tensors["fc.weight"], search.layout)
     assert not plain.scaled
     assert plain.edges[[0, -1]] == pytest.approx([state["fc.weight"].min(), state["fc.weight"].max()])
-    assert set(plain.values) <= set(read_shared(search.packed)[0]["fc.weight"].codebook)
+    assert set(plain.values) <= set(tensors["fc.weight"].codebook)
 
 
 def packed_file(path: Path) -> dict:

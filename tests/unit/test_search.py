@@ -487,7 +487,6 @@ class Study:
         write_logits(folder / "baseline.h5", reference, sample, made_from["model"])
         write_json(folder / "model.json", {"name": "tiny", "sha256": made_from["model"]})
         (folder / "weights").write_bytes(b"weights")
-        (folder / "code.py").write_text("pass")
         self.files = {
             "spec": folder / "model.json",
             "weights": folder / "weights",
@@ -495,7 +494,7 @@ class Study:
             "baseline": folder / "baseline.h5",
             "clusters": [folder / f"{name}.h5" for name in names],
             "sensitivity": folder / "sensitivity.csv",
-            "code": [folder / "code.py"],
+            "code": "code",
             "journal": folder / "journal.jsonl",
             "front": folder / "front.csv",
             "recipe": folder / "recipe.json",
@@ -567,14 +566,15 @@ def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
     study.run("uniform", confidence=None)
     assert study.forwarded == total
     for key in ("spec", "sensitivity", "code"):
-        path = study.files[key][0] if isinstance(study.files[key], list) else study.files[key]
-        text = path.read_text()
+        path = study.files[key]
         if key == "sensitivity":
             rows, made_from = read_sealed(path)
             rows[0]["kl"] = "0.5"
             write_sealed(path, COLUMNS, rows, made_from)
+        elif key == "code":
+            study.files[key] = "other code"
         else:
-            path.write_text(f"{text}\n")
+            path.write_text(f"{path.read_text()}\n")
         study.run("uniform", confidence=None)
         assert study.forwarded == total, key
 

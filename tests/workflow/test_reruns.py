@@ -22,7 +22,8 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from .conftest import ROOT, command, environment, snakemake
+from ..runs import ROOT, environment
+from .conftest import command, snakemake
 
 LAYERS = {"tiny": ("depthwise", "pointwise", "fc"), "given": ("conv", "depthwise", "pointwise", "fc")}
 SEARCHES = {"tiny": ("rate_distortion", "slope", "two_step", "uniform"), "given": ("uniform",)}

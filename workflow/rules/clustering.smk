@@ -9,7 +9,6 @@ rule cluster_layer:
     """Cluster one layer's weights for every k."""
     input:
         weights="results/{model}/weights.h5",
-        code=code_of("cluster_layer"),
     output:
         clusters="results/{model}/layers/{layer}/clusters.h5",
     log:

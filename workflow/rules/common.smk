@@ -17,7 +17,6 @@ from wshare.errors import UserError
 from wshare.names import check_patterns, layer_name
 from wshare.plan import plan
 from wshare.settings import (
-    code_files,
     code_hash,
     complete,
     model_names,
@@ -41,20 +40,8 @@ wildcard_constraints:
     group=r"\d+",
 
 
-def code_of(stage):
-    """Function of wildcards: source files that the stage runs for a model and search.
-
-    Relative to where Snakemake runs, so that a moved project reruns nothing.
-    """
-
-    def code(wildcards):
-        return [os.path.relpath(file) for file in code_files(stage, *parts_of(wildcards))]
-
-    return code
-
-
 def code_hash_of(stage):
-    """Function of wildcards: SHA-256 over the same files."""
+    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
 
     def hashed(wildcards):
         return code_hash(stage, *parts_of(wildcards))

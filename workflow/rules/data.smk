@@ -9,7 +9,6 @@ rule prepare_images:
     """Decode, split and store the images."""
     input:
         spec="results/{model}/model/model.json",
-        code=code_of("prepare_images"),
     output:
         search="results/{model}/images/search.h5",
         held_out="results/{model}/images/held_out.h5",

@@ -9,7 +9,6 @@ rule fetch_model:
     """Fetch a trained network from its source."""
     input:
         local=ancient(local_weights),
-        code=code_of("fetch_model"),
     output:
         weights="results/{model}/model/weights.safetensors",
         spec="results/{model}/model/model.json",
@@ -33,8 +32,6 @@ rule fetch_model:
 
 rule train_model:
     """Train an embedded network on the train split."""
-    input:
-        code=code_of("train_model"),
     output:
         weights="results/{model}/model/weights.safetensors",
         spec="results/{model}/model/model.json",
@@ -59,7 +56,6 @@ checkpoint inspect_model:
     input:
         spec="results/{model}/model/model.json",
         weights="results/{model}/model/weights.safetensors",
-        code=code_of("inspect_model"),
     output:
         layers="results/{model}/model/layers.json",
     log:
@@ -83,7 +79,6 @@ rule evaluate_dense:
         weights="results/{model}/model/weights.safetensors",
         search="results/{model}/images/search.h5",
         held_out="results/{model}/images/held_out.h5",
-        code=code_of("evaluate_dense"),
     output:
         search="results/{model}/baseline/search.h5",
         held_out="results/{model}/baseline/held_out.h5",
@@ -109,7 +104,6 @@ rule extract_weights:
         spec="results/{model}/model/model.json",
         weights="results/{model}/model/weights.safetensors",
         images="results/{model}/images/search.h5",
-        code=code_of("extract_weights"),
     output:
         extracted="results/{model}/weights.h5",
     log:
@@ -134,7 +128,6 @@ rule measure_inputs:
         weights="results/{model}/model/weights.safetensors",
         layers="results/{model}/model/layers.json",
         images="results/{model}/images/search.h5",
-        code=code_of("measure_inputs"),
     output:
         moments="results/{model}/inputs.h5",
     log:

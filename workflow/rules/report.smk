@@ -19,7 +19,6 @@ rule report_model:
         searched=searched_files,
         sensitivity=sensitivity_table,
         metrics=metrics_files,
-        code=code_of("report_model"),
     output:
         page=report(
             "results/{model}/report/index.html",
@@ -42,6 +41,7 @@ rule report_model:
     conda:
         "../../envs/report.yaml"
     params:
+        code=code_hash_of("report_model"),
         settings=settings_of("report_model"),
         layers_per_job=config["sensitivity"]["layers_per_job"],
     shell:
@@ -54,7 +54,6 @@ rule report_study:
     """Write the page that compares all models and searches."""
     input:
         metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
-        code=code_of("report_study"),
     output:
         page=report(
             "results/report/index.html",
@@ -69,6 +68,8 @@ rule report_study:
         "results/benchmarks/report_study.tsv"
     conda:
         "../../envs/report.yaml"
+    params:
+        code=code_hash_of("report_study"),
     shell:
         "python -m wshare report_study --metrics {input.metrics:q}"
         " --page {output.page:q} --figures {output.figures:q} > {log:q} 2>&1"
@@ -78,7 +79,6 @@ rule summarise:
     """Write the block that a run ends with, and the same as a table."""
     input:
         metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
-        code=code_of("summarise"),
     output:
         summary="results/summary.txt",
         table=report(

@@ -14,7 +14,6 @@ rule search:
         baseline="results/{model}/baseline/search.h5",
         clusters=cluster_files,
         sensitivity="results/{model}/sensitivity.csv",
-        code=code_of("search"),
     output:
         front="results/{model}/search/{search}/front.csv",
         recipe="results/{model}/search/{search}/recipe.json",
@@ -34,7 +33,7 @@ rule search:
         "python -m wshare search --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --clusters {input.clusters:q} --sensitivity {input.sensitivity:q}"
-        " --code {input.code:q} --journal {params.journal:q}"
+        " --code {params.code} --journal {params.journal:q}"
         " --front {output.front:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -47,7 +46,6 @@ rule search_rate_distortion:
         baseline="results/{model}/baseline/search.h5",
         extracted="results/{model}/weights.h5",
         moments="results/{model}/inputs.h5",
-        code=code_of("search_rate_distortion"),
     output:
         front="results/{model}/search/{search}/front.csv",
         losses="results/{model}/search/{search}/losses.csv",
@@ -68,7 +66,7 @@ rule search_rate_distortion:
         "python -m wshare search_rate_distortion --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --extracted {input.extracted:q} --moments {input.moments:q}"
-        " --code {input.code:q} --journal {params.journal:q} --front {output.front:q}"
+        " --code {params.code} --journal {params.journal:q} --front {output.front:q}"
         " --losses {output.losses:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -80,7 +78,6 @@ rule pack_model:
         images="results/{model}/images/search.h5",
         clusters=cluster_files,
         recipe="results/{model}/search/{search}/recipe.json",
-        code=code_of("pack_model"),
     output:
         packed="results/{model}/search/{search}/packed.safetensors",
         dense="results/{model}/search/{search}/dense.safetensors",
@@ -113,7 +110,6 @@ rule pack_rate_distortion:
         extracted="results/{model}/weights.h5",
         moments="results/{model}/inputs.h5",
         recipe="results/{model}/search/{search}/recipe.json",
-        code=code_of("pack_rate_distortion"),
     output:
         packed="results/{model}/search/{search}/packed.safetensors",
         dense="results/{model}/search/{search}/dense.safetensors",
@@ -146,7 +142,6 @@ rule evaluate_packed:
         baseline="results/{model}/baseline/held_out.h5",
         recipe="results/{model}/search/{search}/recipe.json",
         sizes="results/{model}/search/{search}/sizes.json",
-        code=code_of("evaluate_packed"),
     output:
         metrics="results/{model}/search/{search}/metrics.json",
         answers="results/{model}/search/{search}/answers.csv",

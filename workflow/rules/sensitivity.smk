@@ -13,7 +13,6 @@ rule profile_layers:
         images="results/{model}/images/search.h5",
         baseline="results/{model}/baseline/search.h5",
         clusters=group_cluster_files,
-        code=code_of("profile_layers"),
     output:
         table="results/{model}/sensitivity/{group}.csv",
     log:
@@ -35,7 +34,6 @@ rule gather_sensitivity:
     """Gather the groups' tables into one."""
     input:
         tables=group_tables,
-        code=code_of("gather_sensitivity"),
     output:
         sensitivity="results/{model}/sensitivity.csv",
     log:

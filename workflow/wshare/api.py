@@ -34,6 +34,7 @@ from wshare.compression import Network
 from wshare.cost import layer_bits
 from wshare.datasets import split_indices
 from wshare.errors import UserError
+from wshare.folding import folded_norms
 from wshare.images import ImageArray, Images
 from wshare.importance import fisher_diagonal, total
 from wshare.kmeans import sweep
@@ -44,6 +45,7 @@ from wshare.models import check_finite, fast, state_of
 from wshare.moments import Moments, fold_moments, together
 from wshare.packedmodel import check_layers, pack
 from wshare.packing import load_packed
+from wshare.pieces import Pieces
 from wshare.price_search import Found, Scale, find, measurements
 from wshare.progress import PROGRESS
 from wshare.rate_distortion import Options
@@ -214,14 +216,7 @@ def compress_images(
         taught = _Taught.by(work, search, names, settings["seed"], settings["options"]["fold_batch_norm"])
         found = _found(work, taught, search, settings, description, threads)
         network = taught.network(work)
-        packed, sizes = _packed(
-            work,
-            network.pieces(network.of_recipe(found.recipe, threads)),
-            settings["options"]["format"],
-            search,
-            threads,
-            len(float32),
-        )
+        packed, sizes = _packed(work, network.pieces(found.recipe, threads), search, threads, len(float32))
         searched = time.perf_counter()
         quality = _quality(_working_copy(model), packed, held_out, settings["seed"], threads)
         compressed = _compressed(model, packed)
@@ -258,15 +253,14 @@ def apply_recipe(
         octets = len(save(state_of(work)))
         if settings["method"] == "rate_distortion":
             taught = _Taught.by(work, images, list(shapes), settings["seed"], settings["options"]["fold_batch_norm"])
-            network = taught.network(work)
-            pieces, form = network.pieces(network.of_recipe(recipe, threads)), settings["options"]["format"]
+            pieces = taught.network(work).pieces(recipe, threads)
         else:
-            pieces, form = _by_k(work, recipe), defaults("packing")["format"]
-        return _packed(work, pieces, form, images, threads, octets)
+            pieces = _by_k(work, recipe)
+        return _packed(work, pieces, images, threads, octets)
 
 
-def _by_k(model: nn.Module, recipe: dict) -> dict:
-    """Arguments of `pack` for a recipe that gives each layer's number of shared values."""
+def _by_k(model: nn.Module, recipe: dict) -> Pieces:
+    """The network by a recipe that gives each layer's number of shared values."""
     shared, bits = {}, 0
     for name, layer in recipe["layers"].items():
         weight = model.get_submodule(name).weight.detach().numpy()
@@ -274,20 +268,19 @@ def _by_k(model: nn.Module, recipe: dict) -> dict:
         if layer["k"] is not None:
             codebook = sweep(weight, k_max=layer["k"]).codebook(layer["k"])
             shared[f"{name}.weight"] = Shared(codebook, assign(weight, codebook))
-    return {"shared": shared, "changed": {}, "folded": {}, "bits": bits}
+    return Pieces(shared, defaults("packing")["format"], bits)
 
 
 @dataclass(frozen=True)
 class _Taught:
     """What images tell of a network: sums of the layers' importance, and moments of their inputs by fold.
 
-    `sample` is an image or a few, to find the batch norms that can be folded, if `fold`.
+    `folded` names the batch norms to be folded, by layer.
     """
 
     fisher: dict[str, float]
     folds: list[dict[str, Moments]]
-    sample: Tensor
-    fold: bool
+    folded: dict[str, str]
 
     @classmethod
     def by(cls, model: nn.Module, images: Images, names: list[str], seed: int, fold: bool) -> "_Taught":
@@ -297,15 +290,16 @@ class _Taught:
         first, several = (images.part(0, defaults(section)["images"]) for section in ("importance", "inputs"))
         importance = fisher_diagonal(model, first.batches(), names, seed)
         fisher = {name: total(array) for name, array in importance.items()}
-        return cls(fisher, fold_moments(model, several, names, seed), images.batch(0)[:2], fold)
+        folded = folded_norms(model, names, images.batch(0)[:2]) if fold else {}
+        return cls(fisher, fold_moments(model, several, names, seed), folded)
 
     def networks(self, model: nn.Module) -> list[Network]:
         """The layers, ready to be shared, by what each fold tells."""
-        return [Network.of(model, self.fisher, found, self.sample, self.fold) for found in self.folds]
+        return [Network.of(model, self.fisher, found, self.folded) for found in self.folds]
 
     def network(self, model: nn.Module) -> Network:
         """The same by what all folds tell together."""
-        return Network.of(model, self.fisher, together(self.folds), self.sample, self.fold)
+        return Network.of(model, self.fisher, together(self.folds), self.folded)
 
 
 def _found(
@@ -323,22 +317,11 @@ def _found(
         return find(scale, settings, description, measured)
 
 
-def _packed(
-    model: nn.Module, pieces: dict, form: str, images: Images, threads: int, float32: int
-) -> tuple[bytes, dict]:
+def _packed(model: nn.Module, pieces: Pieces, images: Images, threads: int, float32: int) -> tuple[bytes, dict]:
     """Content of the packed file, and of sizes.json; the model changes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "packed.safetensors"
-        sizes = pack(
-            model,
-            form=form,
-            batch_norm=defaults("packing")["batch_norm"],
-            images=images,
-            threads=threads,
-            float32=float32,
-            packed=path,
-            **pieces,
-        )
+        sizes = pack(model, pieces, defaults("packing")["batch_norm"], images, threads, float32, path)
         return path.read_bytes(), sizes
 
 

@@ -4,12 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from wshare.batchnorm import batch_norms
-from wshare.folding import folded_norms
 from wshare.moments import Moments
+from wshare.pieces import Pieces
 from wshare.rate_distortion import Options, Quantised, Target, quantise, target
 
 
@@ -28,13 +27,12 @@ class Network:
 
     @classmethod
     def of(
-        cls, model: nn.Module, fisher: dict[str, float], moments: dict[str, Moments], sample: torch.Tensor, fold: bool
+        cls, model: nn.Module, fisher: dict[str, float], moments: dict[str, Moments], folded: dict[str, str]
     ) -> "Network":
         """Prepare the layers of `fisher`, which maps their names to the sums of their weights' importance.
 
-        `sample` [N, C, H, W] is an image or a few, to find the batch norms that can be folded, if `fold`.
+        `folded` names the batch norms to be folded by layer, as `wshare.folding.folded_norms` finds them.
         """
-        folded = folded_norms(model, list(fisher), sample) if fold else {}
         norms = batch_norms(model)
         modules = {name: model.get_submodule(name) for name in fisher}
         biases = {name: module.bias.detach().numpy() for name, module in modules.items() if module.bias is not None}
@@ -63,11 +61,6 @@ class Network:
             done = pool.map(lambda layer: quantise(layer, slope, factors[layer.name], options), self.targets.values())
             return dict(zip(self.targets, done, strict=True))
 
-    def of_recipe(self, recipe: dict, threads: int) -> dict[str, Quantised]:
-        """All layers as a recipe by rate_distortion has them."""
-        factors = {name: layer["factor"] for name, layer in recipe["layers"].items()}
-        return self.quantised(recipe["slope"], factors, Options.of(recipe["settings"]["options"]), threads)
-
     def tensors(self, name: str, layer: Quantised) -> dict[str, np.ndarray]:
         """What of the state dict a shared layer changes, by tensor name: as a reader of the packed file gets it."""
         changed = {f"{name}.weight": layer.shared.weight()}
@@ -85,13 +78,16 @@ class Network:
             return {}
         return {f"{name}.bias": (self.biases[name] + layer.correction).astype(np.float32)}
 
-    def pieces(self, layers: dict[str, Quantised]) -> dict:
-        """The shared layers as `wshare.packedmodel.pack` takes them: its arguments from `shared` to `bits`."""
-        return {
-            "shared": {f"{name}.weight": layer.shared for name, layer in layers.items()},
-            "changed": {
-                key: array for name, layer in layers.items() for key, array in self.corrected(name, layer).items()
-            },
-            "folded": {self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm},
-            "bits": sum(layer.bits for layer in layers.values()),
-        }
+    def pieces(self, recipe: dict, threads: int) -> Pieces:
+        """All layers as a recipe by rate_distortion has them."""
+        factors = {name: layer["factor"] for name, layer in recipe["layers"].items()}
+        options = Options.of(recipe["settings"]["options"])
+        layers = self.quantised(recipe["slope"], factors, options, threads)
+        corrected = [self.corrected(name, layer) for name, layer in layers.items()]
+        return Pieces(
+            shared={f"{name}.weight": layer.shared for name, layer in layers.items()},
+            form=options.form,
+            bits=sum(layer.bits for layer in layers.values()),
+            changed={key: array for tensors in corrected for key, array in tensors.items()},
+            folded={self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm},
+        )

@@ -1,16 +1,12 @@
 """What a packed file holds: k, bits and bytes of each shared tensor, and what the rest takes."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
-from wshare.packing import load_packed
-
-# What safetensors calls the types of version 1's tensors that we count.
-TYPE_BYTES = {"F32": 4, "F16": 2, "U8": 1}
+from wshare.packing import load_packed, read_index
 
 
 @dataclass(frozen=True)
@@ -59,12 +55,12 @@ class Contents:
 def contents(path: str | Path) -> Contents:
     """Contents of a packed file, all of which is read and checked; FormatError as for `load_packed`."""
     state = load_packed(path)
-    with safe_open(path, "numpy") as file:
-        index = json.loads(file.metadata()["wshare"])
-        if index["version"] == 1:
+    index = read_index(path)
+    if index["version"] == 1:
+        with safe_open(path, "numpy") as file:
             shared = [_first(file, name, shape) for name, (shape, _) in index["shared"].items()]
-        else:
-            shared = [SharedTensor(name, tuple(shape), k, size) for name, (shape, k, size) in index["shared"].items()]
+    else:
+        shared = [SharedTensor(name, tuple(shape), k, size) for name, (shape, k, size) in index["shared"].items()]
     own = [tensor for name, tensor in state.items() if name not in index["aliases"]]
     return Contents(
         version=index["version"],

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from wshare.compression import Network
+from wshare.folding import folded_norms
 from wshare.importance import total
 from wshare.moments import read_moments, together
 from wshare.weightfile import layer_names, read_layer
@@ -16,11 +17,12 @@ def read_folds(
 ) -> list[Network]:
     """The network's layers, ready to be shared, by what each fold of images tells.
 
-    `made_from` holds the hashes of model and images that both files must come from; `sample` and `fold` as for
-    `Network.of`.
+    `made_from` holds the hashes of model and images that both files must come from; `sample` [N, C, H, W] is an image
+    or a few, to find the batch norms that can be folded, if `fold`.
     """
     names, fisher = _layers(extracted, made_from)
-    return [Network.of(model, fisher, found, sample, fold) for found in read_moments(moments, names, made_from)]
+    folded = folded_norms(model, names, sample) if fold else {}
+    return [Network.of(model, fisher, found, folded) for found in read_moments(moments, names, made_from)]
 
 
 def read_network(
@@ -28,7 +30,8 @@ def read_network(
 ) -> Network:
     """The same by what all folds tell together."""
     names, fisher = _layers(extracted, made_from)
-    return Network.of(model, fisher, together(read_moments(moments, names, made_from)), sample, fold)
+    folded = folded_norms(model, names, sample) if fold else {}
+    return Network.of(model, fisher, together(read_moments(moments, names, made_from)), folded)
 
 
 def _layers(extracted: Path, made_from: dict[str, str]) -> tuple[list[str], dict[str, float]]:

@@ -7,36 +7,26 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wshare.batchnorm import BatchNorm, FoldedNorm, batch_norms
-from wshare.codebooks import Shared
+from wshare.batchnorm import BatchNorm, batch_norms
 from wshare.errors import FormatError, UserError
 from wshare.images import Images
 from wshare.models import assign, state_of, tied
 from wshare.packing import load_packed, write_packed
+from wshare.pieces import Pieces
 from wshare.scoring import predict
 from wshare.storage import atomic, check_origin, remedy, sha256_file, write_json
 
 
 def pack(
-    model: nn.Module,
-    shared: dict[str, Shared],
-    changed: dict[str, np.ndarray],
-    folded: dict[str, FoldedNorm],
-    form: str,
-    batch_norm: str,
-    images: Images,
-    threads: int,
-    bits: float,
-    float32: int,
-    packed: Path,
+    model: nn.Module, pieces: Pieces, batch_norm: str, images: Images, threads: int, float32: int, packed: Path
 ) -> dict:
     """Write the packed file of the compressed `model`; returns the content of sizes.json. The model itself changes.
 
-    `shared` goes by tensor name, `folded` by batch norm; `changed` holds other tensors of the state dict that are not
-    the model's. `form` is "entropy" or "fixed"; `batch_norm` is how those not folded are kept: "auto", "float16" or
-    "float32". `bits` is the analytic size of the shared weights, `float32` the bytes of the uncompressed network.
+    `batch_norm` is how batch norms that are not folded are kept: "auto", "float16" or "float32". `float32` is the bytes
+    of the uncompressed network.
     """
-    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | changed
+    shared, folded = pieces.shared, pieces.folded
+    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | pieces.changed
     weights = sum(tensor.indices.size for tensor in shared.values())
     norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
     decoded = {name: tensor.weight() for name, tensor in shared.items()}
@@ -45,28 +35,24 @@ def pack(
     half = _halve(batch_norm, model, state | decoded, norms, images, threads)
     if half:
         norms = {name: norm.halved() for name, norm in norms.items()}
-    parts = write_packed(packed, state, shared, norms, folded, _aliases(model), form)
+    parts = write_packed(packed, state, shared, norms, folded, _aliases(model), pieces.form)
     return {
         "bytes": {"float32": float32} | parts,
-        "format": form,
+        "format": pieces.form,
         "batch_norm": "float16" if half else "float32",
         "folded_batch_norms": len(folded),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "analytic_bits": bits,
+        "analytic_bits": pieces.bits,
         "weights": weights,
     }
 
 
 def write_files(
     model: nn.Module,
-    shared: dict[str, Shared],
-    changed: dict[str, np.ndarray],
-    folded: dict[str, FoldedNorm],
-    form: str,
+    pieces: Pieces,
     batch_norm: str,
     images: Images,
     threads: int,
-    bits: float,
     float32: Path,
     recipe: Path,
     packed: Path,
@@ -79,7 +65,7 @@ def write_files(
     `pack`. The sizes name the recipe and the packed file by their hashes.
     """
     octets = float32.stat().st_size
-    found = pack(model, shared, changed, folded, form, batch_norm, images, threads, bits, octets, packed)
+    found = pack(model, pieces, batch_norm, images, threads, octets, packed)
     _write_dense(dense, load_packed(packed), _aliases(model))
     write_json(sizes, found | {"recipe": sha256_file(recipe), "packed": sha256_file(packed)})
 

@@ -75,6 +75,7 @@ __all__ = [
     "Layout",
     "load_packed",
     "pack_indices",
+    "read_index",
     "read_layout",
     "read_shared",
     "unpack_indices",
@@ -187,7 +188,7 @@ def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry 
     """State dict, each shared tensor as `make` gives it; tied tensors are one object."""
     try:
         with safe_open(path, "numpy") as file:
-            index = _read_index(path, (file.metadata() or {}).get("wshare"))
+            index = _index_of(path, file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
@@ -220,10 +221,15 @@ class Layout:
     folded: dict[str, tuple[str, float]]
 
 
+def read_index(path: str | Path) -> dict:
+    """The index of a packed file, of whichever version, checked against its hash; FormatError if it is another file."""
+    with safe_open(path, "numpy") as file:
+        return _index_of(path, file)
+
+
 def read_layout(path: str | Path) -> Layout:
     """Bytes of each entry, read from the index alone; FormatError for a file of another kind or version."""
-    with safe_open(path, "numpy") as file:
-        index = _read_index(path, (file.metadata() or {}).get("wshare"))
+    index = read_index(path)
     if index["version"] != VERSION:
         raise FormatError(f"{path}: format version {index['version']}, not {VERSION}; {remedy(path)}")
     octets = {name: size for section in ("shared", "folded") for name, (*_, size) in index[section].items()}
@@ -469,7 +475,8 @@ def _damaged(path: str | Path, name: str) -> Iterator[None]:
         raise FormatError(f"{path}: {name!r}: {error}; {remedy(path)}") from None
 
 
-def _read_index(path: str | Path, text: str | None) -> dict:
+def _index_of(path: str | Path, file: safe_open) -> dict:
+    text = (file.metadata() or {}).get("wshare")
     if text is None:
         raise FormatError(f"{path}: not a packed file of wshare (no index in its metadata); {remedy(path)}")
     try:

@@ -408,8 +408,8 @@ def code_files(stage: str, source: str = "file", method: str | None = None) -> t
 def code_hash(stage: str, source: str = "file", method: str | None = None) -> str:
     """SHA-256 over names and contents of a stage's code files.
 
-    Snakemake looks into an input only if it is newer than what was made of it, and a release that is unpacked brings
-    old dates: as a parameter, the hash shows the change all the same.
+    For a rule's parameters: source files among its inputs would be looked at by their dates first, and a release that
+    is unpacked brings old ones.
     """
     digest = hashlib.sha256()
     for file in code_files(stage, source, method):

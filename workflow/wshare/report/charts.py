@@ -110,7 +110,6 @@ def front(model: Model, search: Search) -> Chart:
     )
     # Drawn last, seen first.
     points.sort(key=lambda point: [other, uniform, own, packed, chosen].index(point["kind"]))
-    shown = [kind for kind in kinds if any(point["kind"] == kind for point in points)]
     floor = target - DEPTH * max(1 - target, 0.01)
     below = sum(point["share"] < floor for point in points)
     bottom = max(floor, min(point.get("low", point["share"]) for point in points))
@@ -125,8 +124,7 @@ def front(model: Model, search: Search) -> Chart:
         .encode(
             x=x,
             y=y,
-            color=_legend("color", kinds, shown, 0),
-            shape=_legend("shape", kinds, shown, 1),
+            **_told_apart("kind", kinds, points, columns=1, symbolSize=80, symbolOpacity=1),
             size=alt.condition(alt.FieldOneOfPredicate("kind", [chosen, packed]), alt.value(170), alt.value(60)),
             tooltip=[
                 alt.Tooltip("kind:N").title("what"),
@@ -188,11 +186,17 @@ def _pareto(search: Search) -> list[dict]:
     return line
 
 
-def _legend(channel: str, kinds: dict[str, tuple[str, str]], shown: list[str], place: int) -> alt.Color | alt.Shape:
-    """Colour or shape of the kinds that are shown; both give one legend below the chart."""
-    encoding = alt.Color("kind:N") if channel == "color" else alt.Shape("kind:N")
-    legend = alt.Legend(orient="bottom", title=None, columns=1, symbolSize=80, symbolOpacity=1)
-    return encoding.scale(domain=shown, range=[kinds[kind][place] for kind in shown]).legend(legend)
+def _told_apart(
+    field: str, kinds: dict[str, tuple[str, str]], rows: list[dict], title: str | None = None, **legend: object
+) -> dict[str, alt.Color | alt.Shape]:
+    """Colour and shape of the kinds that occur in a field of the rows, with one legend below the chart."""
+    shown = [kind for kind in kinds if any(row[field] == kind for row in rows)]
+    below = alt.Legend(orient="bottom", title=title, **legend)
+
+    def scaled(encoding: alt.Color | alt.Shape, place: int) -> alt.Color | alt.Shape:
+        return encoding.scale(domain=shown, range=[kinds[kind][place] for kind in shown]).legend(below)
+
+    return {"color": scaled(alt.Color(f"{field}:N"), 0), "shape": scaled(alt.Shape(f"{field}:N"), 1)}
 
 
 def sensitivity(model: Model, search: Search) -> Chart | None:
@@ -462,8 +466,6 @@ def trace(search: Search) -> Chart | None:
         "accuracy fails": (ORANGE, "cross"),
         "chosen": (VERMILLION, "diamond"),
     }
-    shown = [kind for kind in kinds if any(row["state"] == kind for row in rows)]
-    legend = alt.Legend(orient="bottom", title=None, columns=1, symbolSize=80)
     x = (
         alt.X("number:Q")
         .title("evaluation")
@@ -476,8 +478,7 @@ def trace(search: Search) -> Chart | None:
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=x,
         y=y,
-        color=alt.Color("state:N").scale(domain=shown, range=[kinds[kind][0] for kind in shown]).legend(legend),
-        shape=alt.Shape("state:N").scale(domain=shown, range=[kinds[kind][1] for kind in shown]).legend(legend),
+        **_told_apart("state", kinds, rows, columns=1, symbolSize=80),
         tooltip=[
             alt.Tooltip("number:Q").title("evaluation"),
             alt.Tooltip("kB:Q").title("analytic size, kB").format(",.1f"),
@@ -537,8 +538,6 @@ def comparison(results: list[dict]) -> Chart:
         for result in results
     ]
     kinds = {"met": (GREEN, "circle"), "undecided": (ORANGE, "diamond"), "missed": (VERMILLION, "cross")}
-    shown = [kind for kind in kinds if any(row["verdict"] == kind for row in rows)]
-    legend = alt.Legend(orient="bottom", title="quality target", columns=3, symbolSize=90)
     base = alt.Chart(alt.Data(values=rows))
     domain = [min(row["low"] for row in rows) - 0.002, max(row["high"] for row in rows) + 0.002]
     x = alt.X("rate:Q").title("compression rate, on disk").scale(zero=False, padding=20)
@@ -547,8 +546,7 @@ def comparison(results: list[dict]) -> Chart:
     dots = base.mark_point(filled=True, size=110, opacity=1).encode(
         x=x,
         y=y,
-        color=alt.Color("verdict:N").scale(domain=shown, range=[kinds[kind][0] for kind in shown]).legend(legend),
-        shape=alt.Shape("verdict:N").scale(domain=shown, range=[kinds[kind][1] for kind in shown]).legend(legend),
+        **_told_apart("verdict", kinds, rows, title="quality target", columns=3, symbolSize=90),
         tooltip=[
             "model:N",
             "search:N",

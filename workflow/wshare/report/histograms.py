@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from wshare.codebooks import row_scale
-from wshare.packing import Layout, read_shared
+from wshare.codebooks import Shared, row_scale
+from wshare.packing import Layout
 
 BINS = 60
 
@@ -29,10 +29,9 @@ class Histogram:
     scaled: bool
 
 
-def histogram(layer: str, role: str, weights: Path, packed: Path, layout: Layout) -> Histogram:
-    """Histogram of a shared layer; `weights` is the float32 network, `layout` that of the packed file."""
+def histogram(layer: str, role: str, weights: Path, shared: Shared, layout: Layout) -> Histogram:
+    """Histogram of a layer; `weights` is the float32 network, `shared` and `layout` are the packed file's."""
     tensor = f"{layer}.weight"
-    shared = read_shared(packed)[0][tensor]
     with safe_open(weights, "numpy") as file:
         values = file.get_tensor(tensor).astype(np.float64)
         if tensor in layout.folded:

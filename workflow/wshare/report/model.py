@@ -9,6 +9,7 @@ from html import escape
 import yaml
 from PIL import Image
 
+from wshare.packing import read_shared
 from wshare.report import charts
 from wshare.report.charts import Chart
 from wshare.report.histograms import histogram
@@ -236,10 +237,11 @@ def _histograms(model: Model, search: Search, drawn) -> str:
     largest = max(shared, key=lambda layer: layer["weights"])["name"]
     roles.setdefault(largest, []).append("largest layer")
     weights = model.folder / "model" / "weights.safetensors"
+    tensors, _ = read_shared(search.packed)
     figures = []
     for number, (name, words) in enumerate(roles.items(), start=1):
         role = " and ".join(words)
-        found = histogram(name, role[0].upper() + role[1:], weights, search.packed, search.layout)
+        found = histogram(name, role[0].upper() + role[1:], weights, tensors[f"{name}.weight"], search.layout)
         figures.append(drawn(f"weights_{number}", charts.histogram(found), "", heading=True))
     return (
         "<p>Histograms of the float32 weights; the lines at the bottom are the values that they share. Where rows have "

@@ -8,6 +8,7 @@ from wshare.cost import layer_bits
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
 from wshare.packedmodel import check_recipe, write_files
+from wshare.pieces import Pieces
 from wshare.storage import read_json
 
 
@@ -39,19 +40,6 @@ def pack_model(
             codebook = layer.sweep.codebook(ks[layer.layer])
             weight = model.get_submodule(layer.layer).weight.detach().numpy()
             shared[f"{layer.layer}.weight"] = Shared(codebook, assign(weight, codebook))
-    write_files(
-        model,
-        shared,
-        {},
-        {},
-        settings["format"],
-        settings["batch_norm"],
-        sample,
-        threads,
-        sum(layer_bits(layer.weights, ks[layer.layer]) for layer in layers),
-        weights,
-        recipe,
-        packed,
-        dense,
-        sizes,
-    )
+    bits = sum(layer_bits(layer.weights, ks[layer.layer]) for layer in layers)
+    pieces = Pieces(shared, settings["format"], bits)
+    write_files(model, pieces, settings["batch_norm"], sample, threads, weights, recipe, packed, dense, sizes)

@@ -29,21 +29,19 @@ def pack_rate_distortion(
     model = read_model(spec, weights)
     sample = ImageFile(images)
     chosen = read_json(recipe)
-    choices = chosen["settings"]["options"]
+    fold = chosen["settings"]["options"]["fold_batch_norm"]
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
-    network = read_network(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
+    network = read_network(model, extracted, moments, made_from, sample.batch(0)[:2], fold)
     check_recipe(chosen, recipe, made_from, {name: layer.shape for name, layer in network.targets.items()})
-    parts = network.of_recipe(chosen, threads)
     write_files(
         model,
-        form=choices["format"],
-        batch_norm=settings["batch_norm"],
-        images=sample,
-        threads=threads,
-        float32=weights,
-        recipe=recipe,
-        packed=packed,
-        dense=dense,
-        sizes=sizes,
-        **network.pieces(parts),
+        network.pieces(chosen, threads),
+        settings["batch_norm"],
+        sample,
+        threads,
+        weights,
+        recipe,
+        packed,
+        dense,
+        sizes,
     )

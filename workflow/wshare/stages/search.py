@@ -31,7 +31,7 @@ def search(
     baseline: Path,
     clusters: list[Path],
     sensitivity: Path,
-    code: list[Path],
+    code: str,
     journal: Path,
     front: Path,
     recipe: Path,
@@ -40,7 +40,7 @@ def search(
     """Write front.csv, every combination measured, and recipe.json, the chosen one.
 
     The journal holds each measurement as soon as it is made; a killed search goes on from there. It is
-    void when the settings, an input or a file of `code` differ.
+    void when the settings, an input or `code`, a hash of the program, differ.
     """
     model = read_model(spec, weights)
     sample = ImageFile(images)
@@ -69,8 +69,8 @@ def search(
             "agreement": quality.agreement,
         }
 
-    inputs = [spec, weights, images, baseline, sensitivity, *clusters, *code]
-    header = {"settings": settings, "inputs": [sha256_file(path) for path in inputs]}
+    inputs = [spec, weights, images, baseline, sensitivity, *clusters]
+    header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
     total = finder.budget(settings["options"])
     with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
 

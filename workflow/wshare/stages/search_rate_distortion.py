@@ -25,7 +25,7 @@ def search_rate_distortion(
     baseline: Path,
     extracted: Path,
     moments: Path,
-    code: list[Path],
+    code: str,
     journal: Path,
     front: Path,
     losses: Path,
@@ -44,8 +44,8 @@ def search_rate_distortion(
     reference = read_logits(baseline, sample, made_from["model"])
     scale = Scale(model, folds, sample, reference, Options.of(choices), threads)
     total = measurements(scale, settings)
-    inputs = [spec, weights, images, baseline, extracted, moments, *code]
-    header = {"settings": settings, "inputs": [sha256_file(path) for path in inputs]}
+    inputs = [spec, weights, images, baseline, extracted, moments]
+    header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
     with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
 
         def remembered(key: tuple, measure: Callable[[], dict]) -> dict:

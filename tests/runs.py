@@ -1,0 +1,60 @@
+"""Runs of the workflow as a user starts them, and what of their results does not depend on the clock."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(
+    folder: Path, *arguments: str, project: Path = ROOT, snakefile: str = "Snakefile", profile: str = "default"
+) -> list[str]:
+    """Command line of Snakemake with `folder` as working directory, which holds config.yaml."""
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(project / snakefile), "--directory", str(folder)),
+        *("--workflow-profile", str(project / "profiles" / profile), "--configfile", str(folder / "config.yaml")),
+        *arguments,
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Environment of a user: the package is not on the path, and the workflow finds it by itself."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
+
+
+def run_to_end(command: list[str], **more: str) -> subprocess.CompletedProcess:
+    """A command run to its end; `more` are environment variables."""
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=850, check=False)
+
+
+def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen:
+    """A command that goes on by itself, in a process group of its own, and writes to the file `terminal`."""
+    with terminal.open("w") as printed:
+        return subprocess.Popen(
+            command, env=environment(**more), stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def without_times(path: Path) -> bytes:
+    """Bytes of a result, without what depends on the clock."""
+    if path.name == "metrics.json" and "search" in path.parts:
+        metrics = json.loads(path.read_text())
+        # The checksum covers the seconds.
+        del metrics["seconds"], metrics["checksum"]
+        return json.dumps(metrics).encode()
+    if path.name == "summary.csv":
+        return b"\n".join(line.rpartition(b",")[0] for line in path.read_bytes().splitlines())
+    return path.read_bytes()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content of all results by path, but for logs, recorded times and the reports, which show them."""
+    found = {}
+    for path in sorted((folder / "results").rglob("*")):
+        name = path.relative_to(folder / "results")
+        if path.is_file() and ".tmp" not in str(name) and not {"logs", "benchmarks", "report"} & set(name.parts):
+            found[str(name)] = without_times(path)
+    return found
