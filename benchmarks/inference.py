@@ -30,6 +30,7 @@ from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
 from wshare.scoring import predict
+from wshare.storage import read_json
 
 COLUMNS = ["contender", "threads", "batch", "images_per_second", "slowest", "fastest", "rounds", "largest_difference"]
 BATCH = 8
@@ -154,7 +155,8 @@ def serve(arguments: argparse.Namespace) -> None:
     threads = arguments.threads if parallel else 1
     run = prepare(arguments, threads, batch)
     images = _images(arguments)
-    difference = np.abs(run() - read_logits(arguments.results / "baseline/search.h5", images)).max()
+    model = read_json(arguments.results / "model/model.json")["sha256"]
+    difference = np.abs(run() - read_logits(arguments.results / "baseline/search.h5", images, model)).max()
     ready = {"threads": threads, "batch": batch or images.batch_size, "largest_difference": f"{difference:.1e}"}
     print(json.dumps(ready), file=answers, flush=True)
     for _ in sys.stdin:

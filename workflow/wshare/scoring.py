@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from wshare.errors import UserError
+from wshare.fusion import fused
 from wshare.images import Images
 
 RESAMPLES = 10_000
@@ -44,9 +45,14 @@ def predict(model: nn.Module, images: Images, threads: int = 1) -> np.ndarray:
     Batches run side by side on `threads` threads, each on one core: the result does not depend on
     their number, unlike that of torch's own parallel sums.
     """
+    first = images.batch(0)
+    network = fused(model, first[:2])
+
+    def logits(start: int) -> np.ndarray:
+        return forward(network, images.batch(start) if start else first)
+
     with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda start: forward(model, images.batch(start)), images.starts())
-        return np.concatenate(list(parts))
+        return np.concatenate(list(pool.map(logits, images.starts())))
 
 
 def forward(model: nn.Module, batch: torch.Tensor) -> np.ndarray:

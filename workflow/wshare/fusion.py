@@ -1,0 +1,119 @@
+"""Convolution, batch norm and activation as one kernel: what makes an evaluation as fast as an inference runtime's.
+
+Batch norm and activation each move all values through memory once more, which takes longer than many a convolution
+computes. oneDNN's convolution takes both along.
+"""
+
+import weakref
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+# Names and bounds by which oneDNN knows activations.
+ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
+    **dict.fromkeys((nn.ReLU, functional.relu, torch.relu), ("relu", [])),
+    **dict.fromkeys((nn.ReLU6, functional.relu6), ("hardtanh", [0.0, 6.0])),
+    **dict.fromkeys((nn.SiLU, functional.silu), ("swish", [])),
+    **dict.fromkeys((nn.Hardswish, functional.hardswish), ("hardswish", [])),
+}
+NOTHING: tuple[str, list[float]] = ("none", [])
+# Largest difference that fusing may make to a logit, as a share of the largest logit: rounding makes less.
+TOLERANCE = 1e-3
+# A search evaluates one network many times, and tracing takes as long as some images do.
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, nn.Module | None] = weakref.WeakKeyDictionary()
+
+
+def fused(model: nn.Module, sample: Tensor) -> nn.Module:
+    """The network with fused convolutions, for inference alone; it reads the weights of `model` whenever it is used.
+
+    `sample` [N, C, H, W] is an image or a few, on which both must give the same logits. A network that cannot be
+    traced, or gives others, is returned as it is; a line on the standard output says so, once.
+    """
+    if model not in _KNOWN:
+        found, reason = _checked(model, sample)
+        if found is None:
+            print(f"evaluated without fused convolutions, which is slower: {reason}")
+        _KNOWN[model] = found
+    return _KNOWN[model] or model
+
+
+class FusedConv(nn.Module):
+    """A convolution with the batch norm and the activation behind it, if there are; their modules stay as they are."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, activation: tuple[str, list[float]]):
+        super().__init__()
+        self.conv, self.norm, self.activation = conv, norm, activation
+
+    def forward(self, images: Tensor) -> Tensor:
+        conv, (weight, bias) = self.conv, self._folded()
+        # The operator behind torch.compile's fused convolutions on a CPU; there is no public one, and torch is pinned.
+        return torch.ops.mkldnn._convolution_pointwise(
+            images, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups, *self.activation, ""
+        )
+
+    def _folded(self) -> tuple[Tensor, Tensor | None]:
+        conv, norm = self.conv, self.norm
+        if norm is None:
+            return conv.weight, conv.bias
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+        bias = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
+        return conv.weight * scale[:, None, None, None], bias
+
+
+def _checked(model: nn.Module, sample: Tensor) -> tuple[nn.Module | None, str]:
+    """The fused network, or None and why there is none."""
+    if not torch.backends.mkldnn.is_available():
+        return None, "this torch has no oneDNN"
+    try:
+        candidate = _fuse(model)
+        with torch.inference_mode():
+            # Copies, since a network may write into its input.
+            expected, found = (network(sample.clone()) for network in (model, candidate))
+    except Exception as error:
+        # A network may run any code, which fails in any way on what a tracer feeds it.
+        return None, str(error).strip().partition("\n")[0]
+    difference, largest = (found - expected).abs().max(), expected.abs().max()
+    if not difference <= TOLERANCE * largest:
+        return None, f"a logit would differ by {difference:.2g}, where the largest is {largest:.2g}"
+    return candidate, ""
+
+
+def _fuse(model: nn.Module) -> fx.GraphModule:
+    network = fx.symbolic_trace(model)
+    modules = dict(network.named_modules())
+    for node in list(network.graph.nodes):
+        conv = modules.get(node.target) if node.op == "call_module" else None
+        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            continue
+        last, norm = node, None
+        after = _only_user(last)
+        if after is not None and _is_norm(after, modules):
+            last, norm = after, modules[after.target]
+            after = _only_user(last)
+        activation = NOTHING if after is None else ACTIVATIONS.get(_function(after, modules), NOTHING)
+        last = last if activation is NOTHING else after
+        if last is not node:
+            name = f"fused_{node.name}"
+            network.add_module(name, FusedConv(conv, norm, activation))
+            with network.graph.inserting_after(last):
+                last.replace_all_uses_with(network.graph.call_module(name, node.args))
+    network.graph.eliminate_dead_code()
+    network.recompile()
+    return network
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _is_norm(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    norm = modules.get(node.target) if node.op == "call_module" else None
+    return type(norm) is nn.BatchNorm2d and norm.track_running_stats
+
+
+def _function(node: fx.Node, modules: dict[str, nn.Module]) -> object:
+    """What tells an activation: a module's type, or the function itself."""
+    return type(modules[node.target]) if node.op == "call_module" else node.target
