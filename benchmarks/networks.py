@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/networks.py <folder> [network ...]
 
-Runs each network alone through Snakemake on two cores, from its weights file to sensitivity.csv, on the random
-weights and 64 images of tests/networks.py, written into <folder> first. Writes benchmarks/results/networks.csv, a
-row a stage: jobs, seconds over all of them, peak memory of the largest, and images that passed through the network.
-Rows of networks that are not named stay.
+Runs each network alone through Snakemake on two cores, from its weights file to sensitivity.csv and to the verdict
+of the search `timed`, on the random weights and 64 images of tests/networks.py, written into <folder> first. Writes
+benchmarks/results/networks.csv, a row a stage: jobs, wall and CPU seconds over all of them, peak memory of the largest,
+and images that passed through the network. Rows of networks that are not named stay.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "networks.csv"
-COLUMNS = ("network", "stage", "jobs", "seconds", "peak_mb", "images_forwarded")
+COLUMNS = ("network", "stage", "jobs", "seconds", "cpu_seconds", "peak_mb", "images_forwarded")
 STAGES = (
     *("fetch_model", "inspect_model", "prepare_images", "evaluate_dense", "extract_weights"),
-    *("cluster_layer", "profile_layers", "gather_sensitivity"),
+    *("cluster_layer", "profile_layers", "gather_sensitivity", "measure_inputs"),
+    *("search_rate_distortion", "pack_rate_distortion", "evaluate_packed"),
 )
 
 
@@ -31,7 +32,8 @@ def run(folder: Path, network: str) -> None:
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
         *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(folder / "config.yaml")),
-        *("--cores", "2", "--quiet", "rules", "--forceall", f"results/{network}/sensitivity.csv"),
+        *("--cores", "2", "--quiet", "rules", "--forceall"),
+        *(f"results/{network}/sensitivity.csv", f"results/{network}/search/timed/metrics.json"),
     ]
     subprocess.run(command, check=True)
 
@@ -43,7 +45,12 @@ def rows(folder: Path, network: str, config: dict) -> list[dict]:
     forwarded = images_forwarded(config, network, layers)
     table = []
     for stage in STAGES:
-        files = [*(results / "benchmarks").glob(f"{stage}.tsv"), *(results / "benchmarks" / stage).glob("*.tsv")]
+        folders = (".", stage, "search/timed")
+        files = [
+            file
+            for name in folders
+            for file in (results / "benchmarks" / name).glob(f"{'*' if name == stage else stage}.tsv")
+        ]
         jobs = [read(path) for path in files]
         table.append(
             {
@@ -51,6 +58,7 @@ def rows(folder: Path, network: str, config: dict) -> list[dict]:
                 "stage": stage,
                 "jobs": len(jobs),
                 "seconds": round(sum(float(job["s"]) for job in jobs), 1),
+                "cpu_seconds": round(sum(number(job["cpu_time"]) for job in jobs), 1),
                 # Snakemake looks at a job's memory now and then, and misses some of those that last a second.
                 "peak_mb": round(max((number(job["max_rss"]) for job in jobs), default=0)),
                 "images_forwarded": forwarded.get(stage, 0),
@@ -63,10 +71,16 @@ def images_forwarded(config: dict, network: str, layers: int) -> dict[str, int]:
     """Images that pass through the network in each stage; those of a profile once for each layer and candidate."""
     split = config["datasets"][config["models"][network]["dataset"]]["split"]
     probes = layers * len(config["clustering"]["candidates"])
+    search = config["searches"]["timed"]["options"]
     return {
         "evaluate_dense": split["search"] + split["held_out"],
         "extract_weights": split["search"],
         "profile_layers": probes * config["sensitivity"]["images"],
+        # Each image and its mirror image.
+        "measure_inputs": 2 * split["search"],
+        "search_rate_distortion": search["evaluations"] * split["search"] + layers * search["probe_images"],
+        "pack_rate_distortion": 0,
+        "evaluate_packed": split["held_out"],
     }
 
 
