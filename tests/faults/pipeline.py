@@ -114,7 +114,8 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             some("answers", "metrics"),
         ),
         "summarise": (
-            {"metrics": [searched("slope")["metrics"], searched("rd")["metrics"]]},
+            {"metrics": [searched("slope")["metrics"], searched("rd")["metrics"]]}
+            | {"baseline": [f"{R}/baseline/metrics.json"]},
             {"summary": "results/summary.txt", "table": "results/summary.csv"},
         ),
     }
@@ -159,6 +160,7 @@ def write_network(module: nn.Module | None = None, function: str = "tiny") -> No
         "input": [1, 8, 8],
         "classes": 10,
         "published": None,
+        "origin": "random weights",
         "preprocessing": {"channels": 1, "resize": None, "crop": 8, "interpolation": "bilinear"}
         | {"mean": [0.5], "std": [0.25]},
     }

@@ -281,6 +281,14 @@ def test_without_labels_the_page_says_agreement(tmp_path):
     assert "what is measured is agreement with the float32 network, not accuracy" in found.find("article")[0][2]
 
 
+def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(tmp_path, page):
+    root = write_results(tmp_path, ("slope",), skipped=3)
+    write_reports(tmp_path)
+    (article,) = Page(root / "report" / "index.html").find("article")
+    assert "loaded anew. Unreadable images left out: 3 held-out." in article[2]
+    assert all("nreadable" not in article[2] for article in page.find("article"))
+
+
 def test_figures_are_those_of_the_page(page, folder):
     figures = folder / "results" / MODEL / "report" / "figures"
     names = {e[1]["data-chart"] for e in page.find("div") if "data-chart" in e[1]}
