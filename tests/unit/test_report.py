@@ -18,6 +18,7 @@ from wshare.batchnorm import BatchNorm, FoldedNorm
 from wshare.benchmarks import Usage, read_benchmark, usage_by_stage
 from wshare.codebooks import Shared
 from wshare.errors import FormatError
+from wshare.journal import Journal
 from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
 from wshare.report.histograms import histogram
@@ -248,9 +249,10 @@ def test_trace_is_in_the_order_of_the_journal(folder):
 
 def test_journal_of_another_front_is_refused(tmp_path):
     root = write_results(tmp_path, ("slope",))
-    journal = root / "search" / "slope" / "journal.jsonl"
-    write_text(journal, journal.read_text() + "[[1, 1, 1], {}]\n")
-    with pytest.raises(FormatError, match="delete both and run again"):
+    path = root / "search" / "slope" / "journal.jsonl"
+    with Journal(path, {}) as journal:
+        journal.append((1, 1, 1), {})
+    with pytest.raises(FormatError, match=r"than front\.csv; remove both, .*: rm .*journal\.jsonl .*front\.csv$"):
         read_model_results(MODEL, [root / "search" / "slope" / "metrics.json"], 16)
 
 
