@@ -118,6 +118,11 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             | {"baseline": [f"{R}/baseline/metrics.json"]},
             {"summary": "results/summary.txt", "table": "results/summary.csv"},
         ),
+        "report_model": (
+            # The page holds all that the figures show.
+            {"model": "m", "metrics": [own["metrics"]], "layers_per_job": 16, "figures": f"{R}/report/{item}/figures"},
+            {"page": f"{R}/report/{item}/index.html"},
+        ),
     }
     return table[stage]
 

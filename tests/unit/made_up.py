@@ -23,7 +23,7 @@ from wshare.stages.report_study import report_study
 from wshare.stages.search import FRONT
 from wshare.stages.search_rate_distortion import FRONT as PRICES
 from wshare.stages.search_rate_distortion import LOSSES
-from wshare.storage import write_json
+from wshare.storage import sha256_file, write_json
 from wshare.tables import ANSWERS, write_sealed
 
 MODEL = "made_up"
@@ -53,7 +53,9 @@ def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool
     state = weights | norm | {"fc.bias": np.zeros(10, np.float32)}
     (root / "model").mkdir(parents=True)
     save_file(state, root / "model" / "weights.safetensors")
-    write_json(root / "model" / "model.json", {"name": MODEL, "parameters": 778, "origin": "made up"})
+    spec = {"name": MODEL, "parameters": 778, "origin": "made up"}
+    spec["sha256"] = sha256_file(root / "model" / "weights.safetensors")
+    write_json(root / "model" / "model.json", spec)
     write_json(root / "model" / "layers.json", _layers())
     pixels = rng.integers(0, 256, (IMAGES, 3, 16, 16), dtype=np.uint8)
     answers = rng.integers(CLASSES, size=IMAGES) if labels else None

@@ -186,15 +186,9 @@ def read_shared(path: str | Path) -> tuple[dict[str, Shared], dict[str, np.ndarr
 
 def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry | np.ndarray]:
     """State dict, each shared tensor as `make` gives it; tied tensors are one object."""
-    try:
-        with safe_open(path, "numpy") as file:
-            index = _index_of(path, file)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
-        # The last two stand for types that numpy does not have.
-        raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
+    with _opened(path) as file:
+        index = _index_of(path, file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         _check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()))
         state = (_unpack if index["version"] == VERSION else _unpack_first)(path, index, tensors, make)
@@ -207,6 +201,19 @@ def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry 
         return state
     except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
         raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """The container; FormatError if it is missing, or not whole."""
+    try:
+        with safe_open(path, "numpy") as file:
+            yield file
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        # The last two stand for types that numpy does not have.
+        raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,7 @@ class Layout:
 
 def read_index(path: str | Path) -> dict:
     """The index of a packed file, of whichever version, checked against its hash; FormatError if it is another file."""
-    with safe_open(path, "numpy") as file:
+    with _opened(path) as file:
         return _index_of(path, file)
 
 

@@ -8,7 +8,7 @@ from wshare.benchmarks import Usage, jobs_of, usage_by_stage
 from wshare.errors import FormatError
 from wshare.journal import read_journal
 from wshare.packing import Layout, read_layout
-from wshare.storage import read_json
+from wshare.storage import check_sha256, read_json
 from wshare.tables import ANSWERS, read_sealed
 
 # Columns of front.csv that are no layer.
@@ -70,14 +70,16 @@ class Model:
 def read_model_results(name: str, metrics: list[Path], layers_per_job: int) -> Model:
     """Everything under results/<model>/ that a report shows; `metrics` are its metrics.json, one a search."""
     folder = metrics[0].parents[2]
-    table = read_json(folder / "model" / "layers.json")
+    path, table = folder / "model" / "model.json", read_json(folder / "model" / "layers.json")
+    spec = read_json(path)
+    check_sha256(folder / "model" / "weights.safetensors", spec["sha256"], path)
     jobs = jobs_of([layer["folder"] for layer in table["layers"]], layers_per_job)
     searches = [_read_search(path, folder / "benchmarks", jobs) for path in metrics]
     profiled = any(search.method != "rate_distortion" for search in searches)
     return Model(
         name=name,
         folder=folder,
-        spec=read_json(folder / "model" / "model.json"),
+        spec=spec,
         layers=table["layers"],
         parameters=table["parameters"],
         baseline=read_json(folder / "baseline" / "metrics.json"),
