@@ -199,7 +199,11 @@ def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry 
                 raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; {remedy(path)}")
             state[alias] = state[name]
         return state
-    except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
+    except MemoryError as error:
+        raise FormatError(
+            f"{path}: needs more memory than there is ({error}); free some, or take another file"
+        ) from None
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
 
 
@@ -478,7 +482,7 @@ def _damaged(path: str | Path, name: str) -> Iterator[None]:
     """Any error of the block that damage can cause becomes a FormatError that names the tensor."""
     try:
         yield
-    except (TypeError, ValueError, OverflowError, IndexError, MemoryError, struct.error) as error:
+    except (TypeError, ValueError, OverflowError, IndexError, struct.error) as error:
         raise FormatError(f"{path}: {name!r}: {error}; {remedy(path)}") from None
 
 
