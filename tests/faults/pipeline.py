@@ -114,8 +114,14 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             some("answers", "metrics"),
         ),
         "summarise": (
-            {"metrics": [searched("slope")["metrics"], searched("rd")["metrics"]]},
+            {"metrics": [searched("slope")["metrics"], searched("rd")["metrics"]]}
+            | {"baseline": [f"{R}/baseline/metrics.json"]},
             {"summary": "results/summary.txt", "table": "results/summary.csv"},
+        ),
+        "report_model": (
+            # The page holds all that the figures show.
+            {"model": "m", "metrics": [own["metrics"]], "layers_per_job": 16, "figures": f"{R}/report/{item}/figures"},
+            {"page": f"{R}/report/{item}/index.html"},
         ),
     }
     return table[stage]
@@ -159,6 +165,7 @@ def write_network(module: nn.Module | None = None, function: str = "tiny") -> No
         "input": [1, 8, 8],
         "classes": 10,
         "published": None,
+        "origin": "random weights",
         "preprocessing": {"channels": 1, "resize": None, "crop": 8, "interpolation": "bilinear"}
         | {"mean": [0.5], "std": [0.25]},
     }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 
 from wshare.cli import main
 from wshare.images import ImageFile
-from wshare.storage import write_json
+from wshare.settings import complete
+from wshare.storage import read_json, write_json
+
+from .pipeline import MODEL, R, run, write_network
 
 WNIDS = ("n01440764", "n01443537")
 PREPROCESSING = {"channels": 3, "resize": 16, "crop": 16, "interpolation": "bilinear"}
@@ -38,10 +42,16 @@ def folder(tmp_path, monkeypatch) -> Path:
     return Path("images")
 
 
+def dataset(**changes: object) -> dict:
+    """Settings of the folder; the defaults are those of the schema."""
+    given = {"source": "imagefolder", "path": "images", "split": {"search": 3, "held_out": 3}} | changes
+    model = {"source": "torchvision", "architecture": "resnet18", "dataset": "d"}
+    config = {"datasets": {"d": given}, "models": {"m": model}, "searches": {"s": {"method": "slope"}}}
+    return complete(config)["datasets"]["d"]
+
+
 def prepare(**changes: object) -> int:
-    settings = {"source": "imagefolder", "path": "images", "class_map": None, "labels": True, "enlarge": True}
-    settings |= {"split": {"search": 3, "held_out": 3}, "seed": 0} | changes
-    arguments = ["--settings", json.dumps(settings), "--spec", "model.json"]
+    arguments = ["--settings", json.dumps(dataset(**changes) | {"seed": 0}), "--spec", "model.json"]
     return main(["prepare_images", *arguments, "--search", "out/search.h5", "--held-out", "out/held_out.h5"])
 
 
@@ -80,6 +90,108 @@ def test_all_images_that_cannot_be_read_are_named(folder, fault, capsys):
     error = error_of(capsys)
     assert "3 unreadable images" in error
     assert all(str(path) in error for path in bad)
+    row.round(True)
+
+
+SKIPPED = {
+    "name": "images that cannot be read, with `on_bad_image: skip`",
+    "data": "left out, counted and named; the other images are those of a whole folder",
+}
+
+
+@pytest.mark.parametrize("name", list(UNREADABLE))
+def test_an_image_that_cannot_be_read_is_skipped_if_that_is_asked_for(folder, fault, capfd, name):
+    row = fault(11, **SKIPPED)
+    assert prepare() == 0
+    whole = {split: ImageFile(f"out/{split}.h5") for split in ("search", "held_out")}
+    bad = folder / WNIDS[1] / "3.jpg"
+    bad.write_bytes(UNREADABLE[name])
+    capfd.readouterr()
+    assert prepare(on_bad_image="skip") == 0
+    printed = capfd.readouterr().out
+    for split, before in whole.items():
+        after, key = ImageFile(f"out/{split}.h5"), str(bad.relative_to(folder))
+        kept = [place for place, own in enumerate(before.keys) if own != key]
+        assert after.keys == tuple(before.keys[place] for place in kept)
+        assert np.array_equal(after.labels, before.labels[kept])
+        assert np.array_equal(after.batch(0), before.batch(0)[kept])
+        assert (before.skipped, after.skipped) == (0, len(before) - len(kept))
+        assert (f"{split}: skipped, 1 of 3 images are unreadable: {bad}" in printed) == (after.skipped == 1)
+    row.round(True)
+
+
+def test_the_first_ten_images_that_are_skipped_are_named(folder, fault, capfd):
+    row = fault(11, **SKIPPED)
+    for number in range(10, 30):
+        (folder / WNIDS[0] / f"{number}.jpg").write_bytes(b"")
+    assert prepare(on_bad_image="skip", split={"search": 20, "held_out": 6}) == 0
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("search: ")]
+    found = re.fullmatch(r"search: skipped, (\d+) of 20 images are unreadable: (.*) and (\d+) more", line)
+    named = found[2].split(", ")
+    assert len(named) == 10
+    assert named == sorted(named)
+    assert all(Path(name).read_bytes() == b"" for name in named)
+    skipped = ImageFile("out/search.h5").skipped
+    assert int(found[1]) == 10 + int(found[3]) == skipped
+    assert skipped + ImageFile("out/held_out.h5").skipped == 20
+    row.round(True)
+
+
+def test_a_split_of_which_no_image_is_left_is_refused(folder, fault, capsys):
+    row = fault(11, **SKIPPED)
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"")
+    assert prepare(on_bad_image="skip") == 1
+    assert "split 'search': no image is left, 3 of 3 images are unreadable: images/" in error_of(capsys)
+    assert not any(Path("out").iterdir())
+    row.round(True)
+
+
+def training(**changes: object) -> int:
+    """Exit code of `train_model` on the folder."""
+    recipe = {"epochs": 1, "learning_rate": 0.01, "batch_size": 2, "shift": 0, "floor": 0}
+    settings = {"architecture": "tiny", "arguments": {}, "preprocessing": {"channels": 1, "crop": 8}, "seed": 0}
+    data = dataset(class_map="sorted", split={"train": 4, "search": 2, "held_out": 1}, **changes)
+    # As the rule gives it: how many are held out is no matter of training.
+    del data["split"]["held_out"]
+    settings |= {"training": recipe, "dataset": data}
+    files = ["--weights", "out/weights.safetensors", "--spec", "out/model.json"]
+    return main(["train_model", "--settings", json.dumps(settings), *files])
+
+
+def test_images_to_train_on_are_named_or_skipped(folder, fault, capfd):
+    row = fault(11, **SKIPPED)
+    # The first of the folder tells the size of all: another has to do.
+    bad = [folder / WNIDS[0] / "0.jpg", folder / WNIDS[1] / "5.jpg"]
+    for path in bad:
+        path.write_bytes(b"")
+    assert training() == 1
+    assert re.search(r"error: 2 unreadable images; .*0\.jpg, .*5\.jpg", capfd.readouterr().err)
+    assert training(on_bad_image="skip") == 0
+    assert sum(map(int, re.findall(r"skipped, (\d) of", capfd.readouterr().out))) == 2
+    row.tried(2)
+
+
+def test_skipped_images_are_counted_in_the_baseline(tmp_path, monkeypatch, fault):
+    """The float32 network and the packed file are measured on the same images: those of one file."""
+    row = fault(11, **SKIPPED)
+    monkeypatch.chdir(tmp_path)
+    write_network()
+    for number in range(60):
+        path = Path("images", f"{number}.jpg")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"" if number % 20 == 0 else jpeg("L"))
+    settings = dataset(labels=False, on_bad_image="skip", split={"search": 40, "held_out": 20}) | {"seed": 0}
+    made = {"--search": f"{R}/images/search.h5", "--held-out": f"{R}/images/held_out.h5"}
+    assert (
+        main(["prepare_images", "--settings", json.dumps(settings), "--spec", MODEL["spec"], *sum(made.items(), ())])
+        == 0
+    )
+    assert run("evaluate_dense") == 0
+    found = read_json(f"{R}/baseline/metrics.json")
+    assert found["search"]["skipped"] + found["held_out"]["skipped"] == 3
+    assert found["search"]["images"] + found["search"]["skipped"] == 40
+    assert found["held_out"]["images"] + found["held_out"]["skipped"] == 20
     row.round(True)
 
 

@@ -4,19 +4,22 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ..runs import ROOT, command, environment, files, started
-from .conftest import Study, check_same, leftovers, snakemake
+from .conftest import CONFIG, Study, check_same, finished, jobs_of, snakemake
 from .supervisor import Ended, kill
 
 PIECE, PIECES = bytes(range(256)) * 64, 20
@@ -85,6 +88,106 @@ def test_a_long_stage_stops_at_once(study: Study, fault):
     row.round(True)
 
 
+# For the path of Python's modules: the disk takes for ever to sync a measurement, which then stands there already.
+SLOW_DISK = """
+import os, time
+sync = os.fsync
+def slow(handle):
+    sync(handle)
+    name = os.readlink(f"/proc/self/fd/{handle}")
+    if name.endswith("/journal.jsonl") and ".tmp" not in name:
+        time.sleep(600)
+os.fsync = slow
+"""
+GRACE = 5
+
+
+def stuck(run: subprocess.Popen, journal: Path, lines: int) -> None:
+    """Wait until the run's search has made so many measurements and syncs the last of them."""
+    start = time.monotonic()
+    while len(measured(journal)) < lines:
+        assert run.poll() is None
+        assert time.monotonic() < start + 120
+        time.sleep(0.02)
+
+
+def locked(folder: Path) -> bool:
+    """Whether a run holds the folder, or left its lock there."""
+    return any((folder / ".snakemake/locks").glob("*"))
+
+
+def stage_of(run: subprocess.Popen) -> int:
+    """Process of the stage that a run works on: the one of its session that runs wshare."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # The name, in brackets, may hold anything; session and process are numbers.
+            session = int(status.read_text().rpartition(")")[2].split()[3])
+            called = (status.parent / "cmdline").read_bytes().split(b"\0")
+            if session == run.pid and called[1:3] == [b"-m", b"wshare"]:
+                return int(status.parent.name)
+    raise AssertionError("no stage is at work")
+
+
+def test_a_preempted_run_is_queued_again(study: Study, fault, tmp_path: Path):
+    """As under Slurm: SIGTERM, a time of grace, SIGKILL to what is left, and the same command again."""
+    row = fault(
+        12,
+        "SIGTERM and 5 s later SIGKILL to Snakemake in the midst of a search, queued again",
+        where="search",
+        data="no measurement made again, no other job repeated, the undisturbed result",
+    )
+    folder, job, terminal = study.copy(), "search", tmp_path / "terminal.txt"
+    arguments = study.jobs[job]
+    journal, recipe = (arguments[arguments.index(flag) + 1] for flag in ("--journal", "--recipe"))
+    log = folder / "results/tiny/logs/search/slope/search.log"
+    total = measured(folder / journal)
+    study.clear(folder, job)
+    (tmp_path / "sitecustomize.py").write_text(SLOW_DISK)
+    queued = command(folder, "--cores", "1", "--retries", "2", "--", recipe)
+    slow = {"PYTHONPATH": str(tmp_path)}
+
+    # To all processes, as a scheduler does by itself: Snakemake ends in time, and takes its lock away.
+    run = started(queued, terminal, **slow)
+    stuck(run, folder / journal, 1)
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(timeout=GRACE) == 1
+    assert "wshare: stopped by SIGTERM; run again to go on" in terminal.read_text()
+    assert "Will exit after finishing currently running jobs" in terminal.read_text()
+    assert not locked(folder)
+    row.round(True)
+
+    # To Snakemake alone, as a script hands it on: it waits for its jobs until all are killed, and its lock stays.
+    run = started(queued, terminal, **slow)
+    stuck(run, folder / journal, 2)
+    run.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(timeout=GRACE)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert locked(folder)
+    assert snakemake(folder, "--unlock").returncode == 0
+    row.round(True)
+
+    # To the job alone, whose node is taken away: Snakemake tries it again by itself.
+    assert len(total) > 3
+    run = started(queued, terminal, **slow)
+    stuck(run, folder / journal, 3)
+    os.kill(stage_of(run), signal.SIGTERM)
+    stuck(run, folder / journal, 4)
+    assert measured(folder / journal) == total[:4]
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert snakemake(folder, "--unlock").returncode == 0
+    row.round(True)
+
+    run = started(queued, terminal)
+    assert run.wait(timeout=300) == 0, terminal.read_text()
+    assert finished(terminal.read_text()) == Counter([job])
+    # The bar starts at the measurements that are there already.
+    assert re.search(r"\b(\d+)/\d+ \[", log.read_text())[1] == "4"
+    check_same(folder, study)
+
+
 def test_two_runs_in_one_folder(study: Study, fault):
     row = fault(
         12,
@@ -95,7 +198,7 @@ def test_two_runs_in_one_folder(study: Study, fault):
     (folder / "results/summary.txt").unlink()
     terminal = folder / "terminal.txt"
     first = started(command(folder, "--cores", "1"), terminal)
-    while not any((folder / ".snakemake/locks").glob("*")):
+    while not locked(folder):
         assert first.poll() is None, terminal.read_text()
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGSTOP)
@@ -111,19 +214,24 @@ def test_two_runs_in_one_folder(study: Study, fault):
     check_same(folder, study)
 
 
-@pytest.mark.parametrize("threads", [1, 16])
-def test_threads_do_not_change_a_byte(threads: int, study: Study, run_stage: Callable[..., Ended], fault):
-    row = fault(12, "1, 4 and 16 cores", data="every file has the same bytes")
-    folder = study.copy()
-    for job, arguments in study.jobs.items():
-        if "--threads" in arguments:
-            study.clear(folder, job)
-            changed = list(arguments)
-            changed[changed.index("--threads") + 1] = str(threads)
-            assert run_stage(folder, changed).code == 0
-            row.round(True)
-    check_same(folder, study)
-    assert leftovers(folder) == []
+@pytest.mark.parametrize("cores", [1, 16])
+def test_cores_do_not_change_a_byte(cores: int, study: Study, fault, tmp_path: Path):
+    """A whole run, from nothing to the summary, in which each job takes all the threads that it may."""
+    row = fault(12, "whole runs on 1, 4 and 16 cores", data="every file has the same bytes")
+    shutil.copy(CONFIG, tmp_path)
+    rules = sorted({arguments[0] for arguments in study.jobs.values() if "--threads" in arguments})
+    threads = [f"{rule}={cores}" for rule in rules]
+    target = "results/summary.txt"
+    run = snakemake(tmp_path, "--cores", str(cores), "--printshellcmds", "--set-threads", *threads, "--", target)
+    assert run.returncode == 0, run.stdout + run.stderr
+    jobs = jobs_of(run.stdout + run.stderr)
+    used = {
+        job: arguments[arguments.index("--threads") + 1] for job, arguments in jobs.items() if "--threads" in arguments
+    }
+    assert {job.split()[0] for job in used} == set(rules)
+    assert set(used.values()) == {str(cores)}
+    check_same(tmp_path, study)
+    row.round(True)
 
 
 class Slow(http.server.BaseHTTPRequestHandler):

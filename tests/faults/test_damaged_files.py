@@ -48,10 +48,22 @@ READERS = [
     (RD["sizes"], "evaluate_packed", "rd"),
     (SLOPE["packed"], "evaluate_packed", "slope"),
     (RD["packed"], "evaluate_packed", "rd"),
+    (MODEL["spec"], "evaluate_packed", "slope"),
+    (f"{R}/images/held_out.h5", "evaluate_packed", "slope"),
     (RD["metrics"], "summarise", ""),
+    (f"{R}/baseline/metrics.json", "summarise", ""),
+    (MODEL["spec"], "report_model", "slope"),
+    (MODEL["weights"], "report_model", "slope"),
+    (f"{R}/model/layers.json", "report_model", "slope"),
+    (f"{R}/images/held_out.h5", "report_model", "slope"),
+    (f"{R}/baseline/metrics.json", "report_model", "slope"),
+    (f"{R}/sensitivity.csv", "report_model", "slope"),
+    *((RD[name], "report_model", "rd") for name in ("metrics", "recipe", "sizes", "front")),
+    *((RD[name], "report_model", "rd") for name in ("losses", "answers", "packed")),
 ]
 IDS = [f"{stage}-{path.removeprefix(R + '/').replace('/', '.')}" for path, stage, _ in READERS]
 FLIPS = 12
+SEARCHES = ("slope", "rd")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +74,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         run_all()
+        for search in SEARCHES:
+            assert run("report_model", search) == 0
     finally:
         os.chdir(before)
     return folder
@@ -73,6 +87,8 @@ def study(finished, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished / "results", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WSHARE_COMMAND", raising=False)
+    # Figures take most of a report's time; they are drawn from what its page holds.
+    monkeypatch.setattr("wshare.stages.report_model.write_figures", lambda *_: None)
     return tmp_path
 
 
@@ -103,7 +119,8 @@ def again(stage: str, item: str) -> int:
     """Exit code of a stage that starts from nothing but its inputs."""
     for path in outputs(stage, item):
         path.unlink(missing_ok=True)
-    Path(searched(item)["journal"]).unlink(missing_ok=True)
+    if stage.startswith("search"):
+        Path(searched(item)["journal"]).unlink(missing_ok=True)
     return run(stage, item)
 
 
@@ -133,9 +150,7 @@ def test_a_truncated_file_stops_the_stage_that_reads_it(study, fault, capsys, pa
 def test_a_flipped_bit_stops_the_stage_or_changes_nothing(study, fault, capsys, path, stage, item):
     """A bit may lie in padding that no reader looks at; then the result is the same to the byte."""
     row = fault(3, "one bit of a file flipped", data="refused, or the result is the same to the byte")
-    assert again(stage, item) == 0
     expected, whole = made(stage, item), Path(path).read_bytes()
-    capsys.readouterr()
     rng, found = np.random.default_rng(len(path)), 0
     for _ in range(FLIPS):
         changed = bytearray(whole)
@@ -166,7 +181,36 @@ def test_a_block_of_ones_that_became_zeros_is_found(tmp_path, fault):
     row.round(True)
 
 
-@pytest.mark.parametrize("search", ["slope", "rd"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_damaged_journal_stops_the_report_or_changes_nothing(study, fault, capsys, search):
+    row = fault(3, "journal of a search truncated or changed", data="its whole lines count, a changed one is refused")
+    journal, front = (Path(searched(search)[name]) for name in ("journal", "front"))
+    (expected,), whole = made("report_model", search), journal.read_bytes()
+    header, rng = whole.index(b"\n"), np.random.default_rng(0)
+    places = [header // 2, *rng.integers(header, len(whole), FLIPS)]
+    changed = [
+        whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :] for place in places
+    ]
+    found = 0
+    for content in (*(whole[: int(share * len(whole))] for share in (0, 0.1, 0.5, 0.99)), *changed):
+        journal.write_bytes(content)
+        if again("report_model", search):
+            (error,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+            assert error.startswith(f"wshare report_model: error: {journal}: ")
+            cure = shlex.split(error.partition("with: ")[2])
+            assert cure in (["rm", str(journal)], ["rm", str(journal), str(front)])
+            assert not outputs("report_model", search)[0].exists()
+            found += 1
+        else:
+            assert made("report_model", search) == [expected]
+        row.round(True)
+    assert found > FLIPS
+    # Without a journal the report says that the order of the measurements is lost.
+    journal.unlink()
+    assert again("report_model", search) == 0
+
+
+@pytest.mark.parametrize("search", SEARCHES)
 def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, search):
     row = fault(3, "journal of a search truncated or changed", data="its whole lines count, a changed one is refused")
     stage = "search" if search == "slope" else "search_rate_distortion"

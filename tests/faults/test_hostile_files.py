@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,8 @@ pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (500 << 20),) * 2)
 refused, slowest = 0, 0.0
 for content in mutated(count):
+    # A file that is written over is synced by some file systems, which takes longer than to read it.
+    path.unlink(missing_ok=True)
     path.write_bytes(content)
     started = time.perf_counter()
     try:
@@ -157,6 +160,83 @@ def test_a_small_file_may_not_claim_a_large_tensor(tmp_path, claim, fault):
     path.write_bytes(seal(json.dumps(index).encode(), content))
     assert "claims" in refusal(load_packed, path)
     row.round(True)
+
+
+LARGE = 3_000_000
+# What a reader takes at most for each number that a file claims: u16 index, f32 weight, and where each weight has an
+# exponent of its own, i16 exponent and f32 power.
+BYTES_PER_NUMBER = 12
+
+
+def claiming(path: Path, shape: Callable[[int], list[int]]) -> int:
+    """Write a file of 3 MB with a tensor of one shared value, and an exponent for each row; the numbers it may claim.
+
+    `shape` makes the tensor's shape of that number.
+    """
+    exponents = bytes(3)
+    content = bytes(4) + b"\2" + struct.pack("<f", 1) + len(exponents).to_bytes(3, "little") + exponents + b"\0"
+    allowed = (1 << 24) + 1024 * (len(content) + 4 + LARGE)
+    index = {"version": 2, "form": "fixed", "shared": {"w": [shape(allowed), 1, len(content)]}, "folded": {}}
+    index |= {"batch_norm": {}, "kept": {"other": [[LARGE], "u1"]}, "aliases": {}}
+    path.write_bytes(seal(json.dumps(index).encode(), content + bytes(4 + LARGE)))
+    return allowed
+
+
+# In a process of its own: prints of each file the error, if there is one, else how much memory the result took at most.
+READ = """
+import resource, sys, torch
+from pathlib import Path
+from wshare.errors import FormatError
+from wshare.packing import load_packed
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + int(sys.argv[1]),) * 2)
+for path in sys.argv[2:]:
+    before = peak()
+    try:
+        load_packed(path)
+    except FormatError as error:
+        print(error)
+    else:
+        print(peak() - before)
+"""
+
+
+def read_within(octets: int, *paths: Path) -> list[str]:
+    """What `READ` prints of files, with so many bytes of memory for them."""
+    program = [sys.executable, "-c", READ, str(octets), *map(str, paths)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "workflow")}
+    run = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def test_a_large_file_may_claim_1024_numbers_a_byte(tmp_path, fault):
+    """Bytes have to stand for what a file claims, but it may claim much; the page on the format says how much."""
+    row = fault(9, "packed file that claims more than it holds", data="refused before anything is allocated")
+    path = tmp_path / "packed"
+    claiming(path, lambda allowed: [allowed + 1])
+    assert "claims" in refusal(load_packed, path)
+    row.round(True)
+    # As much as it may: 37 GB. Where memory is limited that is an error like another.
+    row_of_all = tmp_path / "row"
+    claiming(path, lambda allowed: [allowed])
+    claiming(row_of_all, lambda allowed: [1, allowed])
+    printed = read_within(MEGABYTES << 20, path, row_of_all)
+    assert [line.partition(": ")[0] for line in printed] == [str(path), str(row_of_all)]
+    assert all("needs more memory than there is" in line for line in printed)
+    row.tried(2)
+
+
+def test_the_memory_of_a_claim_is_that_of_the_page_on_the_format(tmp_path):
+    path = tmp_path / "packed"
+    claiming(path, lambda _: [1 << 24])
+    # The file itself, its payload and a few blocks come on top.
+    (used,) = read_within(4 << 30, path)
+    assert int(used) < BYTES_PER_NUMBER * (1 << 24) + 10 * LARGE
+    words = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    assert f"up to {BYTES_PER_NUMBER} bytes of memory for each number" in " ".join(words.split())
 
 
 def test_names_in_a_packed_file_are_no_paths(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@
 writes them and their reports below a folder, for the tests in a browser.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.numpy import save_file
 from wshare.codebooks import Shared, assign
 from wshare.cost import layer_bits
 from wshare.images import write_images
+from wshare.journal import Journal
 from wshare.packing import BatchNorm, FoldedNorm, write_packed
 from wshare.scoring import compare, verdict
 from wshare.sensitivity import COLUMNS
@@ -23,7 +23,7 @@ from wshare.stages.report_study import report_study
 from wshare.stages.search import FRONT
 from wshare.stages.search_rate_distortion import FRONT as PRICES
 from wshare.stages.search_rate_distortion import LOSSES
-from wshare.storage import write_json, write_text
+from wshare.storage import sha256_file, write_json
 from wshare.tables import ANSWERS, write_sealed
 
 MODEL = "made_up"
@@ -37,10 +37,10 @@ PARTS = ("search", "pack_model", "evaluate_packed")
 PRICE_PARTS = ("search_rate_distortion", "pack_rate_distortion", "evaluate_packed")
 
 
-def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool = True) -> Path:
+def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool = True, skipped: int = 0) -> Path:
     """Write `folder`/results/made_up with a search of each method, named after it; returns that folder.
 
-    Without `labels`, quality is agreement.
+    Without `labels`, quality is agreement; `skipped` held-out images were unreadable.
     """
     root, rng = folder / "results" / MODEL, np.random.default_rng(0)
     weights = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in LAYERS.items()}
@@ -53,7 +53,9 @@ def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool
     state = weights | norm | {"fc.bias": np.zeros(10, np.float32)}
     (root / "model").mkdir(parents=True)
     save_file(state, root / "model" / "weights.safetensors")
-    write_json(root / "model" / "model.json", {"name": MODEL, "parameters": 778, "origin": "made up"})
+    spec = {"name": MODEL, "parameters": 778, "origin": "made up"}
+    spec["sha256"] = sha256_file(root / "model" / "weights.safetensors")
+    write_json(root / "model" / "model.json", spec)
     write_json(root / "model" / "layers.json", _layers())
     pixels = rng.integers(0, 256, (IMAGES, 3, 16, 16), dtype=np.uint8)
     answers = rng.integers(CLASSES, size=IMAGES) if labels else None
@@ -75,7 +77,8 @@ def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool
     measure = found[0]["measure"]
     write_json(
         root / "baseline" / "metrics.json",
-        {"published": None, "measure": measure, "search": baseline, "held_out": baseline},
+        {"published": None, "measure": measure}
+        | {"search": baseline | {"skipped": 0}, "held_out": baseline | {"skipped": skipped}},
     )
     if set(methods) - {"rate_distortion"}:
         write_sealed(root / "sensitivity.csv", COLUMNS, _sensitivity(rng), {})
@@ -167,10 +170,9 @@ def _write_search(root, method, state, logits, reference, labels, keys, rng) -> 
         )
     write_sealed(folder / "front.csv", (PRICES if prices else FRONT) + list(ks), rows, {})
     # Measured in another order than that of size.
-    lines = [
-        [["slope", row["slope"]] if prices else [row[name] for name in ks], {}] for row in reversed(rows[1:] + rows[:1])
-    ]
-    write_text(folder / "journal.jsonl", "{}\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    with Journal(folder / "journal.jsonl", {}) as journal:
+        for row in reversed(rows[1:] + rows[:1]):
+            journal.append(("slope", row["slope"]) if prices else tuple(row[name] for name in ks), {})
     if prices:
         losses = [
             dict(zip(LOSSES, (name, 9, 10.0 ** -(i + 2), 10.0 ** -(i + 2.2), 0.6), strict=True))

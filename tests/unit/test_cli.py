@@ -135,6 +135,8 @@ def damaged(folder: Path) -> Path:
                 "summarise",
                 "--metrics",
                 f"{folder}/a",
+                "--baseline",
+                f"{folder}/d",
                 "--summary",
                 f"{folder}/b",
                 "--table",

@@ -162,7 +162,8 @@ def test_the_list_of_unchecked_commands_is_no_longer_than_needed():
 
 
 def check_command(words):
-    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+    # What only starts the command behind it.
+    while re.fullmatch(r"[A-Z_]+=.*|srun", words[0]):
         words = words[1:]
     program, arguments = Path(words[0]).name, words[1:]
     if program == "python" and arguments[0] == "-m":

@@ -18,6 +18,7 @@ from wshare.batchnorm import BatchNorm, FoldedNorm
 from wshare.benchmarks import Usage, read_benchmark, usage_by_stage
 from wshare.codebooks import Shared
 from wshare.errors import FormatError
+from wshare.journal import Journal
 from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
 from wshare.report.histograms import histogram
@@ -248,9 +249,10 @@ def test_trace_is_in_the_order_of_the_journal(folder):
 
 def test_journal_of_another_front_is_refused(tmp_path):
     root = write_results(tmp_path, ("slope",))
-    journal = root / "search" / "slope" / "journal.jsonl"
-    write_text(journal, journal.read_text() + "[[1, 1, 1], {}]\n")
-    with pytest.raises(FormatError, match="delete both and run again"):
+    path = root / "search" / "slope" / "journal.jsonl"
+    with Journal(path, {}) as journal:
+        journal.append((1, 1, 1), {})
+    with pytest.raises(FormatError, match=r"than front\.csv; remove both, .*: rm .*journal\.jsonl .*front\.csv$"):
         read_model_results(MODEL, [root / "search" / "slope" / "metrics.json"], 16)
 
 
@@ -279,6 +281,14 @@ def test_without_labels_the_page_says_agreement(tmp_path):
     assert "agreement with float32" in card[2]
     assert "top-1" not in card[2]
     assert "what is measured is agreement with the float32 network, not accuracy" in found.find("article")[0][2]
+
+
+def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(tmp_path, page):
+    root = write_results(tmp_path, ("slope",), skipped=3)
+    write_reports(tmp_path)
+    (article,) = Page(root / "report" / "index.html").find("article")
+    assert "loaded anew. Unreadable images left out: 3 held-out." in article[2]
+    assert all("nreadable" not in article[2] for article in page.find("article"))
 
 
 def test_figures_are_those_of_the_page(page, folder):

@@ -141,6 +141,7 @@ def test_the_default_study_shows_the_defaults_of_the_schema(section):
         ("images", 3, "3 is not of type 'string', 'null'"),
         ("datasets.d", None, "None is not of type 'object'"),
         ("datasets.d.enlarge", "yes", "'yes' is not of type 'boolean'"),
+        ("datasets.folder.on_bad_image", "skp", "'skp' is not one of stop, skip. Did you mean 'skip'?"),
         ("datasets.d.split.search", 0, "0 is less than or equal to the minimum of 0"),
         ("models.m.classes", 1, "1 is less than the minimum of 2"),
         ("models.m.preprocessing.channels", 2, "2 is not one of 1, 3."),
@@ -261,6 +262,7 @@ def test_required_keys(key):
             [("searches.r.options", {"compression_rate": 8, "kl": 0.1})],
             "searches.r.options.kl: not read with compression_rate; remove one of the two keys",
         ),
+        ([("datasets.d.on_bad_image", "skip")], "datasets.d.on_bad_image: source 'digits' does not read it; remove"),
         ([("datasets.p", PHOTOS | {"enlarge": False})], "datasets.p.enlarge: source 'photos' does not read it"),
         (
             [("datasets.p", PHOTOS | {"split": {"search": 0.5, "held_out": 9}})],
@@ -467,6 +469,7 @@ FETCHED = [
     ("datasets.folder.path", "there", {"prepare_images"}),
     ("datasets.folder.class_map", "sorted", {"prepare_images"}),
     ("datasets.folder.labels", False, {"prepare_images"}),
+    ("datasets.folder.on_bad_image", "skip", {"prepare_images"}),
     ("models.f.source", "timm", {"fetch_model"}),
     ("models.f.weights", "V2", {"fetch_model"}),
     ("models.f.path", "file", {"fetch_model"}),

@@ -283,6 +283,23 @@ def test_images_without_labels_hold_none_and_are_known_by_their_pixels(path):
         assert "labels" not in file
 
 
+def test_images_that_are_none_are_counted_and_left_out(path):
+    """The file is that of the other images, but for their number."""
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 3, 40, 41), dtype=np.uint8)
+    keys, labels, none = [str(i) for i in range(70)], np.arange(70) % 7, {0, 3, 68, 69}
+    kept = [i for i in range(70) if i not in none]
+    preprocessing = {"mean": [0.1] * 3, "std": [0.4] * 3}
+    given = [None if i in none else image for i, image in enumerate(pixels)]
+    found = write_images(path, given, labels, keys, preprocessing, {})
+    whole = path.with_name("whole.h5")
+    assert found == write_images(whole, pixels[kept], labels[kept], [keys[i] for i in kept], preprocessing, {})
+    skipped, expected = ImageFile(path), ImageFile(whole)
+    assert (skipped.skipped, expected.skipped) == (4, 0)
+    assert skipped.keys == expected.keys
+    assert np.array_equal(skipped.labels, expected.labels)
+    assert torch.equal(torch.cat(list(skipped.batches())), torch.cat(list(expected.batches())))
+
+
 def test_labels_that_are_lost_do_not_pass_for_no_labels(path):
     sample_images(path)
     with h5py.File(path, "a") as file:

@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from wshare.stages.summarise import summarise
 from wshare.storage import write_json
 
@@ -28,13 +30,16 @@ def result(measure: str, before: float, after: float) -> dict:
     }
 
 
-def summary(folder: Path, *results: dict) -> tuple[str, list[dict]]:
-    paths = []
-    for number, content in enumerate(results):
-        paths.append(folder / str(number) / "metrics.json")
-        paths[-1].parent.mkdir()
+def summary(folder: Path, *results: dict, skipped: tuple[int, int] = (0, 0)) -> tuple[str, list[dict]]:
+    """The text and the table of results; `skipped` search and held-out images of each model were unreadable."""
+    paths, baselines = [], []
+    for content in results:
+        model = folder / content["model"]
+        paths.append(model / "search" / content["search"] / "metrics.json")
+        baselines.append(model / "baseline" / "metrics.json")
         write_json(paths[-1], content)
-    summarise(paths, folder / "summary.txt", folder / "summary.csv")
+        write_json(baselines[-1], {"search": {"skipped": skipped[0]}, "held_out": {"skipped": skipped[1]}})
+    summarise(paths, baselines, folder / "summary.txt", folder / "summary.csv")
     with open(folder / "summary.csv", newline="") as file:
         return (folder / "summary.txt").read_text(), list(csv.DictReader(file))
 
@@ -61,3 +66,17 @@ def test_with_labels_the_text_says_top1_before_and_after(tmp_path):
     assert "top-1 80.00% -> 79.60%: 99.50% of float32, 95 % interval 96.80% to 99.60%" in labelled
     assert "agreement" not in labelled.replace("net_agreement", "")
     assert [row["measure"] for row in rows] == ["accuracy", "agreement"]
+
+
+@pytest.mark.parametrize(
+    ("skipped", "told"),
+    [
+        ((0, 0), "top-1 80.00% on 400 held-out images"),
+        ((0, 3), "top-1 80.00% on 400 held-out images; unreadable images left out: 3 held-out"),
+        ((2, 0), "on 400 held-out images; unreadable images left out: 2 search"),
+        ((1200, 3), "on 400 held-out images; unreadable images left out: 1,200 search, 3 held-out"),
+    ],
+)
+def test_the_heading_tells_how_many_images_were_unreadable_if_any_were(tmp_path, skipped, told):
+    text, _ = summary(tmp_path, result("accuracy", 0.8, 0.796), skipped=skipped)
+    assert text.splitlines()[0].endswith(told)

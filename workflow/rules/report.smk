@@ -79,6 +79,7 @@ rule summarise:
     """Write the block that a run ends with, and the same as a table."""
     input:
         metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
+        baseline=sorted({f"results/{model}/baseline/metrics.json" for model, _ in studies(config)}),
     output:
         summary="results/summary.txt",
         table=report(
@@ -96,5 +97,5 @@ rule summarise:
     params:
         code=code_hash_of("summarise"),
     shell:
-        "python -m wshare summarise --metrics {input.metrics:q}"
+        "python -m wshare summarise --metrics {input.metrics:q} --baseline {input.baseline:q}"
         " --summary {output.summary:q} --table {output.table:q} > {log:q} 2>&1"

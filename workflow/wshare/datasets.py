@@ -37,9 +37,8 @@ CIFAR10_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_ba
 IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}")
 
-
-# Unreadable images that a message names.
-MOST_NAMED = 20
+# Unreadable images that an error names, and a note about those that were left out.
+MOST_NAMED, MOST_NOTED = 20, 10
 
 
 class UnreadableImage(UserError):
@@ -149,12 +148,54 @@ def prepare(image: PIL.Image.Image, preprocessing: Mapping[str, Any], enlarge: b
 
 
 def prepared(
-    dataset: Dataset, chosen: Iterable[int], preprocessing: Mapping[str, Any], enlarge: bool
-) -> Iterator[np.ndarray]:
-    """The chosen images, read and prepared one by one; see `prepare`."""
+    dataset: Dataset,
+    chosen: Iterable[int],
+    preprocessing: Mapping[str, Any],
+    enlarge: bool,
+    skipped: list[UnreadableImage] | None = None,
+) -> Iterator[np.ndarray | None]:
+    """The chosen images, read and prepared one by one; see `prepare`.
+
+    None stands for one that is unreadable, and its error is added to `skipped`; without such a list it is raised.
+    """
     # A crop is the network's view already: a second one, at the centre, would cut it again.
     shape = {**preprocessing, "resize": [preprocessing["crop"]] * 2} if dataset.cropped else preprocessing
-    return (prepare(dataset.read(i), shape, enlarge) for i in chosen)
+    for i in chosen:
+        try:
+            yield prepare(dataset.read(i), shape, enlarge)
+        except UnreadableImage as error:
+            if skipped is None:
+                raise
+            skipped.append(error)
+            yield None
+
+
+def prepared_split(
+    name: str, dataset: Dataset, chosen: Sized, preprocessing: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Iterator[np.ndarray | None]:
+    """The images of the split `name`, as `prepared` gives them; None stands for one that is skipped.
+
+    `settings` are those of the data set. Once through, prints how many were skipped, and which; UserError if no image
+    is left.
+    """
+    skipped: list[UnreadableImage] | None = [] if settings["on_bad_image"] == "skip" else None
+    yield from prepared(dataset, chosen, preprocessing, settings["enlarge"], skipped)
+    if skipped:
+        told = f"{len(skipped)} of {len(chosen)} images are unreadable: {_names(skipped, MOST_NOTED)}"
+        if len(skipped) == len(chosen):
+            raise UserError(f"split {name!r}: no image is left, {told}; replace them")
+        print(f"{name}: skipped, {told}")
+
+
+def first_readable(dataset: Dataset) -> PIL.Image.Image:
+    """The first image that can be decoded; UserError if none can."""
+    for i in range(len(dataset.keys)):
+        try:
+            return dataset.read(i)
+        except UnreadableImage:
+            # It is no matter here what becomes of its split.
+            continue
+    raise all_unreadable(dataset, range(len(dataset.keys)))
 
 
 def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
@@ -167,9 +208,12 @@ def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
             found.append(error)
     if len(found) == 1:
         return found[0]
-    names = ", ".join(sorted(str(error.path) for error in found)[:MOST_NAMED])
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return UserError(f"{len(found)} unreadable images; replace or remove them: {names}{more}")
+    return UserError(f"{len(found)} unreadable images; replace or remove them: {_names(found, MOST_NAMED)}")
+
+
+def _names(found: Iterable[UnreadableImage], most: int) -> str:
+    paths = sorted(str(error.path) for error in found)
+    return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
 def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, int]:

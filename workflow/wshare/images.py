@@ -35,7 +35,7 @@ CHUNK_BYTES = 1 << 16
 
 def write_images(
     path: str | Path,
-    images: Iterable[np.ndarray],
+    images: Iterable[np.ndarray | None],
     labels: np.ndarray | None,
     keys: list[str],
     preprocessing: dict,
@@ -43,33 +43,39 @@ def write_images(
 ) -> str:
     """Write decoded images one by one; returns their fingerprint.
 
-    Each image is uint8 [C, H, W], all of one shape; `labels` is int64 [N] or None; `keys` names each image.
+    Each image is uint8 [C, H, W], all of one shape, or None if it is skipped: it is counted, and left out with its
+    label and its key. `labels` is int64 [N] or None; `keys` names each image.
     `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, kept for the readers.
     The fingerprint is the SHA-256 over all pixels and, where there are any, labels, in order.
     """
     digest = hashlib.sha256()
-    checksums = np.zeros(len(keys), np.uint32)
+    checksums, kept = [], []
     with create_h5(path, KIND, settings, {"preprocessing": _hash(preprocessing)}) as file:
         stored = None
         # Strict: a reader would take an image that was never written for a black one.
         for position, (image, _) in enumerate(zip(images, keys, strict=True)):
+            if image is None:
+                continue
             if stored is None:
                 check_space(Path(path), len(keys) * image.nbytes)
                 shape = (len(keys), *image.shape)
                 chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
                 stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)
-            stored[position] = image
-            checksums[position] = zlib.crc32(image.tobytes())
+            stored[len(kept)] = image
+            kept.append(position)
+            checksums.append(zlib.crc32(image.tobytes()))
             digest.update(image.tobytes())
+        stored.resize(len(kept), axis=0)
         if labels is not None:
             if len(labels) != len(keys):
                 raise ValueError(f"{len(labels)} labels for {len(keys)} images")
-            digest.update(np.asarray(labels, dtype="<i8").tobytes())
-        table = {"keys": np.array([key.encode() for key in keys]), "checksums": checksums}
-        given = {} if labels is None else {"labels": np.asarray(labels, dtype=np.int64)}
+            labels = np.asarray(labels, dtype="<i8")[kept]
+            digest.update(labels.tobytes())
+        table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
+        given = {} if labels is None else {"labels": labels}
         write_arrays(file, **table, **given)
         set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
-        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"])
+        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped=len(keys) - len(kept))
     return digest.hexdigest()
 
 
@@ -136,9 +142,10 @@ class ImageFile(Images):
     """Images of one split, read batch by batch.
 
     Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
-    [C, H, W], `batch_size`. `limit` keeps the first images only; they are in random order in the file, so this is
-    a random sample. FormatError if the file is not whole, or was made with another `preprocessing`, if one is given;
-    each image is compared with its checksum when it is read.
+    [C, H, W], `batch_size`, `skipped`, the number of images of the split that were left out as unreadable. `limit`
+    keeps the first images only; they are in random order in the file, so this is a random sample. FormatError if the
+    file is not whole, or was made with another `preprocessing`, if one is given; each image is compared with its
+    checksum when it is read.
     """
 
     def __init__(self, path: str | Path, limit: int | None = None, preprocessing: dict | None = None):
@@ -153,6 +160,7 @@ class ImageFile(Images):
             self.keys = tuple(key.decode() for key in keys)
             self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
+            self.skipped = int(file.attrs["skipped"])
             self._mean, self._std = file.attrs["mean"], file.attrs["std"]
         self.batch_size = batch_size(self.shape)
         self._first = 0

@@ -7,8 +7,10 @@ import zlib
 from pathlib import Path
 
 from wshare.errors import FormatError
-from wshare.search.problem import Combination
 from wshare.storage import write_errors, write_text
+
+# What was measured: a combination, or for searches by price the name of the measurement and the price.
+Key = tuple
 
 
 class Journal:
@@ -19,22 +21,10 @@ class Journal:
     """
 
     def __init__(self, path: Path, header: dict):
-        self._entries: dict[Combination, dict] = {}
         first = json.dumps(header, sort_keys=True)
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-        # What follows the last line break is empty, or a line that was never finished.
-        whole = lines[:-1] if lines[:-1] and lines[0] == first else [first]
-        for number, line in enumerate(whole[1:], start=2):
-            try:
-                combination, measurement, checksum = json.loads(line)
-                if checksum != _checksum(combination, measurement):
-                    raise ValueError("checksum differs")
-                self._entries[tuple(combination)] = measurement
-            except (ValueError, TypeError, RecursionError) as error:
-                raise FormatError(
-                    f"{path}: line {number} is damaged ({error}); remove it, to measure anew, with: "
-                    f"rm {shlex.quote(str(path))}"
-                ) from None
+        lines = _whole_lines(path) if path.exists() else []
+        whole = lines if lines[:1] == [first] else [first]
+        self._entries = _entries(path, whole)
         write_text(path, "".join(line + "\n" for line in whole))
         self._path = path
         with write_errors(path):
@@ -50,17 +40,17 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, combination: Combination) -> bool:
+    def __contains__(self, combination: Key) -> bool:
         return combination in self._entries
 
-    def __getitem__(self, combination: Combination) -> dict:
+    def __getitem__(self, combination: Key) -> dict:
         return self._entries[combination]
 
-    def entries(self) -> dict[Combination, dict]:
+    def entries(self) -> dict[Key, dict]:
         """All measurements by combination."""
         return dict(self._entries)
 
-    def append(self, combination: Combination, measurement: dict) -> None:
+    def append(self, combination: Key, measurement: dict) -> None:
         """Add a measurement; it is on disk when this returns."""
         self._entries[combination] = measurement
         line = json.dumps([combination, measurement, _checksum(combination, measurement)]) + "\n"
@@ -71,5 +61,32 @@ class Journal:
             os.fsync(self._file.fileno())
 
 
-def _checksum(combination: Combination, measurement: dict) -> int:
+def read_journal(path: Path) -> dict[Key, dict]:
+    """All measurements of a journal, in the order in which they were made; FormatError if a line is damaged."""
+    return _entries(path, _whole_lines(path))
+
+
+def _whole_lines(path: Path) -> list[str]:
+    # What follows the last line break is empty, or a line that was never finished.
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+
+
+def _entries(path: Path, lines: list[str]) -> dict[Key, dict]:
+    """Measurements of the lines behind the header."""
+    entries: dict[Key, dict] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            combination, measurement, checksum = json.loads(line)
+            if checksum != _checksum(combination, measurement):
+                raise ValueError("checksum differs")
+            entries[tuple(combination)] = measurement
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FormatError(
+                f"{path}: line {number} is damaged ({error}); remove it, to measure anew, with: "
+                f"rm {shlex.quote(str(path))}"
+            ) from None
+    return entries
+
+
+def _checksum(combination: Key, measurement: dict) -> int:
     return zlib.crc32(json.dumps([combination, measurement]).encode())

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from wshare.errors import FormatError
 from wshare.models import Fetched, fast, load, state_of
-from wshare.storage import atomic, read_json, remedy, sha256_file, write_json
+from wshare.storage import atomic, check_sha256, read_json, remedy, sha256_file, write_json
 
 
 def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
@@ -24,10 +24,7 @@ def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
 def read_model(spec: Path, weights: Path) -> torch.nn.Module:
     """The network in evaluation mode; FormatError unless the weights are those the specification names."""
     description = read_json(spec)
-    if not weights.is_file():
-        raise FormatError(f"{weights}: no such file; {remedy(weights)}")
-    if sha256_file(weights) != description["sha256"]:
-        raise FormatError(f"{weights}: not the file that {spec} describes, or damaged; {remedy(weights)}")
+    check_sha256(weights, description["sha256"], spec)
     try:
         return fast(load(description, load_file(weights)))
     except SafetensorError as error:

@@ -186,15 +186,9 @@ def read_shared(path: str | Path) -> tuple[dict[str, Shared], dict[str, np.ndarr
 
 def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry | np.ndarray]:
     """State dict, each shared tensor as `make` gives it; tied tensors are one object."""
-    try:
-        with safe_open(path, "numpy") as file:
-            index = _index_of(path, file)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
-        # The last two stand for types that numpy does not have.
-        raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
+    with _opened(path) as file:
+        index = _index_of(path, file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         _check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()))
         state = (_unpack if index["version"] == VERSION else _unpack_first)(path, index, tensors, make)
@@ -205,8 +199,25 @@ def _read(path: str | Path, make: Callable[[Shared], Entry]) -> dict[str, Entry 
                 raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; {remedy(path)}")
             state[alias] = state[name]
         return state
-    except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
+    except MemoryError as error:
+        raise FormatError(
+            f"{path}: needs more memory than there is ({error}); free some, or take another file"
+        ) from None
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """The container; FormatError if it is missing, or not whole."""
+    try:
+        with safe_open(path, "numpy") as file:
+            yield file
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        # The last two stand for types that numpy does not have.
+        raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
 
 
 @dataclass(frozen=True)
@@ -223,7 +234,7 @@ class Layout:
 
 def read_index(path: str | Path) -> dict:
     """The index of a packed file, of whichever version, checked against its hash; FormatError if it is another file."""
-    with safe_open(path, "numpy") as file:
+    with _opened(path) as file:
         return _index_of(path, file)
 
 
@@ -471,7 +482,7 @@ def _damaged(path: str | Path, name: str) -> Iterator[None]:
     """Any error of the block that damage can cause becomes a FormatError that names the tensor."""
     try:
         yield
-    except (TypeError, ValueError, OverflowError, IndexError, MemoryError, struct.error) as error:
+    except (TypeError, ValueError, OverflowError, IndexError, struct.error) as error:
         raise FormatError(f"{path}: {name!r}: {error}; {remedy(path)}") from None
 
 

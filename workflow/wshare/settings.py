@@ -43,9 +43,9 @@ _READ_BY_DATASET = {
     "digits": ("enlarge",),
     "fashion_mnist": ("enlarge", "path"),
     "cifar10": ("enlarge", "path"),
-    "imagenet": ("enlarge", "path"),
-    "imagenette": ("enlarge", "path"),
-    "imagefolder": ("enlarge", "path", "class_map", "labels"),
+    "imagenet": ("enlarge", "path", "on_bad_image"),
+    "imagenette": ("enlarge", "path", "on_bad_image"),
+    "imagefolder": ("enlarge", "path", "on_bad_image", "class_map", "labels"),
     "photos": (),
     "python": ("enlarge", "function"),
 }
@@ -226,7 +226,8 @@ def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
         yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
     if dataset["source"] == "imagefolder" and dataset["class_map"] and not dataset["labels"]:
         yield f"{where}.class_map: not read with labels: false; remove one of the two keys"
-    for key in _unread("dataset", dataset, _READ_BY_DATASET, ("path", "class_map", "function", "enlarge", "labels")):
+    keys = ("path", "class_map", "function", "enlarge", "labels", "on_bad_image")
+    for key in _unread("dataset", dataset, _READ_BY_DATASET, keys):
         yield f"{where}.{key}: source {dataset['source']!r} does not read it; remove the key"
     if dataset["source"] == "python" and not dataset["function"]:
         yield f"{where}.function: required for source 'python'"

@@ -191,6 +191,16 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_sha256(path: str | Path, expected: str, spec: str | Path) -> None:
+    """FormatError unless there is a file of the SHA-256 that `spec` gives it."""
+    try:
+        found = sha256_file(path)
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file; {remedy(path)}") from None
+    if found != expected:
+        raise FormatError(f"{path}: not the file that {spec} describes, or damaged; {remedy(path)}")
+
+
 def sha256_arrays(*arrays: np.ndarray) -> str:
     """Hexadecimal SHA-256 over type, shape and bytes of arrays, in order."""
     digest = hashlib.sha256()

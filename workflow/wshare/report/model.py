@@ -15,7 +15,7 @@ from wshare.report.charts import Chart
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
 from wshare.report.results import Model, Search
-from wshare.report.texts import duration, memory, percent, recipe, shape, size
+from wshare.report.texts import duration, memory, percent, recipe, shape, size, told_skipped
 from wshare.storage import open_h5
 
 # The best first.
@@ -282,9 +282,11 @@ def _held_out(model: Model, search: Search) -> str:
         '<div class="scroll" role="region" aria-label="Search images against held-out images" tabindex="0">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+    told = told_skipped(baseline)
+    skipped = f" Unreadable images left out: {told}." if told else ""
     return (
         "<p>The search saw the search images alone. The held-out images were looked at once, with the packed file "
-        f"loaded anew.</p>{compared}{_changed(model, search)}"
+        f"loaded anew.{skipped}</p>{compared}{_changed(model, search)}"
     )
 
 

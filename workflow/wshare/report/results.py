@@ -1,13 +1,14 @@
 """What a report is made from: the files of a finished run."""
 
-import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from wshare.benchmarks import Usage, jobs_of, usage_by_stage
 from wshare.errors import FormatError
+from wshare.journal import read_journal
 from wshare.packing import Layout, read_layout
-from wshare.storage import read_json
+from wshare.storage import check_sha256, read_json
 from wshare.tables import ANSWERS, read_sealed
 
 # Columns of front.csv that are no layer.
@@ -69,14 +70,16 @@ class Model:
 def read_model_results(name: str, metrics: list[Path], layers_per_job: int) -> Model:
     """Everything under results/<model>/ that a report shows; `metrics` are its metrics.json, one a search."""
     folder = metrics[0].parents[2]
-    table = read_json(folder / "model" / "layers.json")
+    path, table = folder / "model" / "model.json", read_json(folder / "model" / "layers.json")
+    spec = read_json(path)
+    check_sha256(folder / "model" / "weights.safetensors", spec["sha256"], path)
     jobs = jobs_of([layer["folder"] for layer in table["layers"]], layers_per_job)
     searches = [_read_search(path, folder / "benchmarks", jobs) for path in metrics]
     profiled = any(search.method != "rate_distortion" for search in searches)
     return Model(
         name=name,
         folder=folder,
-        spec=read_json(folder / "model" / "model.json"),
+        spec=spec,
         layers=table["layers"],
         parameters=table["parameters"],
         baseline=read_json(folder / "baseline" / "metrics.json"),
@@ -113,7 +116,7 @@ def _trace(journal: Path, front: list[dict[str, str]], prices: bool) -> list[int
     """Positions in the front in the order of measurement; a price is known by itself, a combination by its ks."""
     if not journal.exists():
         return None
-    keys = [json.loads(line)[0] for line in journal.read_text(encoding="utf-8").splitlines()[1:]]
+    keys = list(read_journal(journal))
     if prices:
         places = {float(row["slope"]): place for place, row in enumerate(front)}
         order = [places.get(key[1]) for key in keys if key[0] == "slope"]
@@ -122,7 +125,10 @@ def _trace(journal: Path, front: list[dict[str, str]], prices: bool) -> list[int
         places = {combination: place for place, combination in enumerate(ks)}
         order = [places.get(tuple("dense" if k is None else str(k) for k in key)) for key in keys]
     if sorted(order, key=lambda place: -1 if place is None else place) != list(range(len(front))):
-        raise FormatError(f"{journal}: holds other measurements than front.csv; delete both and run again")
+        both = shlex.join([str(journal), str(journal.with_name("front.csv"))])
+        raise FormatError(
+            f"{journal}: holds other measurements than front.csv; remove both, to measure anew, with: rm {both}"
+        )
     return order
 
 

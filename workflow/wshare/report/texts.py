@@ -47,6 +47,12 @@ def recipe(ks: Iterable[str], most: int = 14) -> str:
     return ", ".join(words)
 
 
+def told_skipped(baseline: dict) -> str:
+    """How many images of each split were skipped, by a baseline/metrics.json: 2 search, 3 held-out; empty if none."""
+    counts = {"search": baseline["search"]["skipped"], "held-out": baseline["held_out"]["skipped"]}
+    return ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+
+
 def significant(value: float, digits: int = 5) -> float:
     """The number rounded to so many digits: enough for a chart, and a smaller page."""
     return float(f"{value:.{digits}g}")

@@ -29,7 +29,8 @@ def evaluate_dense(
         write_logits(target, logits, images, description["sha256"])
         quality = score(logits, logits, images.labels)
         result["measure"] = measure_of(images.labels)
-        result[name] = {"images": len(images), "top1": quality.top1, "top5": quality.top5, "loss": quality.loss}
+        counts = {"images": len(images), "skipped": images.skipped}
+        result[name] = counts | {"top1": quality.top1, "top5": quality.top5, "loss": quality.loss}
         if images.labels is None:
             print(f"{name}: {len(images)} images without labels; this network's own classes stand for them")
         else:

@@ -5,21 +5,24 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wshare.datasets import UnreadableImage, all_unreadable, open_dataset, prepared, splits_of
+from wshare.datasets import UnreadableImage, all_unreadable, open_dataset, prepared_split, splits_of
 from wshare.images import write_images
 from wshare.progress import PROGRESS
 from wshare.storage import read_json
 
 
 def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> None:
-    """Write the search and the held-out images, each in random order; UserError names all that are unreadable."""
+    """Write the search and the held-out images, each in random order.
+
+    Images that are unreadable are left out with `on_bad_image: skip`, else UserError names all of them.
+    """
     preprocessing = read_json(spec)["preprocessing"]
     dataset = open_dataset(settings)
     splits = splits_of(dataset, settings["split"], settings["seed"])
     for name, path in (("search", search), ("held_out", held_out)):
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
-        decoded = prepared(dataset, tqdm(chosen, name, **PROGRESS), preprocessing, settings["enlarge"])
+        decoded = prepared_split(name, dataset, tqdm(chosen, name, **PROGRESS), preprocessing, settings)
         keys = [dataset.keys[i] for i in chosen]
         labels = None if dataset.labels is None else dataset.labels[chosen]
         try:

@@ -2,20 +2,25 @@
 
 from pathlib import Path
 
+from wshare.report.texts import told_skipped
 from wshare.storage import read_json, write_text
 from wshare.tables import write_table
 
 
-def summarise(metrics: list[Path], summary: Path, table: Path) -> None:
-    """Write a block of text for each model with a paragraph for each of its searches, and a table of all."""
+def summarise(metrics: list[Path], baseline: list[Path], summary: Path, table: Path) -> None:
+    """Write a block of text for each model with a paragraph for each of its searches, and a table of all.
+
+    `baseline` holds each model's baseline/metrics.json.
+    """
     results = [(read_json(path), path.parent) for path in metrics]
+    baselines = {path.parents[1]: read_json(path) for path in baseline}
     by_model: dict[str, list[tuple[dict, Path]]] = {}
     for result, folder in results:
         by_model.setdefault(result["model"], []).append((result, folder))
     blocks = [
         "\n".join(
             [
-                heading(found[0][0]),
+                heading(found[0][0], baselines[found[0][1].parents[1]]),
                 *(paragraph(*entry) for entry in found),
                 f"  report: {found[0][1].parents[1]}/report/index.html",
                 f"  next: {advice(found)}",
@@ -68,13 +73,15 @@ def row(result: dict) -> dict:
     }
 
 
-def heading(result: dict) -> str:
+def heading(result: dict, baseline: dict) -> str:
     """The model's name and its quality before compression."""
+    told = told_skipped(baseline)
+    skipped = f"; unreadable images left out: {told}" if told else ""
     dense = result["float32"]
     quality = "no labels" if result["measure"] == "agreement" else f"top-1 {dense['top1']:.2%}"
     return (
         f"{result['model']} on {result['dataset']}: float32 file {_size(result['bytes']['float32'])}, "
-        f"{quality} on {dense['images']} held-out images"
+        f"{quality} on {dense['images']} held-out images{skipped}"
     )
 
 

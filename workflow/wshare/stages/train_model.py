@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from wshare import networks
-from wshare.datasets import open_dataset, prepare, split_indices
+from wshare.datasets import UnreadableImage, all_unreadable, first_readable, open_dataset, prepared_split, split_indices
 from wshare.errors import UserError
 from wshare.images import normalised
 from wshare.modelfile import write_model
@@ -25,24 +25,31 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
     data = open_dataset(settings["dataset"])
     if data.labels is None:
         raise UserError("training: the dataset gives no labels to learn from; use another source for the network")
-    first = data.read(0)
+    first = first_readable(data)
     found = {"channels": len(first.getbands()), "crop": first.height}
     preprocessing = complete_preprocessing(found, settings["preprocessing"])
     arguments = {"classes": data.classes} | settings["arguments"]
     module = networks.build(settings["architecture"], arguments)
     splits = split_indices(data.keys, settings["dataset"]["split"], settings["seed"])
 
-    def pixels(split: str) -> torch.Tensor:
-        decoded = np.stack(
-            [prepare(data.read(i), preprocessing, settings["dataset"]["enlarge"]) for i in splits[split]]
+    def decoded(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of a split, without the images that are skipped."""
+        chosen = splits[split]
+        try:
+            found = list(prepared_split(split, data, chosen, preprocessing, settings["dataset"]))
+        except UnreadableImage:
+            raise all_unreadable(data, np.concatenate([splits["train"], splits["search"]])) from None
+        kept = [place for place, image in enumerate(found) if image is not None]
+        pixels = np.stack([found[place] for place in kept])
+        return normalised(pixels, preprocessing["mean"], preprocessing["std"]), torch.from_numpy(
+            data.labels[chosen[kept]]
         )
-        return normalised(decoded, preprocessing["mean"], preprocessing["std"])
 
-    labels = torch.from_numpy(data.labels)
     hyperparameters = {key: recipe[key] for key in ("epochs", "learning_rate", "batch_size", "shift")}
-    train(module, pixels("train"), labels[splits["train"]], **hyperparameters, seed=settings["seed"])
+    train(module, *decoded("train"), **hyperparameters, seed=settings["seed"])
     with torch.inference_mode():
-        accuracy = (module(pixels("search")).argmax(1) == labels[splits["search"]]).float().mean().item()
+        images, labels = decoded("search")
+        accuracy = (module(images).argmax(1) == labels).float().mean().item()
     print(f"accuracy on the search split: {accuracy:.2%}, floor {recipe['floor']:.2%}")
     if accuracy < recipe["floor"]:
         raise UserError(
