@@ -22,7 +22,7 @@ from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
 from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
-from wshare.report.texts import duration, memory, percent, recipe, size
+from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.settings import complete, stage_settings
 from wshare.stages.report_model import program, report_model
 from wshare.stages.search_rate_distortion import LOSSES
@@ -279,6 +279,27 @@ def test_without_labels_the_page_says_agreement(tmp_path):
     assert "agreement with float32" in card[2]
     assert "top-1" not in card[2]
     assert "what is measured is agreement with the float32 network, not accuracy" in found.find("article")[0][2]
+    # Against its own answers the float32 network is always right: no number of that kind stands anywhere.
+    assert "float32 accuracy" not in found.find("article")[0][2]
+    assert "share of float32" not in found.find("article")[0][2]
+    assert "no labels, so it is held against the float32 network's own first answers" in found.find("header")[0][2]
+
+
+def test_one_combination_has_no_trace_to_draw(tmp_path):
+    root = write_results(tmp_path, ("rate_distortion",))
+    search = root / "search" / "rate_distortion"
+    rows, made_from = read_sealed(search / "front.csv")
+    chosen = [row for row in rows if row["chosen"] == "1"]
+    write_sealed(search / "front.csv", list(chosen[0]), chosen, made_from)
+    head, *lines = (search / "journal.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)[0] == ["slope", float(chosen[0]["slope"])]]
+    write_text(search / "journal.jsonl", "\n".join([head, *kept]) + "\n")
+    write_reports(tmp_path)
+    found = Page(root / "report" / "index.html")
+    (article,) = found.find("article")
+    assert "One combination was measured, the chosen one." in article[2]
+    assert "1 combination measured on the search images." in article[2]
+    assert not (root / "report" / "figures" / "rate_distortion" / "trace.svg").exists()
 
 
 def test_figures_are_those_of_the_page(page, folder):
@@ -311,13 +332,13 @@ def test_study_compares_all_searches(study, metrics):
         found = metrics[row[1]]
         numbers = [
             *(found["bytes"]["float32"], found["bytes"]["packed"]),
-            *(found["compression_rate"]["on_disk"], found["compression_rate"]["analytic"], found["bits_per_weight"]),
+            *(found["compression_rate"]["on_disk"], found["relative_accuracy"], *found["relative_accuracy_ci95"]),
+            found["quality_target"],
         ]
-        assert [float(value) for value in row[4:9]] == numbers
-        assert [float(value) for value in row[10:13]] == [
-            found["float32"]["top1"],
-            found["compressed"]["top1"],
-            found["relative_accuracy"],
+        assert [float(value) for value in row[3:10]] == numbers
+        assert [float(value) for value in row[11:16]] == [
+            *(found["float32"]["top1"], found["compressed"]["top1"], found["compressed"]["kl"]),
+            *(found["bits_per_weight"], found["compression_rate"]["analytic"]),
         ]
     assert {e[1]["href"] for e in study.inside(table, "a")} == {f"../{MODEL}/report/index.html"}
 
@@ -403,6 +424,19 @@ def test_usage_takes_the_sum_of_times_and_the_peak_of_memory(tmp_path):
     usage = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a", "b"]})
     assert usage == {"inspect_model": Usage(1.0, None, 1), "cluster_layer": Usage(5.0, 30.0, 2)}
     assert read_benchmark(tmp_path / "inspect_model.tsv") == [(1.0, None)]
+
+
+def test_usage_leaves_out_stages_that_only_other_searches_need(tmp_path):
+    for stage in ("extract_weights", "measure_inputs", "gather_sensitivity", "cluster_layer/a"):
+        write_text(tmp_path / f"{stage}.tsv", "s\th:m:s\tmax_rss\n1\tx\t-\n")
+    assert set(usage_by_stage(tmp_path, "rate_distortion", {})) == {"extract_weights", "measure_inputs"}
+    profiled = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a"]})
+    assert set(profiled) == {"extract_weights", "gather_sensitivity", "cluster_layer"}
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 models"), (1, "1 model"), (1500, "1,500 models")])
+def test_one_thing_is_singular(number, text):
+    assert counted(number, "model") == text
 
 
 def test_plan_says_what_is_known_and_no_more(tmp_path):

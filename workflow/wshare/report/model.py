@@ -15,7 +15,7 @@ from wshare.report.charts import Chart
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
 from wshare.report.results import Model, Search
-from wshare.report.texts import duration, memory, percent, recipe, shape, size
+from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size
 from wshare.storage import open_h5
 
 # The best first.
@@ -31,10 +31,14 @@ def model_page(model: Model, settings: dict, commit: str) -> tuple[str, dict[str
     found: dict[str, Chart] = {}
     articles = [_article(model, search, settings, commit, found) for search in model.searches]
     baseline = model.baseline["held_out"]
-    quality = "without labels" if model.baseline["measure"] == "agreement" else f"top-1 {percent(baseline['top1'])}"
+    quality = (
+        "no labels, so it is held against the float32 network's own first answers,"
+        if model.baseline["measure"] == "agreement"
+        else f"float32 top-1 {percent(baseline['top1'])}"
+    )
     lead = (
-        f"{escape(model.searches[0].metrics['dataset'])}: {model.spec['parameters']:,} parameters, {quality} of the "
-        f"float32 network on {baseline['images']:,} held-out images."
+        f"{escape(model.searches[0].metrics['dataset'])}: {model.spec['parameters']:,} parameters; {quality} on "
+        f"{counted(baseline['images'], 'held-out image')}."
     )
     body = (
         '<h2>Verdict</h2>\n<div class="cards">\n'
@@ -136,7 +140,11 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
         (
             "Search trace",
             drawn(
-                "trace", charts.trace(search), "The order of the evaluations is lost with the search's journal.jsonl."
+                "trace",
+                charts.trace(search) if len(search.front) > 1 else None,
+                "The order of the evaluations is lost with the search's journal.jsonl."
+                if search.trace is None
+                else "One combination was measured, the chosen one.",
             ),
         ),
         ("Held-out confirmation", _held_out(model, search)),
@@ -210,7 +218,7 @@ def _layers(model: Model, search: Search) -> str:
         ("status", ""),
         ("reason", "text"),
     ]
-    rest = "; ".join(f"{count} tensors, {escape(reason)}" for reason, count in sorted(others.items()))
+    rest = "; ".join(f"{counted(count, 'tensor')}, {escape(reason)}" for reason, count in sorted(others.items()))
     listed = sum(row[6][1] for row in rows)
     header = search.metrics["bytes"]["header"]
     identity = f"layers-{search.name}"
@@ -262,17 +270,23 @@ def _held_out(model: Model, search: Search) -> str:
     metrics, on_search = search.metrics, search.recipe["on_search_images"]
     baseline, after = model.baseline, search.metrics["compressed"]
     low, high = metrics["relative_accuracy_ci95"]
-    measure = "top-1" if metrics["measure"] == "accuracy" else "agreement (no labels)"
     columns = [("", ""), ("search images", "number"), ("held-out images", "number")]
-    pairs = [
-        ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}"),
-        (f"float32 {measure}", percent(baseline["search"]["top1"]), percent(metrics["float32"]["top1"])),
-        (f"compressed {measure}", percent(on_search["top1"]), percent(after["top1"])),
-        ("share of float32", percent(on_search["relative_accuracy"]), percent(metrics["relative_accuracy"])),
-        ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}"),
-        ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"])),
-        ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}"),
-    ]
+    images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
+    agreement = ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"]))
+    interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
+    divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
+    if metrics["measure"] == "agreement":
+        pairs = [images, agreement, interval, divergence]
+    else:
+        pairs = [
+            images,
+            ("float32 top-1", percent(baseline["search"]["top1"]), percent(metrics["float32"]["top1"])),
+            ("compressed top-1", percent(on_search["top1"]), percent(after["top1"])),
+            ("share of float32", percent(on_search["relative_accuracy"]), percent(metrics["relative_accuracy"])),
+            interval,
+            agreement,
+            divergence,
+        ]
     head = "".join(f'<th scope="col" class="{css}">{title}</th>' for title, css in columns)
     body = "".join(
         f'<tr><th scope="row">{name}</th><td class="number">{first}</td><td class="number">{second}</td></tr>'
@@ -280,7 +294,7 @@ def _held_out(model: Model, search: Search) -> str:
     )
     compared = (
         '<div class="scroll" role="region" aria-label="Search images against held-out images" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<table class="free"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
     return (
         "<p>The search saw the search images alone. The held-out images were looked at once, with the packed file "
@@ -311,7 +325,7 @@ def _changed(model: Model, search: Search) -> str:
             text = f"{label}float32 says {row['float32']}, compressed says {row['compressed']}"
             source = _thumbnail(file["images"][place])
             items.append(
-                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}" loading="lazy">{escape(text)}<br>'
+                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}">{escape(text)}<br>'
                 f"<small>{escape(row['image'])}</small></li>"
             )
     shown = "" if len(changed) <= IMAGES else f" The first {IMAGES} in the file's random order:"
@@ -346,8 +360,9 @@ def _usage_table(search: Search) -> str:
     ]
     metrics = search.metrics
     words = (
-        f"<p>{metrics['evaluations']:,} combinations measured, {metrics['images_forwarded']:,} images forwarded. Rules "
-        "that all searches of a model share stand in full here. Times depend on the machine and its load.</p>"
+        f"<p>{counted(metrics['evaluations'], 'combination')} measured, "
+        f"{counted(metrics['images_forwarded'], 'image')} forwarded. Rules that several searches of a model "
+        "share stand in full here. Times depend on the machine and its load.</p>"
     )
     return words + table(f"usage-{search.name}", columns, rows, f"Time and memory of {search.name}")
 
