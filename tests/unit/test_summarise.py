@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from wshare.stages.summarise import summarise
 from wshare.storage import write_json
 
@@ -28,12 +30,13 @@ def result(measure: str, before: float, after: float) -> dict:
     }
 
 
-def summary(folder: Path, *results: dict) -> tuple[str, list[dict]]:
+def summary(folder: Path, *results: dict, options: dict | None = None) -> tuple[str, list[dict]]:
     paths = []
     for number, content in enumerate(results):
         paths.append(folder / str(number) / "metrics.json")
         paths[-1].parent.mkdir()
         write_json(paths[-1], content)
+        write_json(paths[-1].with_name("recipe.json"), {"settings": {"options": options or {}}})
     summarise(paths, folder / "summary.txt", folder / "summary.csv")
     with open(folder / "summary.csv", newline="") as file:
         return (folder / "summary.txt").read_text(), list(csv.DictReader(file))
@@ -61,3 +64,49 @@ def test_with_labels_the_text_says_top1_before_and_after(tmp_path):
     assert "top-1 80.00% -> 79.60%: 99.50% of float32, 95 % interval 96.80% to 99.60%" in labelled
     assert "agreement" not in labelled.replace("net_agreement", "")
     assert [row["measure"] for row in rows] == ["accuracy", "agreement"]
+
+
+def advice(folder: Path, *results: dict, **given) -> str:
+    """What the text says to do next."""
+    text, _ = summary(folder, *results, **given)
+    (line,) = (line for line in text.splitlines() if line.startswith("  next: "))
+    return line.removeprefix("  next: ")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options", "expected"),
+    [
+        ("undecided", {}, "give datasets.d.split.held_out more images, or raise searches.slope.confidence"),
+        ("missed", {}, "raise searches.slope.confidence, or lower searches.slope.quality_target"),
+        (
+            "missed",
+            {"compression_rate": None},
+            "raise searches.slope.confidence, or lower searches.slope.quality_target",
+        ),
+        ("missed", {"compression_rate": 8}, "lower searches.slope.options.compression_rate (now 8)"),
+        (
+            "undecided",
+            {"compression_rate": 8.5},
+            "give datasets.d.split.held_out more images, or lower searches.slope.options.compression_rate (now 8.5)",
+        ),
+    ],
+)
+def test_advice_names_the_keys_that_decide(tmp_path, verdict, options, expected):
+    found = result("accuracy", 0.8, 0.7) | {"verdict": verdict}
+    assert advice(tmp_path, found, options=options) == f"{expected}, and run again"
+
+
+def test_advice_is_about_the_search_nearest_to_its_target(tmp_path):
+    searches = [
+        result("accuracy", 0.8, after) | {"search": name, "verdict": verdict}
+        for name, after, verdict in (("a", 0.6, "undecided"), ("b", 0.7, "undecided"), ("c", 0.75, "missed"))
+    ]
+    assert "searches.b.confidence" in advice(tmp_path, *searches)
+
+
+def test_advice_after_a_met_target_is_to_load_the_smallest_file(tmp_path):
+    searches = [
+        result("accuracy", 0.8, 0.8) | {"search": name, "verdict": verdict, "bytes": {"float32": 100, "packed": size}}
+        for name, size, verdict in (("a", 30, "met"), ("b", 20, "met"), ("c", 10, "missed"))
+    ]
+    assert f"wshare.load_packed('{tmp_path}/1/packed.safetensors')" in advice(tmp_path, *searches)

@@ -79,6 +79,7 @@ rule summarise:
     """Write the block that a run ends with, and the same as a table."""
     input:
         metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
+        recipes=[f"results/{model}/search/{search}/recipe.json" for model, search in studies(config)],
     output:
         summary="results/summary.txt",
         table=report(
