@@ -20,6 +20,7 @@ from wshare.codebooks import Shared
 from wshare.errors import FormatError
 from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
+from wshare.report.classes import class_names, named
 from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
 from wshare.report.texts import counted, duration, memory, percent, recipe, size
@@ -238,6 +239,59 @@ def test_images_whose_answer_changed_are_shown(page, folder, metrics):
     assert len(images) == min(8, len(rows)) > 0
     assert [e[1]["alt"] for e in images] == [f"Held-out image {row['image']}" for row in rows[:8]]
     assert f"The first answer changed for {len(rows)} of 60 held-out images" in article[2]
+
+
+def test_names_of_the_networks_classes_are_shown(tmp_path):
+    root = write_results(tmp_path)
+    # The roughest of the made-up searches.
+    answers, _ = read_sealed(root / "search" / "uniform" / "answers.csv")
+    row = next(row for row in answers if row["float32"] != row["compressed"])
+    spec = root / "model" / "model.json"
+    old = page_of(tmp_path, root)
+    assert "Classes are indices." in old
+    assert f"float32: {row['float32']}compressed: {row['compressed']}" in old
+    content = {key: value for key, value in read_json(spec).items() if key != "checksum"}
+    write_json(spec, content | {"categories": [f"kind <{index}>" for index in range(10)]})
+    new = page_of(tmp_path, root)
+    assert "Classes are indices." not in new
+    before, after = (f"kind <{row[column]}> ({row[column]})" for column in ("float32", "compressed"))
+    assert f"float32: {before}compressed: {after}" in new
+
+
+def page_of(folder, root):
+    """Text of the details of the search `uniform`, its page made anew."""
+    write_reports(folder)
+    (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
+    return article[2]
+
+
+ANSWERS_IN_FOLDERS = [
+    {"image": "cat/deep/1.jpg", "label": "4", "float32": "4", "compressed": "7"},
+    {"image": "dog/2.jpg", "label": "7", "float32": "7", "compressed": "9"},
+]
+
+
+@pytest.mark.parametrize(
+    ("categories", "source", "answers", "expected"),
+    [
+        (["a", "b"], "fashion_mnist", ANSWERS_IN_FOLDERS, {"0": "a", "1": "b"}),
+        (None, "imagefolder", ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
+        (None, None, ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
+        # Crops of a photograph have a path but no label, images of arrays neither name nor path.
+        (None, "photos", [{"image": "cat.png/3", "label": "", "float32": "1", "compressed": "2"}], {}),
+        (None, "mnist", [{"image": "17", "label": "3", "float32": "3", "compressed": "5"}], {}),
+    ],
+)
+def test_class_names(categories, source, answers, expected):
+    assert class_names(categories, source, answers) == expected
+
+
+@pytest.mark.parametrize(("source", "label", "name"), [("fashion_mnist", 9, "Ankle boot"), ("cifar10", 3, "cat")])
+def test_class_names_of_a_source(source, label, name):
+    names = class_names(None, source, [])
+    assert len(names) == 10
+    assert named(str(label), names) == f"{name} ({label})"
+    assert named("10", names) == "10"
 
 
 def test_trace_is_in_the_order_of_the_journal(folder):

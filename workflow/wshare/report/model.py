@@ -12,6 +12,7 @@ from PIL import Image
 from wshare.packing import read_shared
 from wshare.report import charts
 from wshare.report.charts import Chart
+from wshare.report.classes import class_names, named
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
 from wshare.report.results import Model, Search
@@ -147,7 +148,7 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
                 else "One combination was measured, the chosen one.",
             ),
         ),
-        ("Held-out confirmation", _held_out(model, search)),
+        ("Held-out confirmation", _held_out(model, search, settings)),
         (
             "Time and memory",
             '<div class="row">'
@@ -266,7 +267,7 @@ def _loss_alone(model: Model, search: Search) -> dict[str, float]:
     return {row["layer"]: float(row["measured"]) for row in search.losses}
 
 
-def _held_out(model: Model, search: Search) -> str:
+def _held_out(model: Model, search: Search, settings: dict) -> str:
     metrics, on_search = search.metrics, search.recipe["on_search_images"]
     baseline, after = model.baseline, search.metrics["compressed"]
     low, high = metrics["relative_accuracy_ci95"]
@@ -298,17 +299,19 @@ def _held_out(model: Model, search: Search) -> str:
     )
     return (
         "<p>The search saw the search images alone. The held-out images were looked at once, with the packed file "
-        f"loaded anew.</p>{compared}{_changed(model, search)}"
+        f"loaded anew.</p>{compared}{_changed(model, search, settings)}"
     )
 
 
-def _changed(model: Model, search: Search) -> str:
+def _changed(model: Model, search: Search, settings: dict) -> str:
     """Up to eight held-out images whose first answer changed."""
     changed = [(place, row) for place, row in enumerate(search.answers) if row["float32"] != row["compressed"]]
     total = len(search.answers)
     if not changed:
         return f"<p>No first answer of {total:,} held-out images changed.</p>"
     labelled = search.metrics["measure"] == "accuracy"
+    # Results of older versions have no categories.
+    names = class_names(model.spec.get("categories"), _source(search, settings), search.answers)
     words = f"The first answer changed for {len(changed):,} of {total:,} held-out images"
     if labelled:
         lost = [row for _, row in changed if row["float32"] == row["label"]]
@@ -317,19 +320,25 @@ def _changed(model: Model, search: Search) -> str:
         if lost:
             worst, count = min(Counter(row["label"] for row in lost).items(), key=lambda item: (-item[1], item[0]))
             if count > 1:
-                words += f"; class {escape(worst)} lost most ({count})"
+                words += f"; class {escape(named(worst, names))} lost most, {count}"
     items = []
     with open_h5(model.folder / "images" / "held_out.h5", "images") as file:
         for place, row in changed[:IMAGES]:
-            label = f"label {row['label']}, " if labelled else ""
-            text = f"{label}float32 says {row['float32']}, compressed says {row['compressed']}"
+            columns = ("label", "float32", "compressed") if labelled else ("float32", "compressed")
+            text = "<br>".join(f"{column}: {escape(named(row[column], names))}" for column in columns)
             source = _thumbnail(file["images"][place])
             items.append(
-                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}">{escape(text)}<br>'
+                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}">{text}<br>'
                 f"<small>{escape(row['image'])}</small></li>"
             )
     shown = "" if len(changed) <= IMAGES else f" The first {IMAGES} in the file's random order:"
-    return f'<p>{words}. Classes are indices.{shown}</p><ul class="images">{"".join(items)}</ul>'
+    numbered = "" if names else " Classes are indices."
+    return f'<p>{words}.{numbered}{shown}</p><ul class="images">{"".join(items)}</ul>'
+
+
+def _source(search: Search, settings: dict) -> str | None:
+    """Source of the search's dataset, where the configuration names it."""
+    return settings.get("datasets", {}).get(search.metrics["dataset"], {}).get("source")
 
 
 def _thumbnail(pixels) -> str:
