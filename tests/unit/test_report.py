@@ -21,6 +21,7 @@ from wshare.errors import FormatError
 from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
 from wshare.report.classes import class_names, named
+from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
 from wshare.report.texts import counted, duration, memory, percent, recipe, size
@@ -478,6 +479,32 @@ def test_usage_takes_the_sum_of_times_and_the_peak_of_memory(tmp_path):
     usage = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a", "b"]})
     assert usage == {"inspect_model": Usage(1.0, None, 1), "cluster_layer": Usage(5.0, 30.0, 2)}
     assert read_benchmark(tmp_path / "inspect_model.tsv") == [(1.0, None)]
+
+
+def test_sizes_of_indices_by_hand(tmp_path):
+    # 8 indices of 4 values, used 4, 2, 1 and 1 times: 2 bits each, and 1.75 bits each at their entropy.
+    skewed = Shared(np.arange(4, dtype=np.float32), np.array([[0, 0, 0, 0], [1, 1, 2, 3]], np.uint16))
+    # Two of three values in use, equally often: 2 bits each for three, 1 bit each at their entropy.
+    halves = Shared(np.arange(3, dtype=np.float32), np.array([0, 1] * 8, np.uint16))
+    assert fixed_bytes([skewed, halves]) == (16 + 32) / 8
+    assert entropy_bytes([skewed, halves]) == pytest.approx((14 + 16) / 8)
+    one = Shared(np.zeros(1, np.float32), np.zeros(5, np.uint16))
+    assert fixed_bytes([one]) == entropy_bytes([one]) == 0
+    path = tmp_path / "zeros"
+    path.write_bytes(bytes(10_000))
+    assert zipped_bytes(path) < 100
+
+
+@pytest.mark.parametrize("search", METHODS)
+def test_codings_of_indices_are_listed(page, folder, metrics, search):
+    (article,) = page.find("article", data_search=search)
+    path = folder / "results" / MODEL / "search" / search / "packed.safetensors"
+    shared, _ = read_shared(path)
+    stored = metrics[search]["bytes"]["indices"]
+    fixed, ideal = fixed_bytes(shared.values()), entropy_bytes(shared.values())
+    assert ideal <= stored
+    for number in (stored, fixed, ideal, zipped_bytes(path)):
+        assert f"{number:,.0f} B" in article[2]
 
 
 def test_usage_leaves_out_stages_that_only_other_searches_need(tmp_path):

@@ -9,10 +9,12 @@ from html import escape
 import yaml
 from PIL import Image
 
+from wshare.codebooks import Shared
 from wshare.packing import read_shared
 from wshare.report import charts
 from wshare.report.charts import Chart
 from wshare.report.classes import class_names, named
+from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
 from wshare.report.results import Model, Search
@@ -91,6 +93,7 @@ def _card(model: Model, search: Search) -> str:
     else:
         quality = [
             ("top-1", f"{percent(before)} → {percent(after)}"),
+            ("top-5", " → ".join(percent(metrics[network]["top5"]) for network in ("float32", "compressed"))),
             ("share of float32", percent(metrics["relative_accuracy"])),
         ]
     half = octets["float32"] / 2
@@ -120,6 +123,7 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
         found[f"{search.name}/{name}"] = chart
         return figure(f"{search.name}/{name}", chart, heading)
 
+    shared, _ = read_shared(search.packed)
     sections = [
         ("Accuracy against size", drawn("front", charts.front(model, search), "")),
         ("Layers", _layers(model, search)),
@@ -132,8 +136,8 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
             ),
         ),
         ("Bits of each layer", drawn("bits", charts.bits(model, search), "")),
-        ("Weights and shared values", _histograms(model, search, drawn)),
-        ("Where the bytes went", drawn("bytes", charts.octets(search), "")),
+        ("Weights and shared values", _histograms(model, search, shared, drawn)),
+        ("Where the bytes went", drawn("bytes", charts.octets(search), "") + _codings(search, shared)),
         (
             "Predicted against measured loss",
             drawn("losses", charts.losses(search), _no_losses(search)),
@@ -233,7 +237,23 @@ def _layers(model: Model, search: Search) -> str:
     )
 
 
-def _histograms(model: Model, search: Search, drawn) -> str:
+def _codings(search: Search, shared: dict[str, Shared]) -> str:
+    """How large the indices and the file are, and would be if they were coded otherwise."""
+    # Tied tensors are one object, and stored once.
+    layers = list({id(layer): layer for layer in shared.values()}.values())
+    sizes = search.sizes["bytes"]
+    stored = "entropy-coded" if search.sizes["format"] == "entropy" else "fixed width"
+    rows = [
+        (f"indices as stored, {stored}", sizes["indices"]),
+        ("indices at ceil(log2 k) bits each", fixed_bytes(layers)),
+        ("indices at the entropy of each layer", entropy_bytes(layers)),
+        ("packed file", sizes["packed"]),
+        ("packed file, zipped (deflate)", zipped_bytes(search.packed)),
+    ]
+    return listing([(name, f"{octets:,.0f} B") for name, octets in rows], "number")
+
+
+def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn) -> str:
     shared = [layer for layer in model.layers if search.recipe["layers"][layer["name"]]["k"] is not None]
     if not shared:
         return "<p>The search kept all layers dense: there are no shared values.</p>"
@@ -246,7 +266,6 @@ def _histograms(model: Model, search: Search, drawn) -> str:
     largest = max(shared, key=lambda layer: layer["weights"])["name"]
     roles.setdefault(largest, []).append("largest layer")
     weights = model.folder / "model" / "weights.safetensors"
-    tensors, _ = read_shared(search.packed)
     figures = []
     for number, (name, words) in enumerate(roles.items(), start=1):
         role = " and ".join(words)
