@@ -305,6 +305,7 @@ def test_torchvision_downloads_verifies_and_describes(mirror, tmp_path):
         "std": [0.229, 0.224, 0.225],
     }
     assert spec["published"] == {"top1": 71.878, "dataset": "ImageNet-1K"}
+    assert spec["categories"][281] == "tabby"
     assert (spec["name"], spec["classes"], spec["input"]) == ("mobilenet_v2", 1000, [3, 224, 224])
     assert "MobileNet_V2_Weights.IMAGENET1K_V1" in spec["origin"]
     assert not fetched.module.training
@@ -475,6 +476,7 @@ def test_wheel(name, tmp_path):
     size = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
     assert (spec["input"], spec["classes"], spec["published"]) == ([3, size, size], 1000, None)
     assert spec["preprocessing"]["resize"] == size + 32
+    assert (len(spec["categories"]), spec["categories"][281]) == (1000, "tabby")
     assert spec["preprocessing"]["mean"] == spec["preprocessing"]["std"] == [0.5, 0.5, 0.5]
     with torch.no_grad():
         logits = fetched.module(ramp(size))[0]

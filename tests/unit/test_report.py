@@ -21,9 +21,11 @@ from wshare.errors import FormatError
 from wshare.journal import Journal
 from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
+from wshare.report.classes import class_names, named
+from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
-from wshare.report.texts import duration, memory, percent, recipe, size
+from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.settings import complete, stage_settings
 from wshare.stages.report_model import program, report_model
 from wshare.stages.search_rate_distortion import LOSSES
@@ -241,6 +243,59 @@ def test_images_whose_answer_changed_are_shown(page, folder, metrics):
     assert f"The first answer changed for {len(rows)} of 60 held-out images" in article[2]
 
 
+def test_names_of_the_networks_classes_are_shown(tmp_path):
+    root = write_results(tmp_path)
+    # The roughest of the made-up searches.
+    answers, _ = read_sealed(root / "search" / "uniform" / "answers.csv")
+    row = next(row for row in answers if row["float32"] != row["compressed"])
+    spec = root / "model" / "model.json"
+    old = page_of(tmp_path, root)
+    assert "Classes are indices." in old
+    assert f"float32: {row['float32']}compressed: {row['compressed']}" in old
+    content = {key: value for key, value in read_json(spec).items() if key != "checksum"}
+    write_json(spec, content | {"categories": [f"kind <{index}>" for index in range(10)]})
+    new = page_of(tmp_path, root)
+    assert "Classes are indices." not in new
+    before, after = (f"kind <{row[column]}> ({row[column]})" for column in ("float32", "compressed"))
+    assert f"float32: {before}compressed: {after}" in new
+
+
+def page_of(folder, root):
+    """Text of the details of the search `uniform`, its page made anew."""
+    write_reports(folder)
+    (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
+    return article[2]
+
+
+ANSWERS_IN_FOLDERS = [
+    {"image": "cat/deep/1.jpg", "label": "4", "float32": "4", "compressed": "7"},
+    {"image": "dog/2.jpg", "label": "7", "float32": "7", "compressed": "9"},
+]
+
+
+@pytest.mark.parametrize(
+    ("categories", "source", "answers", "expected"),
+    [
+        (["a", "b"], "fashion_mnist", ANSWERS_IN_FOLDERS, {"0": "a", "1": "b"}),
+        (None, "imagefolder", ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
+        (None, None, ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
+        # Crops of a photograph have a path but no label, images of arrays neither name nor path.
+        (None, "photos", [{"image": "cat.png/3", "label": "", "float32": "1", "compressed": "2"}], {}),
+        (None, "mnist", [{"image": "17", "label": "3", "float32": "3", "compressed": "5"}], {}),
+    ],
+)
+def test_class_names(categories, source, answers, expected):
+    assert class_names(categories, source, answers) == expected
+
+
+@pytest.mark.parametrize(("source", "label", "name"), [("fashion_mnist", 9, "Ankle boot"), ("cifar10", 3, "cat")])
+def test_class_names_of_a_source(source, label, name):
+    names = class_names(None, source, [])
+    assert len(names) == 10
+    assert named(str(label), names) == f"{name} ({label})"
+    assert named("10", names) == "10"
+
+
 def test_trace_is_in_the_order_of_the_journal(folder):
     metrics = [folder / "results" / MODEL / "search" / name / "metrics.json" for name in METHODS]
     for search in read_model_results(MODEL, metrics, 16).searches:
@@ -281,6 +336,27 @@ def test_without_labels_the_page_says_agreement(tmp_path):
     assert "agreement with float32" in card[2]
     assert "top-1" not in card[2]
     assert "what is measured is agreement with the float32 network, not accuracy" in found.find("article")[0][2]
+    # Against its own answers the float32 network is always right: no number of that kind stands anywhere.
+    assert "float32 accuracy" not in found.find("article")[0][2]
+    assert "share of float32" not in found.find("article")[0][2]
+    assert "no labels, so it is held against the float32 network's own first answers" in found.find("header")[0][2]
+
+
+def test_one_combination_has_no_trace_to_draw(tmp_path):
+    root = write_results(tmp_path, ("rate_distortion",))
+    search = root / "search" / "rate_distortion"
+    rows, made_from = read_sealed(search / "front.csv")
+    chosen = [row for row in rows if row["chosen"] == "1"]
+    write_sealed(search / "front.csv", list(chosen[0]), chosen, made_from)
+    head, *lines = (search / "journal.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)[0] == ["slope", float(chosen[0]["slope"])]]
+    write_text(search / "journal.jsonl", "\n".join([head, *kept]) + "\n")
+    write_reports(tmp_path)
+    found = Page(root / "report" / "index.html")
+    (article,) = found.find("article")
+    assert "One combination was measured, the chosen one." in article[2]
+    assert "1 combination measured on the search images." in article[2]
+    assert not (root / "report" / "figures" / "rate_distortion" / "trace.svg").exists()
 
 
 def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(tmp_path, page):
@@ -321,13 +397,13 @@ def test_study_compares_all_searches(study, metrics):
         found = metrics[row[1]]
         numbers = [
             *(found["bytes"]["float32"], found["bytes"]["packed"]),
-            *(found["compression_rate"]["on_disk"], found["compression_rate"]["analytic"], found["bits_per_weight"]),
+            *(found["compression_rate"]["on_disk"], found["relative_accuracy"], *found["relative_accuracy_ci95"]),
+            found["quality_target"],
         ]
-        assert [float(value) for value in row[4:9]] == numbers
-        assert [float(value) for value in row[10:13]] == [
-            found["float32"]["top1"],
-            found["compressed"]["top1"],
-            found["relative_accuracy"],
+        assert [float(value) for value in row[3:10]] == numbers
+        assert [float(value) for value in row[11:16]] == [
+            *(found["float32"]["top1"], found["compressed"]["top1"], found["compressed"]["kl"]),
+            *(found["bits_per_weight"], found["compression_rate"]["analytic"]),
         ]
     assert {e[1]["href"] for e in study.inside(table, "a")} == {f"../{MODEL}/report/index.html"}
 
@@ -413,6 +489,45 @@ def test_usage_takes_the_sum_of_times_and_the_peak_of_memory(tmp_path):
     usage = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a", "b"]})
     assert usage == {"inspect_model": Usage(1.0, None, 1), "cluster_layer": Usage(5.0, 30.0, 2)}
     assert read_benchmark(tmp_path / "inspect_model.tsv") == [(1.0, None)]
+
+
+def test_sizes_of_indices_by_hand(tmp_path):
+    # 8 indices of 4 values, used 4, 2, 1 and 1 times: 2 bits each, and 1.75 bits each at their entropy.
+    skewed = Shared(np.arange(4, dtype=np.float32), np.array([[0, 0, 0, 0], [1, 1, 2, 3]], np.uint16))
+    # Two of three values in use, equally often: 2 bits each for three, 1 bit each at their entropy.
+    halves = Shared(np.arange(3, dtype=np.float32), np.array([0, 1] * 8, np.uint16))
+    assert fixed_bytes([skewed, halves]) == (16 + 32) / 8
+    assert entropy_bytes([skewed, halves]) == pytest.approx((14 + 16) / 8)
+    one = Shared(np.zeros(1, np.float32), np.zeros(5, np.uint16))
+    assert fixed_bytes([one]) == entropy_bytes([one]) == 0
+    path = tmp_path / "zeros"
+    path.write_bytes(bytes(10_000))
+    assert zipped_bytes(path) < 100
+
+
+@pytest.mark.parametrize("search", METHODS)
+def test_codings_of_indices_are_listed(page, folder, metrics, search):
+    (article,) = page.find("article", data_search=search)
+    path = folder / "results" / MODEL / "search" / search / "packed.safetensors"
+    shared, _ = read_shared(path)
+    stored = metrics[search]["bytes"]["indices"]
+    fixed, ideal = fixed_bytes(shared.values()), entropy_bytes(shared.values())
+    assert ideal <= stored
+    for number in (stored, fixed, ideal, zipped_bytes(path)):
+        assert f"{number:,.0f} B" in article[2]
+
+
+def test_usage_leaves_out_stages_that_only_other_searches_need(tmp_path):
+    for stage in ("extract_weights", "measure_inputs", "gather_sensitivity", "cluster_layer/a"):
+        write_text(tmp_path / f"{stage}.tsv", "s\th:m:s\tmax_rss\n1\tx\t-\n")
+    assert set(usage_by_stage(tmp_path, "rate_distortion", {})) == {"extract_weights", "measure_inputs"}
+    profiled = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a"]})
+    assert set(profiled) == {"extract_weights", "gather_sensitivity", "cluster_layer"}
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 models"), (1, "1 model"), (1500, "1,500 models")])
+def test_one_thing_is_singular(number, text):
+    assert counted(number, "model") == text
 
 
 def test_plan_says_what_is_known_and_no_more(tmp_path):

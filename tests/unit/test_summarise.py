@@ -30,7 +30,9 @@ def result(measure: str, before: float, after: float) -> dict:
     }
 
 
-def summary(folder: Path, *results: dict, skipped: tuple[int, int] = (0, 0)) -> tuple[str, list[dict]]:
+def summary(
+    folder: Path, *results: dict, skipped: tuple[int, int] = (0, 0), options: dict | None = None
+) -> tuple[str, list[dict]]:
     """The text and the table of results; `skipped` search and held-out images of each model were unreadable."""
     paths, baselines = [], []
     for content in results:
@@ -38,6 +40,7 @@ def summary(folder: Path, *results: dict, skipped: tuple[int, int] = (0, 0)) -> 
         paths.append(model / "search" / content["search"] / "metrics.json")
         baselines.append(model / "baseline" / "metrics.json")
         write_json(paths[-1], content)
+        write_json(paths[-1].with_name("recipe.json"), {"settings": {"options": options or {}}})
         write_json(baselines[-1], {"search": {"skipped": skipped[0]}, "held_out": {"skipped": skipped[1]}})
     summarise(paths, baselines, folder / "summary.txt", folder / "summary.csv")
     with open(folder / "summary.csv", newline="") as file:
@@ -80,3 +83,51 @@ def test_with_labels_the_text_says_top1_before_and_after(tmp_path):
 def test_the_heading_tells_how_many_images_were_unreadable_if_any_were(tmp_path, skipped, told):
     text, _ = summary(tmp_path, result("accuracy", 0.8, 0.796), skipped=skipped)
     assert text.splitlines()[0].endswith(told)
+
+
+def advice(folder: Path, *results: dict, **given) -> str:
+    """What the text says to do next."""
+    text, _ = summary(folder, *results, **given)
+    (line,) = (line for line in text.splitlines() if line.startswith("  next: "))
+    return line.removeprefix("  next: ")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options", "expected"),
+    [
+        ("undecided", {}, "give datasets.d.split.held_out more images, or raise searches.slope.confidence"),
+        ("missed", {}, "raise searches.slope.confidence, or lower searches.slope.quality_target"),
+        (
+            "missed",
+            {"compression_rate": None},
+            "raise searches.slope.confidence, or lower searches.slope.quality_target",
+        ),
+        ("missed", {"compression_rate": 8}, "lower searches.slope.options.compression_rate (now 8)"),
+        (
+            "undecided",
+            {"compression_rate": 8.5},
+            "give datasets.d.split.held_out more images, or lower searches.slope.options.compression_rate (now 8.5)",
+        ),
+    ],
+)
+def test_advice_names_the_keys_that_decide(tmp_path, verdict, options, expected):
+    found = result("accuracy", 0.8, 0.7) | {"verdict": verdict}
+    assert advice(tmp_path, found, options=options) == f"{expected}, and run again"
+
+
+def test_advice_is_about_the_search_nearest_to_its_target(tmp_path):
+    searches = [
+        result("accuracy", 0.8, after) | {"search": name, "verdict": verdict}
+        for name, after, verdict in (("a", 0.6, "undecided"), ("b", 0.7, "undecided"), ("c", 0.75, "missed"))
+    ]
+    assert "searches.b.confidence" in advice(tmp_path, *searches)
+
+
+def test_advice_after_a_met_target_is_to_load_the_smallest_file(tmp_path):
+    searches = [
+        result("accuracy", 0.8, 0.8) | {"search": name, "verdict": verdict, "bytes": {"float32": 100, "packed": size}}
+        for name, size, verdict in (("a", 30, "met"), ("b", 20, "met"), ("c", 10, "missed"))
+    ]
+    assert f"wshare.load_packed('{tmp_path}/{searches[1]['model']}/search/b/packed.safetensors')" in advice(
+        tmp_path, *searches
+    )

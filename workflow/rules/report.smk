@@ -80,6 +80,7 @@ rule summarise:
     input:
         metrics=[f"results/{model}/search/{search}/metrics.json" for model, search in studies(config)],
         baseline=sorted({f"results/{model}/baseline/metrics.json" for model, _ in studies(config)}),
+        recipes=[f"results/{model}/search/{search}/recipe.json" for model, search in studies(config)],
     output:
         summary="results/summary.txt",
         table=report(

@@ -18,9 +18,11 @@ def usage_by_stage(folder: Path, search: str, jobs: dict[str, list[str]]) -> dic
     """Usage of each stage by name; of the searches only the named one.
 
     `folder` holds `<stage>.tsv`, `<stage>/<job>.tsv` and `search/<search>/<stage>.tsv`. `jobs` names the jobs of
-    each stage that has several; files of others were left by runs with other settings.
+    each stage that has several; files of others were left by runs with other settings. Where it names none, the search
+    goes by measured inputs, else by profiles: the other's stages are left out.
     """
-    files = [(file.stem, file) for file in sorted(folder.glob("*.tsv"))]
+    others = "measure_inputs" if jobs else "gather_sensitivity"
+    files = [(file.stem, file) for file in sorted(folder.glob("*.tsv")) if file.stem != others]
     files += [(stage, folder / stage / f"{job}.tsv") for stage, names in jobs.items() for job in names]
     files += [(file.stem, file) for file in sorted((folder / "search" / search).glob("*.tsv"))]
     found: dict[str, list[tuple[float, float | None]]] = {}

@@ -20,10 +20,10 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 class Fetched:
     """A network with its weights, and what builds the same network again.
 
-    `module` is in eval mode and float32, without the parts that an evaluation never uses. `spec` is JSON:
-    `name`; `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W];
-    `classes`; `preprocessing` (see `complete_preprocessing`); `published` {`top1` in percent, `dataset`} or None;
-    `origin`, a sentence on where the weights came from.
+    `module` is in eval mode and float32, without the parts that an evaluation never uses. `spec` is JSON: `name`;
+    `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W]; `classes`;
+    `categories`, their names in the order of their indices, or None; `preprocessing` (see `complete_preprocessing`);
+    `published` {`top1` in percent, `dataset`} or None; `origin`, a sentence on where the weights came from.
     """
 
     module: nn.Module
@@ -78,12 +78,14 @@ def finish(
     preprocessing: dict,
     origin: str,
     published: dict | None = None,
+    categories: Sequence[str] | None = None,
 ) -> Fetched:
     """A module with its weights, checked and described: the last step of each source.
 
-    `builder` goes into the spec as it is. `preprocessing` is what the source knows; `settings["preprocessing"]` has
-    the last word. UserError if a weight or a statistic is not finite, the input does not fit, the output is not
-    [N, classes], or the number of classes is not `settings["classes"]`.
+    `builder` goes into the spec as it is. `preprocessing` is what the source knows; `settings["preprocessing"]` has the
+    last word. `categories` are the names of the classes, which the spec holds if there is one for each. UserError if a
+    weight or a statistic is not finite, the input does not fit, the output is not [N, classes], or the number of
+    classes is not `settings["classes"]`.
     """
     module = module.float().eval()
     check_finite(module, origin)
@@ -100,6 +102,7 @@ def finish(
         "dropped": drop_unused(module, shape),
         "input": shape,
         "classes": classes,
+        "categories": list(categories) if categories and len(categories) == classes else None,
         "preprocessing": preprocessing,
         "published": published,
         "origin": origin,

@@ -14,10 +14,11 @@ import vl_convert
 
 from wshare.report.histograms import Histogram
 from wshare.report.results import Model, Search
-from wshare.report.texts import duration, memory, percent, recipe, significant, size
+from wshare.report.texts import counted, duration, memory, percent, recipe, significant, size
 from wshare.storage import atomic
 
-BLUE, ORANGE, GREEN, VERMILLION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
 BLACK, GREY = "#1b1b1b", "#8c8c8c"
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 # What all charts share; `aria` is off since each chart has a text of its own.
@@ -37,13 +38,21 @@ CONFIG = {
         "tickColor": "#767676",
         "labelLimit": 190,
     },
-    "legend": {"labelColor": BLACK, "titleColor": BLACK, "labelFontSize": 12, "titleFontSize": 12, "labelLimit": 320},
+    "legend": {
+        "labelColor": BLACK,
+        "titleColor": BLACK,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "labelLimit": 320,
+        # One legend below the other: side by side they are wider than a telephone.
+        "layout": {"bottom": {"direction": "vertical", "anchor": "start"}},
+    },
     "text": {"color": BLACK, "fontSize": 12},
 }
 # Width and scale of the figures for papers, in pixels.
 FIGURE_WIDTH, FIGURE_SCALE = 620, 2
 # Of points far below the quality target only the number matters: the scale ends so many lost shares below it.
-DEPTH = 12
+DEPTH = 5
 # Share of the weights from which on a layer's bar is wide enough to be seen whole.
 VISIBLE = 0.005
 # A loss may be 0, which a logarithmic scale cannot show.
@@ -115,9 +124,11 @@ def front(model: Model, search: Search) -> Chart:
     bottom = max(floor, min(point.get("low", point["share"]) for point in points))
     top = max(1.0, *(point.get("high", point["share"]) for point in points))
     margin = (top - bottom) / 20
-    y = alt.Y("share:Q").title("share of float32 accuracy").axis(format="%")
+    agreement = metrics["measure"] == "agreement"
+    kept = "first answers as of float32" if agreement else "share of float32 accuracy"
+    y = alt.Y("share:Q").title(kept).axis(format="%")
     y = y.scale(domain=[bottom - margin, top + margin], clamp=True, nice=False)
-    x = alt.X("kB:Q").title("size, kB").scale(zero=False)
+    x = alt.X("kB:Q").title("size, kB").scale(zero=True).axis(tickCount=8)
     marks = (
         alt.Chart(alt.Data(values=points))
         .mark_point(filled=True, size=75, opacity=0.95)
@@ -130,7 +141,7 @@ def front(model: Model, search: Search) -> Chart:
                 alt.Tooltip("kind:N").title("what"),
                 alt.Tooltip("search:N"),
                 alt.Tooltip("kB:Q").title("size, kB").format(",.1f"),
-                alt.Tooltip("share:Q").title("share of float32").format(".2%"),
+                alt.Tooltip("share:Q").title(kept).format(".2%"),
                 alt.Tooltip("kl:Q").title("KL, nats"),
                 alt.Tooltip("recipe:N").title("shared values, layer by layer"),
             ],
@@ -144,20 +155,25 @@ def front(model: Model, search: Search) -> Chart:
     )
     goal = alt.Chart(alt.Data(values=[{"target": target, "text": f"quality target {target:.4g}"}]))
     rule = goal.mark_rule(color=GREEN, strokeDash=[6, 4], strokeWidth=2).encode(y=alt.Y("target:Q"))
-    label = goal.mark_text(align="right", baseline="top", dx=-4, dy=5, fontWeight=600, color="#00694d").encode(
-        x=alt.value("width"), y="target:Q", text="text:N"
+    # Points may lie behind the words: a white edge keeps them legible.
+    words = {"align": "right", "baseline": "top", "dx": -4, "dy": 5, "fontWeight": 600}
+    edge, label = (
+        goal.mark_text(**words, **paint).encode(x=alt.value("width"), y="target:Q", text="text:N")
+        for paint in ({"stroke": "#ffffff", "strokeWidth": 4}, {"color": "#00694d"})
     )
     row = _chosen(search)
+    kept = "of the float32 network's first answers" if agreement else "of the float32 accuracy"
     finding = (
-        f"{len(search.front)} combinations were measured on the search images. The chosen one has "
+        f"{counted(len(search.front), 'combination')} measured on the search images. The chosen one has "
         f"{size(float(row['bits']) / 8)} (analytic: indices and codebooks alone) and keeps "
-        f"{percent(float(row['relative_accuracy']))} of the float32 accuracy there; its packed file has "
+        f"{percent(float(row['relative_accuracy']))} {kept} there; its packed file has "
         f"{size(metrics['bytes']['packed'])} on disk and keeps {percent(metrics['relative_accuracy'])} on the held-out "
         f"images ({percent(low)} to {percent(high)})."
     )
     if below:
-        finding += f" {below} points lie below the scale and are drawn at its lower edge."
-    return make("Accuracy against size", finding, alt.layer(line, rule, label, interval, marks).properties(height=340))
+        finding += f" Below the scale, and drawn at its lower edge: {counted(below, 'point')}."
+    layers = alt.layer(line, rule, interval, marks, edge, label)
+    return make("Accuracy against size", finding, layers.properties(height=340))
 
 
 def _point(search: Search, row: dict[str, str], kind: str) -> dict:
@@ -200,7 +216,7 @@ def _told_apart(
 
 
 def sensitivity(model: Model, search: Search) -> Chart | None:
-    """What each layer alone costs: at every k that was profiled, else as predicted and measured near the solution."""
+    """What each layer alone costs: at every k that was profiled, else as predicted and measured at the first price."""
     if model.sensitivity:
         rows = [
             {"layer": row["layer"], "x": row["k"], "kl": _shown_kl(row["kl"]), "exact": significant(float(row["kl"]))}
@@ -220,11 +236,11 @@ def sensitivity(model: Model, search: Search) -> Chart | None:
             for row in search.losses
             for x in ("predicted", "measured")
         ]
-        title, order = "loss of the layer alone, near the solution", ["predicted", "measured"]
+        title, order = "loss of the layer alone", ["predicted", "measured"]
         measured = [row for row in rows if row["x"] == "measured"]
         worst, best = (pick(measured, key=lambda row: row["exact"]) for pick in (max, min))
         finding = (
-            f"Shared alone, near the solution, {worst['layer']} costs most ({worst['exact']:.3g} nats) and "
+            f"Shared alone, at the search's first price, {worst['layer']} costs most ({worst['exact']:.3g} nats) and "
             f"{best['layer']} least ({best['exact']:.3g} nats)."
         )
     else:
@@ -274,7 +290,10 @@ def bits(model: Model, search: Search) -> Chart:
         )
         left += share
     shown = [kind for kind in kinds if any(row["kind"] == kind for row in rows)]
-    top = math.ceil(1.2 * max(row["bits"] for row in rows if row["share"] >= min(VISIBLE, 1 / len(rows))))
+    highest = max(row["bits"] for row in rows)
+    top = 1.2 * max(row["bits"] for row in rows if row["share"] >= min(VISIBLE, 1 / len(rows)))
+    # Bars are cut off only where they would flatten all others.
+    top = math.ceil(top if highest > 2 * top else highest)
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_rect(stroke="#ffffff", strokeWidth=0.7)
@@ -391,9 +410,10 @@ def octets(search: Search) -> Chart:
     bars = base.mark_bar(color=BLUE).encode(x=x, tooltip=["part:N", alt.Tooltip("bytes:Q").format(","), "text:N"])
     texts = base.mark_text(align="left", dx=5).encode(x=x, text="text:N")
     most = max(rows, key=lambda row: row["bytes"])
+    coding = "are entropy-coded" if search.sizes["format"] == "entropy" else "have a fixed width in each layer"
     finding = (
         f"Of {sizes['packed']:,} bytes, {most['part']} take {percent(most['share'])}; the header takes "
-        f"{sizes['header']:,} bytes. Indices are coded as '{search.sizes['format']}'."
+        f"{sizes['header']:,} bytes. Indices {coding}."
     )
     return make("Where the bytes went", finding, alt.layer(bars, texts).properties(height=26 * len(rows)))
 
@@ -432,7 +452,9 @@ def losses(search: Search) -> Chart | None:
     near = sum(1 / 2 <= row["measured"] / row["predicted"] <= 2 for row in rows)
     correlation = search.recipe["predicted_loss_rank_correlation"]
     finding = (
-        f"{near} of {len(rows)} layers lie within a factor of two of the prediction (the dashed line is equality)."
+        f"{near} of {len(rows)} layers lie within a factor of two of the prediction (the dashed line is equality). "
+        "Both are of the layer alone at the search's first price; their ratio, from 1/10 to 10, then corrected the "
+        "predictions."
     )
     if correlation is not None:
         finding = f"Spearman's rank correlation is {correlation:.3f}. {finding}"
@@ -489,7 +511,8 @@ def trace(search: Search) -> Chart | None:
     )
     place = next(row["number"] for row in rows if row["state"] == "chosen")
     finding = (
-        f"{len(rows)} evaluations; the chosen combination was number {place}, of {size(1000 * rows[place - 1]['kB'])}."
+        f"{counted(len(rows), 'evaluation')}; the chosen combination was number {place}, of "
+        f"{size(1000 * rows[place - 1]['kB'])}."
     )
     if any("expected" in row for row in search.front):
         finding += " A price must also keep the divergence within its budget."
@@ -514,10 +537,12 @@ def usage(search: Search, measure: str) -> Chart:
     if measure == "seconds":
         total = sum(row["value"] for row in rows)
         finding = f"All rules together took {duration(total)}"
-        finding += f", {largest['rule']} most of it with {largest['text']}." if largest else "."
+        finding += f"; {largest['rule']} took longest, {largest['text']}." if largest else "."
     else:
         finding = (
-            f"{largest['rule']} took most: {largest['text']}." if largest else "No job was long enough to measure."
+            f"{largest['rule']} took most: {largest['text']}. Memory is sampled, so of short jobs it is too low."
+            if largest
+            else "No job was long enough to measure."
         )
     heading = "Time by rule" if measure == "seconds" else "Peak memory by rule"
     return make(heading, finding, alt.layer(bars, texts).properties(height=22 * len(rows)))
@@ -537,16 +562,23 @@ def comparison(results: list[dict]) -> Chart:
         }
         for result in results
     ]
-    kinds = {"met": (GREEN, "circle"), "undecided": (ORANGE, "diamond"), "missed": (VERMILLION, "cross")}
+    shapes = {"met": "circle", "undecided": "diamond", "missed": "cross"}
+    verdicts = [verdict for verdict in shapes if any(row["verdict"] == verdict for row in rows)]
+    names = list(dict.fromkeys(row["model"] for row in rows))
     base = alt.Chart(alt.Data(values=rows))
     domain = [min(row["low"] for row in rows) - 0.002, max(row["high"] for row in rows) + 0.002]
-    x = alt.X("rate:Q").title("compression rate, on disk").scale(zero=False, padding=20)
-    y = alt.Y("share:Q").title("quality kept, share of float32").axis(format=".1%").scale(domain=domain)
+    x = alt.X("rate:Q").title("compression rate, on disk").scale(zero=False, padding=20).axis(tickCount=8)
+    y = alt.Y("share:Q").title("quality kept, share of float32").axis(format="~%", tickCount=8).scale(domain=domain)
     interval = base.mark_rule(color=GREY).encode(x=x, y=alt.Y("low:Q").scale(domain=domain), y2="high:Q")
     dots = base.mark_point(filled=True, size=110, opacity=1).encode(
         x=x,
         y=y,
-        **_told_apart("verdict", kinds, rows, title="quality target", columns=3, symbolSize=90),
+        color=alt.Color("model:N")
+        .scale(domain=names, range=[BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK])
+        .legend(orient="bottom", title="model", columns=2, symbolType="square", symbolSize=90, symbolOpacity=1),
+        shape=alt.Shape("verdict:N")
+        .scale(domain=verdicts, range=[shapes[verdict] for verdict in verdicts])
+        .legend(orient="bottom", title="quality target", columns=3, symbolSize=90),
         tooltip=[
             "model:N",
             "search:N",
@@ -559,7 +591,8 @@ def comparison(results: list[dict]) -> Chart:
     )
     best = max(rows, key=lambda row: row["rate"])
     finding = (
-        f"{len(rows)} packed files of {len({row['model'] for row in rows})} models. The highest rate on disk is "
+        f"{counted(len(rows), 'packed file')} of {counted(len({row['model'] for row in rows}), 'model')}. "
+        "The highest rate on disk is "
         f"{best['rate']:.2f}x ({best['model']}, {best['search']}), which keeps {percent(best['share'])}. Lines are "
         "95 % intervals on held-out images."
     )

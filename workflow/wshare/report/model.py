@@ -9,13 +9,16 @@ from html import escape
 import yaml
 from PIL import Image
 
+from wshare.codebooks import Shared
 from wshare.packing import read_shared
 from wshare.report import charts
 from wshare.report.charts import Chart
+from wshare.report.classes import class_names, named
+from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
 from wshare.report.results import Model, Search
-from wshare.report.texts import duration, memory, percent, recipe, shape, size, told_skipped
+from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size, told_skipped
 from wshare.storage import open_h5
 
 # The best first.
@@ -31,10 +34,14 @@ def model_page(model: Model, settings: dict, commit: str) -> tuple[str, dict[str
     found: dict[str, Chart] = {}
     articles = [_article(model, search, settings, commit, found) for search in model.searches]
     baseline = model.baseline["held_out"]
-    quality = "without labels" if model.baseline["measure"] == "agreement" else f"top-1 {percent(baseline['top1'])}"
+    quality = (
+        "no labels, so it is held against the float32 network's own first answers,"
+        if model.baseline["measure"] == "agreement"
+        else f"float32 top-1 {percent(baseline['top1'])}"
+    )
     lead = (
-        f"{escape(model.searches[0].metrics['dataset'])}: {model.spec['parameters']:,} parameters, {quality} of the "
-        f"float32 network on {baseline['images']:,} held-out images."
+        f"{escape(model.searches[0].metrics['dataset'])}: {model.spec['parameters']:,} parameters; {quality} on "
+        f"{counted(baseline['images'], 'held-out image')}."
     )
     body = (
         '<h2>Verdict</h2>\n<div class="cards">\n'
@@ -86,6 +93,7 @@ def _card(model: Model, search: Search) -> str:
     else:
         quality = [
             ("top-1", f"{percent(before)} → {percent(after)}"),
+            ("top-5", " → ".join(percent(metrics[network]["top5"]) for network in ("float32", "compressed"))),
             ("share of float32", percent(metrics["relative_accuracy"])),
         ]
     half = octets["float32"] / 2
@@ -115,6 +123,7 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
         found[f"{search.name}/{name}"] = chart
         return figure(f"{search.name}/{name}", chart, heading)
 
+    shared, _ = read_shared(search.packed)
     sections = [
         ("Accuracy against size", drawn("front", charts.front(model, search), "")),
         ("Layers", _layers(model, search)),
@@ -127,8 +136,8 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
             ),
         ),
         ("Bits of each layer", drawn("bits", charts.bits(model, search), "")),
-        ("Weights and shared values", _histograms(model, search, drawn)),
-        ("Where the bytes went", drawn("bytes", charts.octets(search), "")),
+        ("Weights and shared values", _histograms(model, search, shared, drawn)),
+        ("Where the bytes went", drawn("bytes", charts.octets(search), "") + _codings(search, shared)),
         (
             "Predicted against measured loss",
             drawn("losses", charts.losses(search), _no_losses(search)),
@@ -136,10 +145,14 @@ def _article(model: Model, search: Search, settings: dict, commit: str, found: d
         (
             "Search trace",
             drawn(
-                "trace", charts.trace(search), "The order of the evaluations is lost with the search's journal.jsonl."
+                "trace",
+                charts.trace(search) if len(search.front) > 1 else None,
+                "The order of the evaluations is lost with the search's journal.jsonl."
+                if search.trace is None
+                else "One combination was measured, the chosen one.",
             ),
         ),
-        ("Held-out confirmation", _held_out(model, search)),
+        ("Held-out confirmation", _held_out(model, search, settings)),
         (
             "Time and memory",
             '<div class="row">'
@@ -210,7 +223,7 @@ def _layers(model: Model, search: Search) -> str:
         ("status", ""),
         ("reason", "text"),
     ]
-    rest = "; ".join(f"{count} tensors, {escape(reason)}" for reason, count in sorted(others.items()))
+    rest = "; ".join(f"{counted(count, 'tensor')}, {escape(reason)}" for reason, count in sorted(others.items()))
     listed = sum(row[6][1] for row in rows)
     header = search.metrics["bytes"]["header"]
     identity = f"layers-{search.name}"
@@ -224,7 +237,23 @@ def _layers(model: Model, search: Search) -> str:
     )
 
 
-def _histograms(model: Model, search: Search, drawn) -> str:
+def _codings(search: Search, shared: dict[str, Shared]) -> str:
+    """How large the indices and the file are, and would be if they were coded otherwise."""
+    # Tied tensors are one object, and stored once.
+    layers = list({id(layer): layer for layer in shared.values()}.values())
+    sizes = search.sizes["bytes"]
+    stored = "entropy-coded" if search.sizes["format"] == "entropy" else "fixed width"
+    rows = [
+        (f"indices as stored, {stored}", sizes["indices"]),
+        ("indices at ceil(log2 k) bits each", fixed_bytes(layers)),
+        ("indices at the entropy of each layer", entropy_bytes(layers)),
+        ("packed file", sizes["packed"]),
+        ("packed file, zipped (deflate)", zipped_bytes(search.packed)),
+    ]
+    return listing([(name, f"{octets:,.0f} B") for name, octets in rows], "number")
+
+
+def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn) -> str:
     shared = [layer for layer in model.layers if search.recipe["layers"][layer["name"]]["k"] is not None]
     if not shared:
         return "<p>The search kept all layers dense: there are no shared values.</p>"
@@ -237,7 +266,6 @@ def _histograms(model: Model, search: Search, drawn) -> str:
     largest = max(shared, key=lambda layer: layer["weights"])["name"]
     roles.setdefault(largest, []).append("largest layer")
     weights = model.folder / "model" / "weights.safetensors"
-    tensors, _ = read_shared(search.packed)
     figures = []
     for number, (name, words) in enumerate(roles.items(), start=1):
         role = " and ".join(words)
@@ -258,21 +286,27 @@ def _loss_alone(model: Model, search: Search) -> dict[str, float]:
     return {row["layer"]: float(row["measured"]) for row in search.losses}
 
 
-def _held_out(model: Model, search: Search) -> str:
+def _held_out(model: Model, search: Search, settings: dict) -> str:
     metrics, on_search = search.metrics, search.recipe["on_search_images"]
     baseline, after = model.baseline, search.metrics["compressed"]
     low, high = metrics["relative_accuracy_ci95"]
-    measure = "top-1" if metrics["measure"] == "accuracy" else "agreement (no labels)"
     columns = [("", ""), ("search images", "number"), ("held-out images", "number")]
-    pairs = [
-        ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}"),
-        (f"float32 {measure}", percent(baseline["search"]["top1"]), percent(metrics["float32"]["top1"])),
-        (f"compressed {measure}", percent(on_search["top1"]), percent(after["top1"])),
-        ("share of float32", percent(on_search["relative_accuracy"]), percent(metrics["relative_accuracy"])),
-        ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}"),
-        ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"])),
-        ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}"),
-    ]
+    images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
+    agreement = ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"]))
+    interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
+    divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
+    if metrics["measure"] == "agreement":
+        pairs = [images, agreement, interval, divergence]
+    else:
+        pairs = [
+            images,
+            ("float32 top-1", percent(baseline["search"]["top1"]), percent(metrics["float32"]["top1"])),
+            ("compressed top-1", percent(on_search["top1"]), percent(after["top1"])),
+            ("share of float32", percent(on_search["relative_accuracy"]), percent(metrics["relative_accuracy"])),
+            interval,
+            agreement,
+            divergence,
+        ]
     head = "".join(f'<th scope="col" class="{css}">{title}</th>' for title, css in columns)
     body = "".join(
         f'<tr><th scope="row">{name}</th><td class="number">{first}</td><td class="number">{second}</td></tr>'
@@ -280,23 +314,25 @@ def _held_out(model: Model, search: Search) -> str:
     )
     compared = (
         '<div class="scroll" role="region" aria-label="Search images against held-out images" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<table class="free"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
     told = told_skipped(baseline)
     skipped = f" Unreadable images left out: {told}." if told else ""
     return (
         "<p>The search saw the search images alone. The held-out images were looked at once, with the packed file "
-        f"loaded anew.{skipped}</p>{compared}{_changed(model, search)}"
+        f"loaded anew.{skipped}</p>{compared}{_changed(model, search, settings)}"
     )
 
 
-def _changed(model: Model, search: Search) -> str:
+def _changed(model: Model, search: Search, settings: dict) -> str:
     """Up to eight held-out images whose first answer changed."""
     changed = [(place, row) for place, row in enumerate(search.answers) if row["float32"] != row["compressed"]]
     total = len(search.answers)
     if not changed:
         return f"<p>No first answer of {total:,} held-out images changed.</p>"
     labelled = search.metrics["measure"] == "accuracy"
+    # Results of older versions have no categories.
+    names = class_names(model.spec.get("categories"), _source(search, settings), search.answers)
     words = f"The first answer changed for {len(changed):,} of {total:,} held-out images"
     if labelled:
         lost = [row for _, row in changed if row["float32"] == row["label"]]
@@ -305,19 +341,25 @@ def _changed(model: Model, search: Search) -> str:
         if lost:
             worst, count = min(Counter(row["label"] for row in lost).items(), key=lambda item: (-item[1], item[0]))
             if count > 1:
-                words += f"; class {escape(worst)} lost most ({count})"
+                words += f"; class {escape(named(worst, names))} lost most, {count}"
     items = []
     with open_h5(model.folder / "images" / "held_out.h5", "images") as file:
         for place, row in changed[:IMAGES]:
-            label = f"label {row['label']}, " if labelled else ""
-            text = f"{label}float32 says {row['float32']}, compressed says {row['compressed']}"
+            columns = ("label", "float32", "compressed") if labelled else ("float32", "compressed")
+            text = "<br>".join(f"{column}: {escape(named(row[column], names))}" for column in columns)
             source = _thumbnail(file["images"][place])
             items.append(
-                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}" loading="lazy">{escape(text)}<br>'
+                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}">{text}<br>'
                 f"<small>{escape(row['image'])}</small></li>"
             )
     shown = "" if len(changed) <= IMAGES else f" The first {IMAGES} in the file's random order:"
-    return f'<p>{words}. Classes are indices.{shown}</p><ul class="images">{"".join(items)}</ul>'
+    numbered = "" if names else " Classes are indices."
+    return f'<p>{words}.{numbered}{shown}</p><ul class="images">{"".join(items)}</ul>'
+
+
+def _source(search: Search, settings: dict) -> str | None:
+    """Source of the search's dataset, where the configuration names it."""
+    return settings.get("datasets", {}).get(search.metrics["dataset"], {}).get("source")
 
 
 def _thumbnail(pixels) -> str:
@@ -348,8 +390,9 @@ def _usage_table(search: Search) -> str:
     ]
     metrics = search.metrics
     words = (
-        f"<p>{metrics['evaluations']:,} combinations measured, {metrics['images_forwarded']:,} images forwarded. Rules "
-        "that all searches of a model share stand in full here. Times depend on the machine and its load.</p>"
+        f"<p>{counted(metrics['evaluations'], 'combination')} measured, "
+        f"{counted(metrics['images_forwarded'], 'image')} forwarded. Rules that several searches of a model "
+        "share stand in full here. Times depend on the machine and its load.</p>"
     )
     return words + table(f"usage-{search.name}", columns, rows, f"Time and memory of {search.name}")
 

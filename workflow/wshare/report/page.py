@@ -62,9 +62,9 @@ p{margin:.5rem 0;max-width:48rem}
 .card h3{margin:0;display:flex;justify-content:space-between;gap:.6rem;align-items:center;overflow-wrap:anywhere}
 .big{font-size:1.35rem;font-weight:700;line-height:1.25;margin:.6rem 0 0}
 .big small{font-size:.9rem;font-weight:400;color:var(--soft)}
-.card dl{margin:.7rem 0 0;display:grid;grid-template-columns:auto 1fr;gap:.15rem .8rem;font-size:.92rem}
+.card dl{margin:.7rem 0 0;display:grid;grid-template-columns:1fr auto;gap:.15rem .8rem;font-size:.92rem}
 .card dt{color:var(--soft)}
-.card dd{margin:0;text-align:right}
+.card dd{margin:0;text-align:right;white-space:nowrap}
 .verdict{font-size:.82rem;font-weight:700;border-radius:1rem;padding:.1rem .65rem;color:#fff;white-space:nowrap}
 .met{background:#00694d}.missed{background:#a33f00}.undecided{background:#6a5300}
 button,select{font:inherit;color:var(--ink);background:#fff;border:1px solid #767676;border-radius:.35rem;
@@ -87,8 +87,9 @@ table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{overflow-wrap:normal;padding:.35rem .55rem;
 text-align:left;border-bottom:1px solid #ececec;vertical-align:top;white-space:nowrap}
 td.text{white-space:normal;min-width:12rem}
+.free th,.free td{white-space:normal}
 th{background:var(--tint);position:sticky;top:0}
-tbody th{position:static;background:none;font-weight:600}
+tbody th{position:static;background:none;font-weight:600;white-space:normal}
 .number{text-align:right;font-variant-numeric:tabular-nums}
 th button{border:0;background:none;padding:0;font-weight:700}
 th button::after{content:" \\2195";color:#767676}
@@ -98,7 +99,7 @@ pre{background:var(--tint);border:1px solid var(--line);border-radius:.4rem;padd
 font-size:.85rem}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace}
 p code,li code,td code{overflow-wrap:anywhere}
-td.hash{white-space:normal;overflow-wrap:anywhere;min-width:14rem}
+td.hash{white-space:normal;overflow-wrap:anywhere;min-width:12rem}
 .images{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.2rem,1fr));gap:1rem;list-style:none;padding:0}
 .images img{width:100%;aspect-ratio:1;object-fit:contain;background:#eee;border-radius:.3rem;display:block}
 .images li{font-size:.85rem;overflow-wrap:anywhere}
@@ -107,7 +108,7 @@ footer{border-top:1px solid var(--line);margin-top:3rem;padding-top:1rem;padding
 #vg-tooltip-element table{width:auto;font-size:.85rem}
 #vg-tooltip-element td{white-space:normal;border:0;padding:.1rem .3rem}
 [hidden]{display:none!important}
-@media (max-width:40rem){html{font-size:15px}.wide{padding:0 .9rem}.card dl{grid-template-columns:1fr 1.4fr}}
+@media (max-width:40rem){html{font-size:15px}.wide{padding:0 .9rem}}
 @media print{
 html{font-size:11px}
 header{background:none;color:#000;padding:0;border-bottom:2px solid #000}

@@ -106,7 +106,7 @@ def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]]) ->
         # An earlier report's own time is no cost of the result.
         usage={
             stage: used
-            for stage, used in usage_by_stage(benchmarks, folder.name, jobs).items()
+            for stage, used in usage_by_stage(benchmarks, folder.name, {} if prices else jobs).items()
             if stage != "report_model"
         },
     )

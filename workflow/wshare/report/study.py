@@ -6,7 +6,7 @@ from wshare.report import charts
 from wshare.report.charts import Chart
 from wshare.report.model import VERDICTS
 from wshare.report.page import figure, page, table
-from wshare.report.texts import percent, size
+from wshare.report.texts import counted, percent, size
 
 
 def study_page(results: list[dict]) -> tuple[str, Chart]:
@@ -15,20 +15,20 @@ def study_page(results: list[dict]) -> tuple[str, Chart]:
     columns = [
         ("model", ""),
         ("search", ""),
-        ("quality target", "number"),
         ("verdict", ""),
         ("float32 file", "number"),
         ("packed file", "number"),
         ("rate on disk", "number"),
-        ("rate, analytic", "number"),
-        ("bits a weight", "number"),
-        ("measure", ""),
-        ("float32 top-1", "number"),
-        ("packed top-1", "number"),
         ("share of float32", "number"),
         ("interval from", "number"),
         ("to", "number"),
+        ("quality target", "number"),
+        ("measure", ""),
+        ("float32 top-1", "number"),
+        ("packed top-1", "number"),
         ("KL, nats", "number"),
+        ("bits a weight", "number"),
+        ("rate, analytic", "number"),
         ("held-out images", "number"),
         ("evaluations", "number"),
     ]
@@ -42,7 +42,9 @@ def study_page(results: list[dict]) -> tuple[str, Chart]:
     )
     models = len({result["model"] for result in results})
     met = sum(result["verdict"] == "met" for result in results)
-    lead = f"{models} models, {len(results)} packed files, {met} of them confirmed at their quality target."
+    lead = (
+        f"{counted(models, 'model')}, {counted(len(results), 'packed file')}; confirmed at the quality target: {met}."
+    )
     footer = f"Made by wshare {escape(results[0]['versions']['wshare'])}."
     return page(
         "Study: all models", "All models and searches", lead, body, footer, {"metrics": results}, {"results": chart}
@@ -60,20 +62,20 @@ def _row(result: dict) -> list[tuple[str, object]]:
     return [
         (f'<a href="../{escape(model)}/report/index.html">{escape(model)}</a>', model),
         (escape(result["search"]), result["search"]),
-        share(result["quality_target"]),
         (f'<span class="verdict {verdict}">{VERDICTS[verdict]}</span>', verdict),
         (size(octets["float32"]), octets["float32"]),
         (size(octets["packed"]), octets["packed"]),
         (f"<strong>{rate['on_disk']:.2f}x</strong>", rate["on_disk"]),
-        (f"{rate['analytic']:.2f}x", rate["analytic"]),
-        (f"{result['bits_per_weight']:.2f}", result["bits_per_weight"]),
-        (escape(result["measure"]), result["measure"]),
-        share(result["float32"]["top1"]),
-        share(result["compressed"]["top1"]),
         share(result["relative_accuracy"]),
         share(low),
         share(high),
+        share(result["quality_target"]),
+        (escape(result["measure"]), result["measure"]),
+        share(result["float32"]["top1"]),
+        share(result["compressed"]["top1"]),
         (f"{result['compressed']['kl']:.4g}", result["compressed"]["kl"]),
+        (f"{result['bits_per_weight']:.2f}", result["bits_per_weight"]),
+        (f"{rate['analytic']:.2f}x", rate["analytic"]),
         (f"{result['compressed']['images']:,}", result["compressed"]["images"]),
         (str(result["evaluations"]), result["evaluations"]),
     ]

@@ -4,6 +4,11 @@ from collections.abc import Iterable
 from itertools import groupby
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: 1 model, 1,500 models."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def size(octets: float) -> str:
     """Bytes in decimal units: 950 B, 10.9 kB, 1.61 MB."""
     if octets < 1000:

@@ -40,6 +40,7 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
         builder={"kind": "torchvision", "name": name, "arguments": arguments},
         preprocessing=_preprocessing(weights),
         origin=f"torchvision {type(weights).__name__}.{weights.name} ({where})",
+        categories=weights.meta["categories"],
         published=None if top1 is None else {"top1": float(top1), "dataset": "ImageNet-1K"},
     )
 

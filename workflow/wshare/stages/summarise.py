@@ -10,7 +10,7 @@ from wshare.tables import write_table
 def summarise(metrics: list[Path], baseline: list[Path], summary: Path, table: Path) -> None:
     """Write a block of text for each model with a paragraph for each of its searches, and a table of all.
 
-    `baseline` holds each model's baseline/metrics.json.
+    Each metrics.json has its search's recipe.json beside it; `baseline` holds each model's baseline/metrics.json.
     """
     results = [(read_json(path), path.parent) for path in metrics]
     baselines = {path.parents[1]: read_json(path) for path in baseline}
@@ -39,9 +39,22 @@ def advice(found: list[tuple[dict, Path]]) -> str:
     met = [(result["bytes"]["packed"], folder) for result, folder in found if result["verdict"] == "met"]
     if met:
         return f"python -c \"import wshare; print(wshare.load_packed('{min(met)[1]}/packed.safetensors').keys())\""
-    if any(result["verdict"] == "undecided" for result, _ in found):
-        return "give datasets.<name>.split more held-out images, or raise searches.<name>.confidence, and run again"
-    return "raise searches.<name>.confidence, or lower searches.<name>.quality_target, and run again"
+    undecided = [entry for entry in found if entry[0]["verdict"] == "undecided"]
+    # The search that is nearest to its target.
+    result, folder = max(
+        undecided or found, key=lambda entry: entry[0]["relative_accuracy"] - entry[0]["quality_target"]
+    )
+    search = f"searches.{result['search']}"
+    rate = read_json(folder / "recipe.json")["settings"]["options"].get("compression_rate")
+    if rate is not None:
+        # A search to a size goes neither by the target nor by the confidence.
+        change = f"lower {search}.options.compression_rate (now {rate:g})"
+    elif undecided:
+        change = f"raise {search}.confidence"
+    else:
+        change = f"raise {search}.confidence, or lower {search}.quality_target"
+    images = f"give datasets.{result['dataset']}.split.held_out more images, or " if undecided else ""
+    return f"{images}{change}, and run again"
 
 
 def row(result: dict) -> dict:
