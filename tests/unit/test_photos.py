@@ -40,7 +40,7 @@ def stored(folder: Path, seed: int) -> tuple[ImageFile, ImageFile]:
     """What `prepare_images` leaves of `photos`."""
     folder.mkdir()
     write_json(folder / "model.json", {"preprocessing": PREPROCESSING})
-    settings = {"source": "photos", "split": SIZES, "enlarge": True, "seed": seed}
+    settings = {"source": "photos", "split": SIZES, "enlarge": True, "on_bad_image": "stop", "seed": seed}
     paths = folder / "search.h5", folder / "held_out.h5"
     prepare_images(settings, folder / "model.json", *paths)
     return ImageFile(paths[0]), ImageFile(paths[1])
