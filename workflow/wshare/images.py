@@ -27,8 +27,8 @@ from wshare.storage import (
 KIND = "images"
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
 # in the cache, and small images should not drown in calls.
-BATCH_RANGE = (8, 64)
-BATCH_VALUES = 1 << 20
+BATCH_RANGE = (4, 64)
+BATCH_VALUES = 1 << 19
 # A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
 CHUNK_BYTES = 1 << 16
 
