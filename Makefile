@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 ATHERIS := 3.0.0
+# Of fuzzing, for each of three targets.
+FUZZ_SECONDS ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cluster test-browser docs fuzz lint lock clean
@@ -45,7 +47,7 @@ fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
 	for target in model sealed packed; do \
 		PYTHONPATH=workflow:.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		.cache/fuzz/venv/bin/python -m tests.fuzz $$target .cache/fuzz/$$target \
-			-max_total_time=200 -artifact_prefix=.cache/fuzz/$$target- || exit 1; done
+			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.cache/fuzz/$$target- || exit 1; done
 
 docs: setup ## Build the documents into site/, to be read without a network.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

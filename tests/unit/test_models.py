@@ -438,6 +438,26 @@ def test_timm_local_checkpoint(tmp_path):
     assert "weights of another shape: classifier.weight [7, 1024]" in error(settings)
 
 
+def test_timm_names_the_classes_of_pretrained_weights(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("mobilenetv3_small_050")
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    settings = {"source": "timm", "architecture": "mobilenetv3_small_050"}
+    with_tag = settings | {"weights": "lamb_in1k", "path": str(tmp_path / "weights.safetensors")}
+    monkeypatch.setattr(timm, "create_model", functools.partial(create_without_weights, timm.create_model))
+    for given in (settings, with_tag):
+        names = models.fetch(given, tmp_path).spec["categories"]
+        assert (len(names), names[0], names[281], names[999]) == (1000, "tench", "tabby", "toilet tissue")
+    # A thousand classes of the user's own may be any.
+    assert models.fetch(with_tag | {"weights": None}, tmp_path).spec["categories"] is None
+    assert models.fetch(settings | {"arguments": {"num_classes": 10}}, tmp_path).spec["categories"] is None
+
+
+def create_without_weights(create, *arguments, pretrained, cache_dir=None, **more):
+    """timm's builder, without the network."""
+    return create(*arguments, pretrained=False, **more)
+
+
 def test_timm_without_network(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
 

@@ -29,10 +29,13 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
         path = Path(settings["path"])
         models.assign(module, read_state(path, settings.get("sha256")), str(path))
         source = f"file {path}"
+        # Without a tag they may be weights of the user's own, for classes that nobody here knows.
+        categories = categories_of(module) if "." in name else None
     else:
         models.refuse(settings, ["sha256"])
         module = _pretrained(name, arguments, cache / "timm")
         source = "pretrained"
+        categories = categories_of(module)
     # The tag belongs to the architecture: it decides the number of classes.
     name = ".".join(filter(None, (module.pretrained_cfg["architecture"], module.pretrained_cfg["tag"])))
     return models.finish(
@@ -40,6 +43,7 @@ def fetch(settings: dict, cache: Path) -> models.Fetched:
         settings,
         builder={"kind": "timm", "name": name, "arguments": arguments},
         preprocessing=preprocessing_of(module, settings),
+        categories=categories,
         origin=f"timm {name}, {source}",
     )
 
@@ -74,6 +78,18 @@ def preprocessing_of(module: nn.Module, settings: dict) -> dict:
         "mean": list(config["mean"]),
         "std": list(config["std"]),
     }
+
+
+def categories_of(module: nn.Module) -> list[str] | None:
+    """Names of a pretrained network's classes by index, in timm's words; None where timm does not know the classes."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    # timm tells a collection of ImageNet by the number of its classes.
+    subset = infer_imagenet_subset(module.pretrained_cfg)
+    if not subset or module.num_classes != module.pretrained_cfg["num_classes"]:
+        return None
+    # "tabby, tabby cat": synonyms, the usual name first.
+    return [names.split(", ")[0] for names in ImageNetInfo(subset).label_descriptions()]
 
 
 def _pretrained(name: str, arguments: dict, cache: Path) -> nn.Module:
