@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -54,31 +55,35 @@ def test_a_job_killed_at_a_random_write(job: str, study: Study, run_stage: Calla
 LOGS = {
     "train_model": "train_model.log",
     "prepare_images": "prepare_images.log",
+    "inspect_model": "inspect_model.log",
     "evaluate_dense": "evaluate_dense.log",
-    "cluster_layer": "cluster_layer/fc.log",
+    "extract_weights": "extract_weights.log",
+    "cluster_layer fc": "cluster_layer/fc.log",
     "measure_inputs": "measure_inputs.log",
     "profile_layers": "profile_layers/0.log",
+    "gather_sensitivity": "gather_sensitivity.log",
     "search_rate_distortion": "search/rate_distortion/search_rate_distortion.log",
     "pack_rate_distortion": "search/rate_distortion/pack_rate_distortion.log",
     "search": "search/slope/search.log",
     "pack_model": "search/slope/pack_model.log",
-    "evaluate_packed": "search/slope/evaluate_packed.log",
+    "evaluate_packed slope": "search/slope/evaluate_packed.log",
 }
 # Seconds from the start of a job to the kill, at most: some jobs are at their imports then, some at their end.
 LATEST = 3.0
 
 
-def killed_run(folder: Path, logs: set[Path], delay: float) -> tuple[Path, str]:
-    """Run Snakemake until one of the logs appears, and kill it with all its jobs: the log, and what was printed."""
+def kill_run(folder: Path, logs: set[Path], delay: float, *targets: str) -> str:
+    """Run Snakemake until one of the logs appears, and soon after kill it with all its jobs: what it had printed."""
     terminal = folder / "terminal.txt"
-    run = started(command(folder, "--cores", "1"), terminal)
-    while not (found := [log for log in logs if log.exists()]):
+    run = started(command(folder, "--cores", "1", *targets), terminal)
+    while not any(log.exists() for log in logs):
         assert run.poll() is None, terminal.read_text()
         time.sleep(0.02)
     time.sleep(delay)
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    return found[0], terminal.read_text()
+    assert run.wait() == -signal.SIGKILL, terminal.read_text()
+    assert snakemake(folder, "--unlock").returncode == 0
+    return terminal.read_text()
 
 
 def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path_factory: pytest.TempPathFactory):
@@ -90,19 +95,37 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
         data="after `snakemake --unlock` the next run goes on: no file removed by hand, no finished job repeated, the "
         "undisturbed result, no temporary file",
     )
-    delays = random.Random(0)
-    stages = {folder / "results/tiny/logs" / name: stage for stage, name in LOGS.items()}
-    done: Counter[str] = Counter()
-    while waiting := {log for log in stages if not log.exists()}:
-        log, printed = killed_run(folder, waiting, delays.uniform(0, LATEST))
-        done.update(finished(printed))
-        assert snakemake(folder, "--unlock").returncode == 0
-        row.where.append(stages[log])
+
+    def killed(job: str) -> None:
+        row.where.append(job.split()[0])
         row.round(True)
-    last = snakemake(folder, "--cores", "1")
-    assert last.returncode == 0, last.stdout + last.stderr
-    done.update(finished(last.stdout + last.stderr))
+
+    delays = random.Random(0)
+    logs = {job: folder / "results/tiny/logs" / name for job, name in LOGS.items()}
+    done: Counter[str] = Counter()
+    passed = []
+    while waiting := {log for log in logs.values() if not log.exists()}:
+        done.update(finished(kill_run(folder, waiting, delays.uniform(0, LATEST))))
+        begun = sorted((log for log in waiting if log.exists()), key=lambda log: log.stat().st_mtime)
+        *over, last = [job for log in begun for job in logs if logs[job] == log]
+        passed += over
+        killed(last)
+    end = snakemake(folder, "--cores", "1")
+    assert end.returncode == 0, end.stdout + end.stderr
+    done.update(finished(end.stdout + end.stderr))
     once = Counter(job.split()[0] for job in study.jobs)
     # The target itself is a rule, too. A job may end unheard, just before the kill: none is heard of twice.
     assert not done - (once + Counter(["compress"]))
     check_same(folder, study)
+
+    # Jobs that were over before the kill: again, one by one.
+    again = {job: [f"results/{name}" for name in study.outputs(job)] for job in passed}
+    for job, outputs in again.items():
+        logs[job].unlink()
+        study.clear(folder, job)
+        kill_run(folder, {logs[job]}, delays.uniform(0, LATEST / 10), *outputs)
+        killed(job)
+    end = snakemake(folder, "--cores", "1", "compress", *chain(*again.values()))
+    assert end.returncode == 0, end.stdout + end.stderr
+    check_same(folder, study)
+    assert row.rounds == len(LOGS)
