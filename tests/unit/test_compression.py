@@ -471,6 +471,7 @@ def test_a_measurement_scores_each_fold_by_what_the_other_taught(study):
     found = recipe["on_search_images"]
     assert (found["kl"], found["top1"], found["expected"]) == (expected.kl, expected.top1, expected.expected)
     np.testing.assert_allclose(found["kl_high"], expected.kl + 1.6448536 * expected.kl_error)
+    np.testing.assert_allclose(found["expected_low"], expected.expected - 1.6448536 * expected.expected_error)
 
 
 def study_fisher(study: Study, name: str) -> np.ndarray:

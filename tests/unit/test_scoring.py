@@ -54,7 +54,8 @@ def test_score_agrees_with_torch(seed, classes, scale):
 def test_the_float32_network_agrees_with_itself():
     logits = random_logits(30, 10, 0)
     found = score(logits, logits, np.zeros(30, np.int64))
-    assert (found.kl, found.kl_error, found.expected, found.agreement) == (0.0, 0.0, 1.0, 1.0)
+    assert (found.kl, found.kl_error, found.agreement) == (0.0, 0.0, 1.0)
+    assert (found.expected, found.expected_error) == (1.0, 0.0)
 
 
 def test_what_float32_expects_of_other_answers_is_what_it_gives_them():
@@ -64,6 +65,16 @@ def test_what_float32_expects_of_other_answers_is_what_it_gives_them():
     for labels in (None, np.array([2, 2, 2])):
         found = score(logits, reference, labels)
         assert found.expected == pytest.approx((0.7 + 0.4 + 0.1) / (0.7 + 0.5 + 0.6), rel=1e-6)
+
+
+def test_the_standard_error_of_what_float32_expects_is_that_of_resampled_images():
+    reference = random_logits(400, 10, 0)
+    logits = reference + random_logits(400, 10, 1, scale=1.0)
+    found = score(logits, reference, None)
+    assert 0.5 < found.agreement < 0.9
+    draws = np.random.default_rng(0).integers(400, size=(2000, 400))
+    resampled = [score(logits[draw], reference[draw], None).expected for draw in draws]
+    assert found.expected_error == pytest.approx(np.std(resampled), rel=0.05)
 
 
 def test_the_standard_error_of_the_divergence_is_that_of_its_mean():

@@ -17,8 +17,10 @@ from wshare.search.rate_distortion import NATS, first_guess, run, within
 
 # A probe that finds a loss this far from the predicted one tells of noise.
 FACTORS = (0.1, 10.0)
+# Normal quantile of the one-sided 95 % bounds on what is measured without labels.
+BOUND = Z.inv_cdf(0.95)
 LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
-QUALITY = ["top1", "relative_accuracy", "low", "expected", "kl", "kl_high", "agreement"]
+QUALITY = ["top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
 FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
 
 
@@ -94,8 +96,9 @@ class Scale:
             "relative_accuracy": share,
             "low": low,
             "expected": quality.expected,
+            "expected_low": quality.expected - BOUND * quality.expected_error,
             "kl": quality.kl,
-            "kl_high": quality.kl + Z.inv_cdf(0.95) * quality.kl_error,
+            "kl_high": quality.kl + BOUND * quality.kl_error,
             "agreement": quality.agreement,
             "k": {name: len(part.shared.codebook) for name, part in parts.items()},
         }
@@ -146,7 +149,7 @@ def find(
         if slope not in prices:
             prices[slope] = remembered(("slope", slope), lambda: scale.measure(slope, factors, settings["confidence"]))
         found = prices[slope]
-        return found["kl_high"], min(found["low"], found["expected"]) >= target
+        return found["kl_high"], min(found["low"], found["expected_low"]) >= target
 
     slope = priced(factors, start) if rate else run(judged, start, nats, choices["evaluations"])
     meets = judged(slope)[1]

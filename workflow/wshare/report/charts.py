@@ -472,7 +472,7 @@ def trace(search: Search) -> Chart | None:
     rows = []
     for number, place in enumerate(search.trace, start=1):
         row = search.front[place]
-        passes = min(float(row["low"]), float(row.get("expected", "inf"))) >= target
+        passes = min(float(row["low"]), float(row.get("expected_low", "inf"))) >= target
         state = "chosen" if row["chosen"] == "1" else "accuracy passes" if passes else "accuracy fails"
         rows.append(
             {
@@ -514,7 +514,7 @@ def trace(search: Search) -> Chart | None:
         f"{counted(len(rows), 'evaluation')}; the chosen combination was number {place}, of "
         f"{size(1000 * rows[place - 1]['kB'])}."
     )
-    if any("expected" in row for row in search.front):
+    if any("expected_low" in row for row in search.front):
         finding += " A price must also keep the divergence within its budget."
     return make("Search trace", finding, alt.layer(line, dots).properties(height=260))
 

@@ -13,8 +13,8 @@ from wshare.tables import ANSWERS, read_sealed
 
 # Columns of front.csv that are no layer.
 QUALITY = (
-    *("slope", "bits", "compression_rate_analytic", "top1", "relative_accuracy", "low", "expected"),
-    *("kl", "kl_high", "agreement", "pareto", "chosen"),
+    *("slope", "bits", "compression_rate_analytic", "top1", "relative_accuracy", "low"),
+    *("expected", "expected_low", "kl", "kl_high", "agreement", "pareto", "chosen"),
 )
 
 
