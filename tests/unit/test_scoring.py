@@ -15,7 +15,6 @@ from wshare.scoring import (
     measure_of,
     predict,
     predicted_low,
-    ratio_of_means,
     relative_accuracy,
     score,
     verdict,
@@ -76,10 +75,6 @@ def test_the_standard_error_of_what_float32_expects_is_that_of_resampled_images(
     draws = np.random.default_rng(0).integers(400, size=(2000, 400))
     resampled = [score(logits[draw], reference[draw], None).expected for draw in draws]
     assert found.expected_error == pytest.approx(np.std(resampled), rel=0.05)
-
-
-def test_a_ratio_over_nothing_is_nothing():
-    assert ratio_of_means(np.ones(3), np.zeros(3)) == (0.0, 0.0)
 
 
 def test_the_standard_error_of_the_divergence_is_that_of_its_mean():

@@ -145,9 +145,9 @@ def test_the_first_guess_is_right_where_loss_falls_by_six_decibels_a_bit(nats, w
     np.testing.assert_allclose(nats * (1 - 4**-step) / (weights * step), price, rtol=1e-4)
 
 
-def test_an_accuracy_of_99_percent_allows_four_hundredths_of_a_nat():
+def test_an_accuracy_of_99_percent_allows_a_fortieth_of_a_nat():
     allowed = NATS * (1 - 0.99)
-    assert allowed == pytest.approx(0.04)
+    assert allowed == pytest.approx(0.025)
 
 
 @given(st.floats(1, 30), st.floats(-1.5, 1.5), st.floats(0.2, 0.8))

@@ -1,6 +1,5 @@
 """Search of one price of a bit for all layers of a network, on images in a file or in memory."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,13 +12,13 @@ from wshare.errors import UserError
 from wshare.images import Images
 from wshare.layers import replaced
 from wshare.rate_distortion import Options, Quantised
-from wshare.scoring import Z, check_images, measure_of, predict, predicted_low, ratio_of_means, score
+from wshare.scoring import Z, check_images, measure_of, predict, predicted_low, score
 from wshare.search.rate_distortion import NATS, first_guess, run, within
 
 # A probe that finds a loss this far from the predicted one tells of noise.
 FACTORS = (0.1, 10.0)
-# Of other images as many as were searched on, three samples in four are to keep what float32 expects.
-PROBABLE = 0.75
+# Normal quantile of the one-sided 95 % bounds on what is measured without labels.
+BOUND = Z.inv_cdf(0.95)
 LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
 QUALITY = ["top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
 FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
@@ -91,17 +90,15 @@ class Scale:
                 logits.append(predict(self._model, self._sample.part(first, stop), self._threads))
         quality = score(np.concatenate(logits), self._reference, self._sample.labels)
         share, low = predicted_low(quality.correct, self.original.correct, confidence)
-        # Of the accuracy on other images about what is expected here: both vary.
-        spread = math.hypot(quality.expected_error, ratio_of_means(quality.correct, self.original.correct)[1])
         return {
             "bits": sum(part.bits for part in parts.values()),
             "top1": quality.top1,
             "relative_accuracy": share,
             "low": low,
             "expected": quality.expected,
-            "expected_low": quality.expected - Z.inv_cdf(PROBABLE) * spread,
+            "expected_low": quality.expected - BOUND * quality.expected_error,
             "kl": quality.kl,
-            "kl_high": quality.kl + Z.inv_cdf(0.95) * quality.kl_error,
+            "kl_high": quality.kl + BOUND * quality.kl_error,
             "agreement": quality.agreement,
             "k": {name: len(part.shared.codebook) for name, part in parts.items()},
         }

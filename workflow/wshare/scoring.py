@@ -26,7 +26,8 @@ class Score:
     the mean cross-entropy and `kl` the mean Kullback-Leibler divergence from the float32 network's
     output, in nats, with its standard error `kl_error`. `expected` is the accuracy relative to float32's that the
     float32 network itself expects, by the probabilities it gives to both networks' top-1 classes: it needs no labels,
-    and varies less than counts of right answers; `expected_error` is its standard error. `correct` is bool [N].
+    and varies less than counts of right answers; `expected_error` is its standard error, that of a ratio of means
+    (Cochran 1977, section 2.11). `correct` is bool [N].
     """
 
     top1: float
@@ -84,15 +85,17 @@ def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) 
     best = np.argpartition(-logits, min(5, logits.shape[1]) - 1, axis=1)[:, :5]
     correct = predicted == labels
     divergence = (np.exp(original) * (original - compressed)).sum(1)
-    expected, expected_error = ratio_of_means(np.exp(original[rows, predicted]), np.exp(original.max(1)))
+    kept, possible = np.exp(original[rows, predicted]), np.exp(original.max(1))
+    expected = kept.mean() / possible.mean()
+    residual = (kept - expected * possible) / possible.mean()
     return Score(
         top1=float(correct.mean()),
         top5=float((best == labels[:, None]).any(1).mean()),
         loss=float(-compressed[rows, labels].mean()),
         kl=float(divergence.mean()),
         kl_error=float(divergence.std() / np.sqrt(len(divergence))),
-        expected=expected,
-        expected_error=expected_error,
+        expected=float(expected),
+        expected_error=float(residual.std() / np.sqrt(len(residual))),
         agreement=float((predicted == reference.argmax(1)).mean()),
         correct=correct,
     )
@@ -101,18 +104,6 @@ def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-
-
-def ratio_of_means(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
-    """Mean of `above` over the mean of `below`, both [N], and its standard error (Cochran 1977, section 2.11).
-
-    Both are 0 where `below` is 0 throughout.
-    """
-    if not below.any():
-        return 0.0, 0.0
-    ratio = above.mean() / below.mean()
-    residual = (above - ratio * below) / below.mean()
-    return float(ratio), float(residual.std() / np.sqrt(len(residual)))
 
 
 def relative_accuracy(
