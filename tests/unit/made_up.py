@@ -153,6 +153,7 @@ def _write_search(root, method, state, logits, reference, labels, keys, rng) -> 
         "low": 0.93,
         "expected": 0.96,
         "expected_low": 0.955,
+        "images": 400,
         "kl": 0.05,
         "kl_high": 0.06,
         "agreement": 0.9,

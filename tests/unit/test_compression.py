@@ -23,6 +23,7 @@ from wshare.models import Fetched, assign, fast
 from wshare.moments import input_moments, read_moments
 from wshare.packedmodel import write_files
 from wshare.packing import BatchNorm, load_packed
+from wshare.price_search import Scale
 from wshare.rate_distortion import Options
 from wshare.scoring import forward, predict, score
 from wshare.stages.extract_weights import extract_weights
@@ -472,6 +473,44 @@ def test_a_measurement_scores_each_fold_by_what_the_other_taught(study):
     assert (found["kl"], found["top1"], found["expected"]) == (expected.kl, expected.top1, expected.expected)
     np.testing.assert_allclose(found["kl_high"], expected.kl + 1.6448536 * expected.kl_error)
     np.testing.assert_allclose(found["expected_low"], expected.expected - 1.6448536 * expected.expected_error)
+
+
+@pytest.fixture
+def scale(tmp_path, random_images) -> Scale:
+    """Prices of a network with 460 images: 192 in the first fold, 268 in the second, 64 in a batch."""
+    study = Study(tmp_path, random_images, 460)
+    study.measure_inputs()
+    model = read_model(study.spec, study.weights)
+    fisher = {name: float(study_fisher(study, name).sum(dtype="float64")) for name in SHARED}
+    norms = folded_norms(model, SHARED, study.images.batch(0)[:2])
+    folds = [Network.of(model, fisher, fold, norms) for fold in read_moments(study.folder / "inputs.h5", SHARED)]
+    return Scale(model, folds, study.images, study.logits, Options(), 1)
+
+
+PRICE = 1e-5
+
+
+def test_looks_on_the_way_change_nothing_of_what_is_measured_to_the_end(scale):
+    whole = scale.measure(PRICE, dict.fromkeys(SHARED, 1.0), None, None)
+    assert whole["images"] == 460
+    assert scale.measure(PRICE, dict.fromkeys(SHARED, 1.0), None, (whole["kl"] * 0.999, 0.0)) == whole
+
+
+@pytest.mark.parametrize(("nats", "target"), [(1e-9, 0.0), (10.0, 1.5)])
+def test_a_price_that_is_clearly_too_high_is_measured_on_few_images(scale, nats, target):
+    found = scale.measure(PRICE, dict.fromkeys(SHARED, 1.0), 0.95, (nats, target))
+    # A quarter of each fold, in whole batches.
+    assert found["images"] == 64 + 128
+    assert found["kl_high"] > nats or found["low"] < target
+    assert scale.measure(PRICE, dict.fromkeys(SHARED, 1.0), 0.95, (1e9, -9.0))["images"] == 460
+
+
+def test_the_images_that_rule_a_price_out_are_the_first_of_both_folds(scale, monkeypatch):
+    parts = []
+    part = scale._sample.part
+    monkeypatch.setattr(scale._sample, "part", lambda *ends: parts.append(ends) or part(*ends))
+    scale.measure(PRICE, dict.fromkeys(SHARED, 1.0), None, (10.0, -9.0))
+    assert parts == [(0, 64), (192, 320), (64, 128), (320, 384), (128, 192), (384, 460)]
 
 
 def study_fisher(study: Study, name: str) -> np.ndarray:

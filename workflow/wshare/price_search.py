@@ -1,5 +1,6 @@
 """Search of one price of a bit for all layers of a network, on images in a file or in memory."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,15 +13,28 @@ from wshare.errors import UserError
 from wshare.images import Images
 from wshare.layers import replaced
 from wshare.rate_distortion import Options, Quantised
-from wshare.scoring import Z, check_images, measure_of, predict, predicted_low, score
+from wshare.scoring import (
+    Score,
+    Z,
+    check_images,
+    labels_or_reference,
+    measure_of,
+    paired_ratio,
+    predict,
+    predicted_low,
+    score,
+)
 from wshare.search.rate_distortion import NATS, first_guess, run, within
 
 # A probe that finds a loss this far from the predicted one tells of noise.
 FACTORS = (0.1, 10.0)
+# Fewest images that say anything of a price, and the standard errors by which they must miss.
+FEWEST = 100
+CERTAIN = 3.0
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
 LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
-QUALITY = ["top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
+QUALITY = ["images", "top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
 FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
 
 
@@ -55,7 +69,8 @@ class Scale:
         self._options, self._threads = options, threads
         # Images and their mirror images taught the fold.
         self._middle = folds[0].images // 2
-        self.original = score(reference, reference, sample.labels)
+        self._labels = labels_or_reference(sample.labels, reference)
+        self.original = score(reference, reference, self._labels)
         self.layers = {name: layer.shape for name, layer in folds[0].targets.items()}
         self.weights = sum(layer.weights.size for layer in folds[0].targets.values())
         self.images, self.fingerprint, self.measure_name = len(sample), sample.fingerprint, measure_of(sample.labels)
@@ -80,18 +95,37 @@ class Scale:
         with replaced(self._model, self._folds[1].tensors(name, part)):
             return score(predict(self._model, few, self._threads), self._reference[: len(few)], None).kl
 
-    def measure(self, slope: float, factors: dict[str, float], confidence: float | None) -> dict:
-        """Quality on all search images and analytic bits at a price."""
-        logits = []
-        ends = (0, self._middle, len(self._sample))
-        for taught, first, stop in zip(reversed(self._folds), ends, ends[1:], strict=False):
-            parts = taught.quantised(slope, factors, self._options, self._threads)
-            with replaced(self._model, taught.all_tensors(parts)):
-                logits.append(predict(self._model, self._sample.part(first, stop), self._threads))
-        quality = score(np.concatenate(logits), self._reference, self._sample.labels)
-        share, low = predicted_low(quality.correct, self.original.correct, confidence)
+    def measure(
+        self, slope: float, factors: dict[str, float], confidence: float | None, bounds: tuple[float, float] | None
+    ) -> dict:
+        """Quality and analytic bits at a price, on all search images or on the first ones that rule it out.
+
+        `bounds` is the divergence allowed, in nats, and the quality target; without them all images are measured.
+        After the first 1/8, 1/4, ... of both folds, no less than FEWEST images, measuring stops if the price is
+        ruled out. That can only reject: what passes has passed on all images, and passes wrongly no more often
+        (a futility bound that does not bind; Jennison & Turnbull 2000, chapter 5).
+        """
+        ends = (0, self._middle, self.images)
+        pairs = list(zip(reversed(self._folds), ends, ends[1:], strict=False))
+        parts = [taught.quantised(slope, factors, self._options, self._threads) for taught, _, _ in pairs]
+        logits, seen = np.empty_like(self._reference), np.zeros(self.images, dtype=bool)
+        for share in self._looks() if bounds else (1.0,):
+            for (taught, first, stop), shared in zip(pairs, parts, strict=True):
+                at = first + np.count_nonzero(seen[first:stop])
+                upto = min(stop, first + self._whole_batches(share * (stop - first)))
+                if at == upto:
+                    continue
+                with replaced(self._model, taught.all_tensors(shared)):
+                    logits[at:upto] = predict(self._model, self._sample.part(at, upto), self._threads)
+                seen[at:upto] = True
+            quality = score(logits[seen], self._reference[seen], self._labels[seen])
+            original = self.original.correct[seen]
+            if bounds and _ruled_out(quality, original, *bounds):
+                break
+        share, low = predicted_low(quality.correct, original, confidence)
         return {
-            "bits": sum(part.bits for part in parts.values()),
+            "bits": sum(part.bits for part in parts[-1].values()),
+            "images": int(np.count_nonzero(seen)),
             "top1": quality.top1,
             "relative_accuracy": share,
             "low": low,
@@ -100,8 +134,31 @@ class Scale:
             "kl": quality.kl,
             "kl_high": quality.kl + BOUND * quality.kl_error,
             "agreement": quality.agreement,
-            "k": {name: len(part.shared.codebook) for name, part in parts.items()},
+            "k": {name: len(part.shared.codebook) for name, part in parts[-1].items()},
         }
+
+    def _looks(self) -> list[float]:
+        """Shares of the images after which to look, ascending, the last one 1."""
+        halvings = int(math.log2(max(self.images / FEWEST, 1)))
+        return [0.5**halving for halving in range(halvings, -1, -1)]
+
+    def _whole_batches(self, images: float) -> int:
+        """So many images, in whole batches: they are then the batches of a pass over all images."""
+        return math.ceil(images / self._sample.batch_size) * self._sample.batch_size
+
+
+def _ruled_out(quality: Score, original: np.ndarray, nats: float, target: float) -> bool:
+    """Whether divergence, relative accuracy or expected accuracy is on the wrong side by CERTAIN standard errors.
+
+    `original` is what the float32 network has right, bool [N], of the images that `quality` is of. The divergence is
+    skewed to the right, so that a mean far too high is rarer than of a normal distribution.
+    """
+    share, error = paired_ratio(quality.correct, original)
+    return (
+        quality.kl - CERTAIN * quality.kl_error > nats
+        or share + CERTAIN * error < target
+        or quality.expected + CERTAIN * quality.expected_error < target
+    )
 
 
 def measurements(scale: Scale, settings: dict) -> int:
@@ -128,6 +185,7 @@ def find(
     """
     choices, target = settings["options"], settings["quality_target"]
     rate, nats = choices["compression_rate"], _nats(settings)
+    confidence, bounds = settings["confidence"], None if rate else (nats, target)
     prices: dict[float, dict] = {}
 
     def priced(factors: dict[str, float], start: float) -> float:
@@ -147,7 +205,7 @@ def find(
 
     def judged(slope: float) -> tuple[float, bool]:
         if slope not in prices:
-            prices[slope] = remembered(("slope", slope), lambda: scale.measure(slope, factors, settings["confidence"]))
+            prices[slope] = remembered(("slope", slope), lambda: scale.measure(slope, factors, confidence, bounds))
         found = prices[slope]
         return found["kl_high"], min(found["low"], found["expected_low"]) >= target
 
@@ -171,7 +229,7 @@ def find(
         # Of layers with one loss there is no order.
         "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
         "images_forwarded": {
-            "search": len(prices) * scale.images,
+            "search": sum(found["images"] for found in prices.values()),
             "probe": len(rows) * min(choices["probe_images"], scale.images),
             "inputs": scale.taught,
         },

@@ -1,5 +1,6 @@
 """Evaluation of a network and statistics on the same images before and after compression."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -133,11 +134,22 @@ def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float 
     """Relative accuracy, and the lower end its 95 % interval is expected to have on as many other images.
 
     Holding on other images takes more than an interval that holds here: their accuracy varies as well, and
-    their own interval has a width. The bound is s - (z(0.975) + sqrt(2) z(confidence)) sd, so that with
-    probability `confidence` the lower end on other images is no lower; sd is that of a difference of paired
-    proportions, with half an image added to each of the four kinds so that few changed answers do not pass
-    for none (Agresti & Min 2005). The probability is that of one combination: the smallest of many that were
-    measured on the same images holds less often. Without `confidence` the bound is s itself.
+    their own interval has a width. The bound is s - (z(0.975) + sqrt(2) z(confidence)) sd, with s and sd of
+    `paired_ratio`, so that with probability `confidence` the lower end on other images is no lower. The probability
+    is that of one combination: the smallest of many that were measured on the same images holds less often. Without
+    `confidence` the bound is s itself.
+    """
+    share, deviation = paired_ratio(correct, reference)
+    if confidence is None:
+        return share, share
+    return share, share - (Z.inv_cdf(0.975) + math.sqrt(2) * Z.inv_cdf(confidence)) * deviation
+
+
+def paired_ratio(correct: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Accuracy as a share of float32's on the same images, both bool [N], and its standard deviation.
+
+    It is that of a difference of paired proportions, with half an image added to each of the four kinds so that few
+    changed answers do not pass for none (Agresti & Min 2005). Both are 0 where float32 has nothing right.
     """
     both = np.count_nonzero(correct & reference)
     gained = np.count_nonzero(correct & ~reference)
@@ -146,11 +158,8 @@ def predicted_low(correct: np.ndarray, reference: np.ndarray, confidence: float 
         return 0.0, 0.0
     images = len(correct) + 2
     changed, net = (gained + lost + 1) / images, (gained - lost) / images
-    deviation = np.sqrt((changed - net**2) / images) / ((both + lost + 1) / images)
-    share = float((both + gained) / (both + lost))
-    if confidence is None:
-        return share, share
-    return share, float(share - (Z.inv_cdf(0.975) + np.sqrt(2) * Z.inv_cdf(confidence)) * deviation)
+    deviation = math.sqrt((changed - net**2) / images) / ((both + lost + 1) / images)
+    return float((both + gained) / (both + lost)), float(deviation)
 
 
 def images_needed(top1: float, target: float, confidence: float | None) -> float:

@@ -143,6 +143,7 @@ def front(model: Model, search: Search) -> Chart:
                 alt.Tooltip("kB:Q").title("size, kB").format(",.1f"),
                 alt.Tooltip("share:Q").title(kept).format(".2%"),
                 alt.Tooltip("kl:Q").title("KL, nats"),
+                alt.Tooltip("images:N").title("search images looked at"),
                 alt.Tooltip("recipe:N").title("shared values, layer by layer"),
             ],
         )
@@ -183,6 +184,7 @@ def _point(search: Search, row: dict[str, str], kind: str) -> dict:
         "kB": significant(float(row["bits"]) / 8000),
         "share": significant(float(row["relative_accuracy"])),
         "kl": significant(float(row["kl"]), 3),
+        "images": row.get("images", "all"),
         "recipe": recipe(search.ks(row).values()),
     }
 
@@ -192,9 +194,11 @@ def _chosen(search: Search) -> dict[str, str]:
 
 
 def _pareto(search: Search) -> list[dict]:
-    """Combinations that no smaller one equals, by ascending size."""
+    """Combinations that no smaller one equals, by ascending size, of those that were measured on most images."""
     best, line = -math.inf, []
-    for row in sorted(search.front, key=lambda row: (float(row["bits"]), -float(row["relative_accuracy"]))):
+    most = max(int(row.get("images", 0)) for row in search.front)
+    whole = [row for row in search.front if int(row.get("images", 0)) == most]
+    for row in sorted(whole, key=lambda row: (float(row["bits"]), -float(row["relative_accuracy"]))):
         share = float(row["relative_accuracy"])
         if share > best:
             best = share
@@ -480,6 +484,7 @@ def trace(search: Search) -> Chart | None:
                 "kB": significant(float(row["bits"]) / 8000),
                 "share": significant(float(row["relative_accuracy"])),
                 "kl": significant(float(row["kl"]), 3),
+                "images": row.get("images", "all"),
                 "state": state,
             }
         )
@@ -506,6 +511,7 @@ def trace(search: Search) -> Chart | None:
             alt.Tooltip("kB:Q").title("analytic size, kB").format(",.1f"),
             alt.Tooltip("share:Q").title("share of float32").format(".2%"),
             alt.Tooltip("kl:Q").title("KL, nats"),
+            alt.Tooltip("images:N").title("search images looked at"),
             alt.Tooltip("state:N").title("search images"),
         ],
     )
@@ -515,7 +521,8 @@ def trace(search: Search) -> Chart | None:
         f"{size(1000 * rows[place - 1]['kB'])}."
     )
     if any("expected_low" in row for row in search.front):
-        finding += " A price must also keep the divergence within its budget."
+        finding += " A price must also keep the divergence within its budget; one that clearly does not is measured on "
+        finding += "fewer images."
     return make("Search trace", finding, alt.layer(line, dots).properties(height=260))
 
 

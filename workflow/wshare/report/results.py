@@ -13,7 +13,7 @@ from wshare.tables import ANSWERS, read_sealed
 
 # Columns of front.csv that are no layer.
 QUALITY = (
-    *("slope", "bits", "compression_rate_analytic", "top1", "relative_accuracy", "low"),
+    *("slope", "bits", "compression_rate_analytic", "images", "top1", "relative_accuracy", "low"),
     *("expected", "expected_low", "kl", "kl_high", "agreement", "pareto", "chosen"),
 )
 
