@@ -24,6 +24,7 @@ PARTS = {
     "no_bias_correction": "no correction of means",
     "no_least_squares": "no least-squares codebook",
     "no_assignment_descent": "no assignment descent (AdaRound's objective)",
+    "no_variance_matching": "variances not matched",
     "no_folding": "batch norm not folded",
     "no_probe": "sensitivities not probed",
 }

@@ -43,6 +43,7 @@ CHOICES = {
     "bias_correction": True,
     "least_squares": True,
     "assignment_descent": True,
+    "variance_matching": True,
     "fold_batch_norm": True,
 }
 

@@ -13,7 +13,7 @@ from wshare.moments import Moments
 from wshare.packing import BatchNorm, FoldedNorm, write_packed
 from wshare.rate_distortion import Options, Quantised, Target, quantise, target
 
-PLAIN = Options(error_feedback=False, bias_correction=False, least_squares=False, assignment_descent=False)
+PLAIN = Options("entropy", False, False, False, False, False)
 FIXED = Options(form="fixed")
 
 
@@ -185,7 +185,7 @@ def test_a_factor_of_the_loss_is_a_lower_price():
 @pytest.mark.parametrize("form", ["entropy", "fixed"])
 def test_the_predicted_loss_is_the_error_of_outputs_after_feedback(name, form):
     made = Layer(**LAYERS[name]).target()
-    part = quantise(made, 1e-4, 1.0, Options(form=form, least_squares=False))
+    part = quantise(made, 1e-4, 1.0, Options(form=form, least_squares=False, variance_matching=False))
     np.testing.assert_allclose(part.loss, output_error(made, part), rtol=1e-6)
 
 
@@ -214,7 +214,7 @@ def test_the_loss_is_that_of_the_definition():
     """1/2 F dw^T C dw / E of each output, with the norm's scale in the weights and F that of weights before it."""
     layer = Layer(scale=SCALES, fisher=3.0)
     made = layer.target()
-    part = quantise(made, 1e-4, 1.0, Options(least_squares=False))
+    part = quantise(made, 1e-4, 1.0, Options(least_squares=False, variance_matching=False))
     change = (part.shared.weight() - layer.wanted()) / layer.norm.scale[:, None]
     energy = layer.moments.energy.sum(dtype=np.float64)
     expected = 0.5 * 3.0 / 12 * np.einsum("rc,cd,rd->", change, made.covariance[0], change) / energy
@@ -300,13 +300,34 @@ def test_least_squares_makes_less_output_error(monkeypatch, name, products):
     monkeypatch.setattr(rate_distortion, "NORMAL_PRODUCTS", products)
     made = Layer(**LAYERS[name]).target()
     on, off = (
-        quantise(made, 1e-5, 1.0, Options(least_squares=switch, assignment_descent=False)) for switch in (True, False)
+        quantise(made, 1e-5, 1.0, Options("entropy", True, True, switch, False, False)) for switch in (True, False)
     )
     np.testing.assert_array_equal(on.shared.indices, off.shared.indices)
     ratio = output_error(made, on) / output_error(made, off)
     assert ratio < (0.97 if products > 1e6 else 1.3)
     if made.norm is None:
         assert on.bits == off.bits
+
+
+@pytest.mark.parametrize("form", ["entropy", "fixed"])
+@pytest.mark.parametrize("name", ["plain", "negative scales", "depthwise", "groups"])
+def test_outputs_vary_as_they_did(name, form):
+    made = Layer(**LAYERS[name]).target()
+    on, off = (quantise(made, 1e-3, 1.0, Options(form=form, variance_matching=switch)) for switch in (True, False))
+    np.testing.assert_array_equal(on.shared.indices, off.shared.indices)
+    groups, columns, rows = made.weights.shape
+    covariance = made.covariance if made.covariance.ndim == 3 else np.stack([np.diag(c) for c in made.covariance])
+
+    def variance(codebook: np.ndarray) -> float:
+        weights = codebook.astype(np.float64)[on.shared.indices.reshape(groups, rows, columns)]
+        return float((made.importance * np.einsum("grc,gcd,grd->gr", weights, covariance, weights)).sum())
+
+    weights = made.weights.transpose(0, 2, 1)
+    before = float((made.importance * np.einsum("grc,gcd,grd->gr", weights, covariance, weights)).sum())
+    np.testing.assert_allclose(variance(on.shared.codebook), before, rtol=2e-3)
+    # Not so without it.
+    assert abs(variance(off.shared.codebook) / before - 1) > 5e-3
+    assert on.bits == off.bits or made.norm is not None
 
 
 def test_levels_are_those_of_float16_where_that_costs_nothing():
@@ -327,7 +348,7 @@ def test_diagonal_moments_do_for_very_wide_layers():
     few = replace(layer.moments, second=layer.moments.energy)
     diagonal = target("l", layer.weight, 1, 1.0, few, None, True)
     np.testing.assert_allclose(diagonal.covariance, np.einsum("gii->gi", made.covariance))
-    for options in (Options(), FIXED):
+    for options in (Options(variance_matching=False), Options(form="fixed", variance_matching=False)):
         part = quantise(diagonal, 1e-4, 1.0, options)
         check_sane(diagonal, part)
         np.testing.assert_allclose(part.loss, output_error(diagonal, part), rtol=1e-6)
@@ -343,9 +364,10 @@ def test_options_are_those_of_the_configuration():
         "bias_correction": True,
         "least_squares": False,
         "assignment_descent": False,
+        "variance_matching": True,
         "fold_batch_norm": True,
     }
-    assert Options.of(given_options) == Options("fixed", False, True, False, False)
+    assert Options.of(given_options) == Options("fixed", False, True, False, False, True)
 
 
 @given(

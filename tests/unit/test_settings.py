@@ -443,6 +443,7 @@ CHANGES = [
     ("searches.r.options.bias_correction", False, {"search_rate_distortion"}),
     ("searches.r.options.least_squares", False, {"search_rate_distortion"}),
     ("searches.r.options.assignment_descent", False, {"search_rate_distortion"}),
+    ("searches.r.options.variance_matching", False, {"search_rate_distortion"}),
     ("searches.r.options.compression_rate", 8, {"search_rate_distortion"}),
     ("searches.r.options.fold_batch_norm", False, {"search_rate_distortion"}),
     ("inputs.images", 3, {"measure_inputs"}),

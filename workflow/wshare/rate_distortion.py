@@ -38,7 +38,7 @@ MOST_INDEX_BITS = 8
 SHIFT_CELLS = 2
 
 
-_SWITCHES = ("error_feedback", "bias_correction", "least_squares", "assignment_descent")
+_SWITCHES = ("error_feedback", "bias_correction", "least_squares", "assignment_descent", "variance_matching")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Options:
     bias_correction: bool = True
     least_squares: bool = True
     assignment_descent: bool = True
+    variance_matching: bool = True
 
     @classmethod
     def of(cls, options: dict) -> "Options":
@@ -103,7 +104,8 @@ class Quantised:
     """A layer at one price: its shared values, the shift that corrects the outputs' means, loss and bits.
 
     `correction` is float64 [rows], in the units of the output; `norm` the folded batch norm, if any; `loss` the
-    predicted loss in nats; `bits` analytic: ideal code lengths, or index widths, and all tables.
+    predicted loss in nats, before variances are matched; `bits` analytic: ideal code lengths, or index widths, and all
+    tables.
     """
 
     shared: Shared
@@ -213,6 +215,8 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
             ]
             levels, indices, counts = _used(levels, indices)
     loss = float(sum((part * h).sum() for part, h in zip(losses, importance, strict=True)))
+    if options.variance_matching:
+        levels = _variance_matched(layer, indices, levels)
     return _finish(layer, slope, importance, indices, levels, counts, loss, options)
 
 
@@ -272,6 +276,26 @@ def _least_squares(layer: Target, indices: np.ndarray, levels: np.ndarray, impor
     solved = np.linalg.solve(matrix + pull * np.eye(len(levels)), vector + pull * levels)
     ordered = (np.diff(solved) > 0).all()
     return _rounded(solved.astype(np.float32)) if ordered else levels
+
+
+def _variance_matched(layer: Target, indices: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Levels times the one number that gives the layer's outputs the variance that they had.
+
+    A shared value is about the mean of what it stands for, so that outputs vary less by what is lost, layer after
+    layer. Variances of outputs count by their importance. The mean is corrected elsewhere.
+    """
+    before, after = (
+        float((layer.importance * _variance(layer.covariance, weights)).sum())
+        for weights in (layer.weights, levels.astype(np.float64)[indices])
+    )
+    return _rounded((levels * np.sqrt(before / after)).astype(np.float32)) if before and after else levels
+
+
+def _variance(covariance: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Variance of each output, w^T C w: float64 [groups, rows] of `weights` [groups, columns, rows]."""
+    if covariance.ndim == 2:
+        return np.einsum("gcr,gc->gr", weights**2, covariance)
+    return np.einsum("gcr,gcr->gr", covariance @ weights, weights)
 
 
 def _finish(
