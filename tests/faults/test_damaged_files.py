@@ -19,6 +19,7 @@ from wshare.images import ImageFile, write_images
 
 from ..runs import ROOT, run_to_end
 from ..workflow.conftest import CONFIG, snakemake
+from . import pipeline
 from .pipeline import CLUSTERS, MODEL, R, flags, run, run_all, searched
 
 SLOPE, RD = searched("slope"), searched("rd")
@@ -245,8 +246,23 @@ def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, sea
         (f"{R}/inputs.h5", "search_rate_distortion", "rd", "model"),
         (CLUSTERS[1], "search", "slope", "images"),
         (f"{R}/sensitivity.csv", "search", "slope", "images"),
+        (f"{R}/sensitivity.csv", "search", "slope", "clusters of pointwise"),
         (SLOPE["recipe"], "pack_model", "slope", "images"),
+        (SLOPE["recipe"], "pack_model", "slope", "clusters of depthwise"),
+        (RD["recipe"], "pack_rate_distortion", "rd", "weights.h5"),
+        (RD["recipe"], "pack_rate_distortion", "rd", "inputs.h5"),
+        (RD["recipe"], "evaluate_packed", "rd", "model"),
         (RD["sizes"], "evaluate_packed", "rd", "packed"),
+        (f"{R}/model/layers.json", "report_model", "slope", "model"),
+        (f"{R}/baseline/metrics.json", "report_model", "slope", "model"),
+        (f"{R}/baseline/metrics.json", "report_model", "slope", "held_out_images"),
+        (f"{R}/sensitivity.csv", "report_model", "slope", "clusters of pointwise"),
+        (RD["metrics"], "report_model", "rd", "search_images"),
+        (RD["metrics"], "report_model", "rd", "recipe"),
+        (RD["metrics"], "report_model", "rd", "packed"),
+        (RD["front"], "report_model", "rd", "images"),
+        (RD["losses"], "report_model", "rd", "model"),
+        (RD["answers"], "report_model", "rd", "packed"),
     ],
 )
 def test_a_file_made_from_other_files_is_refused(study, fault, capsys, path, stage, item, what):
@@ -265,6 +281,40 @@ def test_a_file_made_from_other_files_is_refused(study, fault, capsys, path, sta
     row.round(True)
 
 
+@pytest.mark.parametrize(
+    ("stage", "path"),
+    [("search", f"{R}/sensitivity.csv"), ("pack_model", SLOPE["recipe"])],
+    ids=["search", "pack_model"],
+)
+def test_clusters_of_other_settings_are_refused(study, fault, capsys, monkeypatch, stage, path):
+    """Of the same network and images, but not those that the profile and the recipe were made with."""
+    row = fault(3, "file of another run in its place", data="refused; the command in the message mends it")
+    monkeypatch.setitem(pipeline.CONFIG["clustering"], "bins", 16)
+    assert again("cluster_layer", "pointwise") == 0
+    assert again(stage, "slope") == 1
+    refused(path, stage, "slope", capsys)
+    row.round(True)
+
+
+# model.json has the hash of the weights, which are plain tensors without a version of ours.
+VERSIONED = [reader for reader in READERS if reader[0] != MODEL["weights"]]
+
+
+@pytest.mark.parametrize(("path", "stage", "item"), VERSIONED)
+def test_a_file_of_another_version_is_refused(study, capsys, path, stage, item):
+    """As after another release of wshare: whole, but not what this one reads."""
+    file = Path(path)
+    if file.suffix == ".h5":
+        with h5py.File(file, "a") as content:
+            content.attrs["version"] += 1
+    elif file.name == "packed.safetensors":
+        file.write_bytes(file.read_bytes().replace(b'{\\"version\\":2', b'{\\"version\\":3'))
+    else:
+        file.write_text(re.sub('"version": 1', '"version": 0', file.read_text(), count=1))
+    assert again(stage, item) == 1
+    refused(path, stage, item, capsys)
+
+
 def known(path: Path, what: str) -> str:
     """What a file says that it was made from."""
     if path.suffix == ".h5":
@@ -273,7 +323,10 @@ def known(path: Path, what: str) -> str:
     if path.suffix == ".csv":
         return json.loads(path.read_text().splitlines()[-1].removeprefix("# "))["made_from"][what]
     content = json.loads(path.read_text())
-    return content["search_images" if what == "images" else what]
+    found = content | content.get("sha256", {}) | content.get("made_from", {})
+    if path.name == "recipe.json":
+        found |= {"model": content["model"]["sha256"], "images": content["search_images"]}
+    return found[what]
 
 
 def resealed(path: Path, text: str) -> None:
@@ -282,7 +335,7 @@ def resealed(path: Path, text: str) -> None:
     from wshare.tables import write_sealed
 
     if path.suffix == ".json":
-        write_json(path, {key: value for key, value in json.loads(text).items() if key != "checksum"})
+        write_json(path, {key: value for key, value in json.loads(text).items() if key not in ("version", "checksum")})
         return
     header, *lines, seal = text.splitlines()
     columns = header.split(",")

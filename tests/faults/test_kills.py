@@ -16,7 +16,10 @@ from ..runs import command, started
 from .conftest import CONFIG, Study, check_same, check_whole, finished, leftovers, snakemake, watched
 from .supervisor import Ended, kill
 
+# All that the study runs but the reports, whose pages hold times.
 JOBS = (
+    "train_model",
+    "prepare_images",
     "inspect_model",
     "evaluate_dense",
     "extract_weights",
@@ -25,10 +28,13 @@ JOBS = (
     "profile_layers",
     "gather_sensitivity",
     "search",
+    "search_rate_distortion",
     "pack_model",
+    "pack_rate_distortion",
+    "evaluate_packed slope",
     "summarise",
 )
-ROUNDS = 5
+ROUNDS = 4
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -34,13 +34,18 @@ IMAGES, CLASSES = 60, 10
 TARGET = 0.9
 RULES = ("fetch_model", "inspect_model", "prepare_images", "evaluate_dense", "extract_weights")
 PARTS = ("search", "pack_model", "evaluate_packed")
+MADE = {"recipe": "recipe.json", "packed": "packed.safetensors"}
 PRICE_PARTS = ("search_rate_distortion", "pack_rate_distortion", "evaluate_packed")
+CLUSTERS = {f"clusters of {name}": "1" * 64 for name in LAYERS}
 
 
-def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool = True, skipped: int = 0) -> Path:
+def write_results(
+    folder: Path, methods: tuple[str, ...] = METHODS, labels: bool = True, skipped: int = 0, dense: bool = False
+) -> Path:
     """Write `folder`/results/made_up with a search of each method, named after it; returns that folder.
 
-    Without `labels`, quality is agreement; `skipped` held-out images were unreadable.
+    Without `labels`, quality is agreement; `skipped` held-out images were unreadable. If `dense`, the recipes share
+    no layer.
     """
     root, rng = folder / "results" / MODEL, np.random.default_rng(0)
     weights = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in LAYERS.items()}
@@ -56,12 +61,13 @@ def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool
     spec = {"name": MODEL, "parameters": 778, "origin": "made up"}
     spec["sha256"] = sha256_file(root / "model" / "weights.safetensors")
     write_json(root / "model" / "model.json", spec)
-    write_json(root / "model" / "layers.json", _layers())
+    write_json(root / "model" / "layers.json", {"model": spec["sha256"]} | _layers())
     pixels = rng.integers(0, 256, (IMAGES, 3, 16, 16), dtype=np.uint8)
     answers = rng.integers(CLASSES, size=IMAGES) if labels else None
     keys = [f"<{i}>.png" for i in range(IMAGES)]
     look = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    write_images(root / "images" / "held_out.h5", pixels, answers, keys, look, {})
+    images = write_images(root / "images" / "held_out.h5", pixels, answers, keys, look, {})
+    hashes = {"model": spec["sha256"], "search_images": "0" * 64, "held_out_images": images}
     # The float32 network is right on most images, if there is a right answer.
     reference = (
         np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=IMAGES) if answers is None else answers] * 4
@@ -72,16 +78,16 @@ def write_results(folder: Path, methods: tuple[str, ...] = METHODS, labels: bool
     found = []
     for number, method in enumerate(methods):
         logits = reference + rng.normal(0, 0.4 + 0.35 * number, reference.shape).astype(np.float32)
-        found.append(_write_search(root, method, state, logits, reference, answers, keys, rng))
+        found.append(_write_search(root, method, state, logits, reference, answers, keys, rng, hashes, dense))
     baseline = found[0]["float32"] | {"loss": 0.5}
     measure = found[0]["measure"]
     write_json(
         root / "baseline" / "metrics.json",
-        {"published": None, "measure": measure}
+        {"published": None, "measure": measure, "sha256": hashes}
         | {"search": baseline | {"skipped": 0}, "held_out": baseline | {"skipped": skipped}},
     )
     if set(methods) - {"rate_distortion"}:
-        write_sealed(root / "sensitivity.csv", COLUMNS, _sensitivity(rng), {})
+        write_sealed(root / "sensitivity.csv", COLUMNS, _sensitivity(rng), _searched(hashes) | CLUSTERS)
     return root
 
 
@@ -125,7 +131,11 @@ def _layers() -> dict:
     return {"layers": layers, "parameters": parameters, "dropped": []}
 
 
-def _write_search(root, method, state, logits, reference, labels, keys, rng) -> dict:
+def _searched(hashes: dict[str, str]) -> dict[str, str]:
+    return {"model": hashes["model"], "images": hashes["search_images"]}
+
+
+def _write_search(root, method, state, logits, reference, labels, keys, rng, hashes, dense) -> dict:
     """Files of one search; returns its metrics."""
     folder, prices = root / "search" / method, method == "rate_distortion"
     ks = dict(zip(LAYERS, (16, 8, 4), strict=True))
@@ -145,7 +155,6 @@ def _write_search(root, method, state, logits, reference, labels, keys, rng) -> 
     octets = {"float32": (root / "model" / "weights.safetensors").stat().st_size} | parts
     bits = sum(layer_bits(int(np.prod(LAYERS[name])), k) for name, k in ks.items())
     sizes = {"bytes": octets, "format": form, "analytic_bits": bits, "weights": 736, "parameters": 778}
-    write_json(folder / "sizes.json", sizes)
     quality = compare(logits, reference, labels, 0)
     on_search = {
         "top1": 0.8,
@@ -170,7 +179,7 @@ def _write_search(root, method, state, logits, reference, labels, keys, rng) -> 
         rows.append(
             {key: row[key] for key in (PRICES if prices else FRONT)} | {name: k + number - 1 for name, k in ks.items()}
         )
-    write_sealed(folder / "front.csv", (PRICES if prices else FRONT) + list(ks), rows, {})
+    write_sealed(folder / "front.csv", (PRICES if prices else FRONT) + list(ks), rows, _searched(hashes))
     # Measured in another order than that of size.
     with Journal(folder / "journal.jsonl", {}) as journal:
         for row in reversed(rows[1:] + rows[:1]):
@@ -180,20 +189,24 @@ def _write_search(root, method, state, logits, reference, labels, keys, rng) -> 
             dict(zip(LOSSES, (name, 9, 10.0 ** -(i + 2), 10.0 ** -(i + 2.2), 0.6), strict=True))
             for i, name in enumerate(ks)
         ]
-        write_sealed(folder / "losses.csv", LOSSES, losses, {})
+        write_sealed(folder / "losses.csv", LOSSES, losses, _searched(hashes))
     correlation = 1.0 if prices else None
     write_json(
         folder / "recipe.json",
         {
             "settings": {"method": method, "quality_target": TARGET},
-            "layers": {name: {"shape": list(LAYERS[name]), "k": k} for name, k in ks.items()},
+            "made_from": {"weights.h5": "2" * 64, "inputs.h5": "3" * 64} if prices else CLUSTERS,
+            "layers": {name: {"shape": list(LAYERS[name]), "k": None if dense else k} for name, k in ks.items()},
             "on_search_images": on_search,
             "predicted_loss_rank_correlation": correlation,
         },
     )
+    made = {name: sha256_file(folder / file) for name, file in MADE.items()}
+    write_json(folder / "sizes.json", sizes | made)
     labelled = [""] * IMAGES if labels is None else labels
     table = zip(keys, labelled, reference.argmax(1), logits.argmax(1), strict=True)
-    write_sealed(folder / "answers.csv", ANSWERS, [dict(zip(ANSWERS, row, strict=True)) for row in table], {})
+    told = [dict(zip(ANSWERS, row, strict=True)) for row in table]
+    write_sealed(folder / "answers.csv", ANSWERS, told, {"packed": made["packed"], "images": hashes["held_out_images"]})
     for rule in PRICE_PARTS if prices else PARTS:
         _benchmark(root / "benchmarks" / "search" / method / f"{rule}.tsv", rng)
     metrics = {
@@ -212,7 +225,7 @@ def _write_search(root, method, state, logits, reference, labels, keys, rng) -> 
         "seconds": {},
         "versions": {"wshare": "0.1.0", "python": "3.11"},
         "seed": 0,
-        "sha256": {"model": "a" * 64, "packed": "b" * 64},
+        "sha256": hashes | made,
     }
     write_json(folder / "metrics.json", metrics)
     return metrics

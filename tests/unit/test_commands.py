@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from wshare.images import normalised
 from wshare.kmeans import sweep
 from wshare.models import state_of
 from wshare.packing import load_packed, write_packed
-from wshare.storage import read_json, write_json
+from wshare.storage import read_json, sha256_file, write_json
 
 COUNT, CLASSES = 60, 10
 MODULE = """from wshare import networks
@@ -199,7 +200,9 @@ def test_compare_holds_two_files_side_by_side(capsys):
     shared = {"fc.weight": Shared(codebook, assign(own["fc.weight"], codebook))}
     folder = Path("search")
     write_packed(folder / "packed.safetensors", own, shared, {}, {}, {}, "fixed")
-    write_json(folder / "metrics.json", read_json("metrics.json"))
+    metrics = read_json("metrics.json")
+    metrics["sha256"]["packed"] = sha256_file(folder / "packed.safetensors")
+    write_json(folder / "metrics.json", metrics)
     assert main(["compare", "net.safetensors", "search"]) == 0
     text = capsys.readouterr().out
     k = contents("net.safetensors").shared[-1].k
@@ -208,8 +211,19 @@ def test_compare_holds_two_files_side_by_side(capsys):
     assert re.search(r"^verdict +- +(met|missed|undecided)$", text, re.MULTILINE)
     assert main(["compare", "net.safetensors", "search", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["search"]["quality"] == read_json("metrics.json")
+    assert found["search"]["quality"] == metrics
     assert found["net.safetensors"]["bytes"] == Path("net.safetensors").stat().st_size
+
+
+def test_compare_refuses_the_quality_of_another_file(capsys):
+    folder = Path("mixed")
+    folder.mkdir()
+    shutil.copy("net.safetensors", folder / "packed.safetensors")
+    metrics = read_json("metrics.json")
+    write_json(folder / "metrics.json", metrics | {"sha256": metrics["sha256"] | {"packed": "0" * 64}})
+    assert main(["compare", "net.safetensors", "mixed"]) == 1
+    assert "mixed/metrics.json: made from other packed than are there now" in capsys.readouterr().err
+    shutil.rmtree(folder)
 
 
 class Plain:

@@ -315,7 +315,7 @@ def test_sections_without_data_say_so(tmp_path):
     root = write_results(tmp_path, ("rate_distortion",))
     search = root / "search" / "rate_distortion"
     (search / "journal.jsonl").unlink()
-    write_sealed(search / "losses.csv", LOSSES, [], {})
+    write_sealed(search / "losses.csv", LOSSES, [], read_sealed(search / "losses.csv")[1])
     write_reports(tmp_path)
     found = Page(root / "report" / "index.html")
     text = found.find("article")[0][2]
@@ -574,11 +574,7 @@ def test_numbers_read_well(text, expected):
 
 
 def test_a_search_that_kept_all_layers_dense_has_no_histograms(tmp_path):
-    root = write_results(tmp_path, ("slope",))
-    recipe = read_json(root / "search" / "slope" / "recipe.json")
-    for layer in recipe["layers"].values():
-        layer["k"] = None
-    write_json(root / "search" / "slope" / "recipe.json", recipe)
+    root = write_results(tmp_path, ("slope",), dense=True)
     report = root / "report"
     report_model({}, MODEL, [root / "search" / "slope" / "metrics.json"], 16, report / "index.html", report / "figures")
     text = (report / "index.html").read_text()

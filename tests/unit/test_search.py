@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wshare.stages.search as stage
-from wshare.clusters import Clusters, write_clusters
+from wshare.clusters import Clusters, cluster_hashes, write_clusters
 from wshare.cost import index_bits, layer_bits
 from wshare.errors import UserError
 from wshare.journal import Journal
@@ -483,7 +483,8 @@ class Study:
             write_clusters(folder / f"{name}.h5", layers[-1], {}, made_from)
         original = score(reference, reference, sample.labels)
         rows = [row(probe, original) for probe in profile(self.model, layers, sample, reference)]
-        write_sealed(folder / "sensitivity.csv", COLUMNS, rows, made_from)
+        shared_from = cluster_hashes([folder / f"{name}.h5" for name in names], layers)
+        write_sealed(folder / "sensitivity.csv", COLUMNS, rows, made_from | shared_from)
         write_logits(folder / "baseline.h5", reference, sample, made_from["model"])
         write_json(folder / "model.json", {"name": "tiny", "sha256": made_from["model"]})
         (folder / "weights").write_bytes(b"weights")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from wshare.errors import FormatError
 from wshare.stages.summarise import summarise
-from wshare.storage import write_json
+from wshare.storage import read_json, sha256_file, write_json
 
 
 def result(measure: str, before: float, after: float) -> dict:
@@ -39,9 +40,12 @@ def summary(
         model = folder / content["model"]
         paths.append(model / "search" / content["search"] / "metrics.json")
         baselines.append(model / "baseline" / "metrics.json")
-        write_json(paths[-1], content)
-        write_json(paths[-1].with_name("recipe.json"), {"settings": {"options": options or {}}})
-        write_json(baselines[-1], {"search": {"skipped": skipped[0]}, "held_out": {"skipped": skipped[1]}})
+        recipe = paths[-1].with_name("recipe.json")
+        write_json(recipe, {"settings": {"options": options or {}}})
+        hashes = {"model": "0", "search_images": "1", "held_out_images": "2", "recipe": sha256_file(recipe)}
+        write_json(paths[-1], content | {"sha256": hashes})
+        counts = {"search": {"skipped": skipped[0]}, "held_out": {"skipped": skipped[1]}}
+        write_json(baselines[-1], counts | {"sha256": {"model": "0", "search_images": "1", "held_out_images": "2"}})
     summarise(paths, baselines, folder / "summary.txt", folder / "summary.csv")
     with open(folder / "summary.csv", newline="") as file:
         return (folder / "summary.txt").read_text(), list(csv.DictReader(file))
@@ -131,3 +135,22 @@ def test_advice_after_a_met_target_is_to_load_the_smallest_file(tmp_path):
     assert f"wshare.load_packed('{tmp_path}/{searches[1]['model']}/search/b/packed.safetensors')" in advice(
         tmp_path, *searches
     )
+
+
+def test_metrics_of_another_baseline_or_recipe_are_refused(tmp_path):
+    folder = tmp_path / "m"
+    summary(tmp_path, result("accuracy", 0.9, 0.88) | {"model": "m", "search": "s"})
+    metrics, baseline = folder / "search/s/metrics.json", folder / "baseline/metrics.json"
+    content, reference = read_json(metrics), read_json(baseline)
+
+    def again() -> None:
+        summarise([metrics], [baseline], tmp_path / "summary.txt", tmp_path / "summary.csv")
+
+    for name in ("model", "search_images", "held_out_images"):
+        write_json(baseline, reference | {"sha256": reference["sha256"] | {name: "other"}})
+        with pytest.raises(FormatError, match=f"^{metrics}: of another model or other images than {baseline}; "):
+            again()
+    write_json(baseline, reference)
+    write_json(metrics, content | {"sha256": content["sha256"] | {"recipe": "other"}})
+    with pytest.raises(FormatError, match=f"^{metrics}: made from other recipe than are there now; "):
+        again()

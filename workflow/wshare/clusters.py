@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wshare.codebooks import Sweep
-from wshare.storage import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
+from wshare.storage import create_h5, get_text, open_h5, read_arrays, set_text, sha256_file, write_arrays
 
 KIND = "clusters"
 SWEEP = ("inertia", "weighted_inertia", "codebooks")
@@ -56,3 +56,8 @@ def read_clusters(path: str | Path, made_from: dict[str, str] | None = None) -> 
             weighting=get_text(file.attrs, "weighting"),
             sweep=Sweep(*sweep),
         )
+
+
+def cluster_hashes(paths: list[Path], layers: list[Clusters]) -> dict[str, str]:
+    """SHA-256 of each layer's file, for the `made_from` of what is made from it."""
+    return {f"clusters of {layer.layer}": sha256_file(path) for path, layer in zip(paths, layers, strict=True)}

@@ -9,6 +9,7 @@ from wshare.compression import Network
 from wshare.folding import folded_norms
 from wshare.importance import total
 from wshare.moments import read_moments, together
+from wshare.storage import sha256_file
 from wshare.weightfile import layer_names, read_layer
 
 
@@ -32,6 +33,11 @@ def read_network(
     names, fisher = _layers(extracted, made_from)
     folded = folded_norms(model, names, sample) if fold else {}
     return Network.of(model, fisher, together(read_moments(moments, names, made_from)), folded)
+
+
+def hashes(extracted: Path, moments: Path) -> dict[str, str]:
+    """SHA-256 of both files, for the recipe of a network that is shared from them."""
+    return {path.name: sha256_file(path) for path in (extracted, moments)}
 
 
 def _layers(extracted: Path, made_from: dict[str, str]) -> tuple[list[str], dict[str, float]]:

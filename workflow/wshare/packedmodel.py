@@ -76,8 +76,9 @@ def _aliases(model: nn.Module) -> dict[str, str]:
 
 
 def check_recipe(recipe: dict, path: Path, made_from: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
-    """FormatError unless the recipe was made for these model and images, and for layers of these shapes."""
-    check_origin(path, {"model": recipe["model"]["sha256"], "images": recipe["search_images"]}, made_from)
+    """FormatError unless the recipe was made from what `made_from` tells, and for layers of these shapes."""
+    found = {"model": recipe["model"]["sha256"], "images": recipe["search_images"]} | recipe["made_from"]
+    check_origin(path, found, made_from)
     check_layers(recipe, str(path), shapes, remedy(path))
 
 

@@ -214,7 +214,6 @@ def find(
     chosen = prices[slope]
     predicted, measured = [row[2] for row in rows], [row[3] for row in rows]
     recipe = {
-        "version": 1,
         "model": model,
         "search_images": scale.fingerprint,
         "settings": settings,

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from wshare.errors import COMMAND, FormatError, UserError
 
 SCHEMA_VERSION = 2
+# Of JSON files and of tables.
+TEXT_VERSION = 1
 # Fletcher-32 turns a flipped bit into a read error, but takes 00 00 for ff ff, so that content has a checksum of its
 # own. Shuffle makes gzip worth its time on floats.
 COMPRESSED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
@@ -157,22 +159,30 @@ def remedy(path: str | Path) -> str:
 
 
 def write_json(path: str | Path, value: dict) -> None:
-    """Write `value` as indented JSON, sealed with its checksum; a NaN or an infinity raises ValueError."""
-    write_text(path, json.dumps(value | {"checksum": _checksum(value)}, indent=2, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, with its version and checksum; a NaN or an infinity raises ValueError."""
+    sealed = {"version": TEXT_VERSION} | value | {"checksum": _checksum(value)}
+    write_text(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> dict:
-    """Content of a file that `write_json` wrote; FormatError if it is missing or damaged."""
+    """Content of a file that `write_json` wrote; FormatError if it is missing, damaged or of another version."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = value.pop("checksum")
+        version, found = value.pop("version", None), value.pop("checksum")
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged JSON ({error!r}); {remedy(path)}") from None
+    check_version(path, version)
     if found != _checksum(value):
         raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")
     return value
+
+
+def check_version(path: str | Path, found: object) -> None:
+    """FormatError unless a JSON file or a table is of the version that is written."""
+    if found != TEXT_VERSION:
+        raise FormatError(f"{path}: of version {found}, and this wshare reads {TEXT_VERSION}; {remedy(path)}")
 
 
 def _checksum(value: dict) -> str:

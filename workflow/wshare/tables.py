@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from wshare.errors import FormatError
-from wshare.storage import remedy, sha256_text, write_text
+from wshare.storage import TEXT_VERSION, check_version, remedy, sha256_text, write_text
 
 # Readers of tables take what follows as a comment, if told so.
 SEAL = "# "
@@ -21,27 +21,28 @@ def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
 
 
 def write_sealed(path: Path, columns: list[str], rows: list[dict], made_from: dict[str, str]) -> None:
-    """Write rows for a stage to read: a last line, which starts with #, tells `made_from` and the checksum."""
+    """Write rows for a stage to read: a last line, which starts with #, tells version, `made_from` and checksum."""
     text = _text(columns, rows)
-    seal = {"made_from": made_from, "checksum": _checksum(text, made_from)}
+    seal = {"version": TEXT_VERSION, "made_from": made_from, "checksum": _checksum(text, made_from)}
     write_text(path, f"{text}{SEAL}{json.dumps(seal)}\n")
 
 
 def read_sealed(path: Path, columns: list[str] | None = None) -> tuple[list[dict[str, str]], dict[str, str]]:
     """Rows as text by column, and what they were made from.
 
-    FormatError unless the checksum is that of the content, and the columns are as expected, if that is told.
+    FormatError unless version and checksum are right, and the columns are as expected, if that is told.
     """
     try:
         # Line ends as they are: a changed one is damage too.
         text = path.read_bytes().decode()
         text, _, last = text.rpartition(SEAL)
         seal = json.loads(last)
-        made_from, checksum = seal["made_from"], seal["checksum"]
+        version, made_from, checksum = seal.get("version"), seal["made_from"], seal["checksum"]
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: not a whole table ({error!r}); {remedy(path)}") from None
+    check_version(path, version)
     if checksum != _checksum(text, made_from):
         raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")
     reader = csv.DictReader(io.StringIO(text, newline=""))

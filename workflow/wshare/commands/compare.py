@@ -7,7 +7,7 @@ from wshare.commands.inspect import described
 from wshare.commands.tables import print_json, print_table
 from wshare.contents import contents
 from wshare.errors import UserError
-from wshare.storage import read_json
+from wshare.storage import check_origin, read_json, sha256_file
 
 NONE = "-"
 
@@ -71,6 +71,9 @@ def _read(path: Path) -> dict:
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
         return described(contents(path))
-    metrics = path / "metrics.json"
-    quality = {"quality": read_json(metrics)} if metrics.is_file() else {}
-    return described(contents(path / "packed.safetensors")) | quality
+    packed, metrics = path / "packed.safetensors", path / "metrics.json"
+    found = described(contents(packed))
+    if metrics.is_file():
+        found["quality"] = read_json(metrics)
+        check_origin(metrics, found["quality"]["sha256"], {"packed": sha256_file(packed)})
+    return found

@@ -8,7 +8,7 @@ from wshare.benchmarks import Usage, jobs_of, usage_by_stage
 from wshare.errors import FormatError
 from wshare.journal import read_journal
 from wshare.packing import Layout, read_layout
-from wshare.storage import check_sha256, read_json
+from wshare.storage import check_origin, check_sha256, get_text, open_h5, read_json
 from wshare.tables import ANSWERS, read_sealed
 
 # Columns of front.csv that are no layer.
@@ -70,39 +70,55 @@ class Model:
 def read_model_results(name: str, metrics: list[Path], layers_per_job: int) -> Model:
     """Everything under results/<model>/ that a report shows; `metrics` are its metrics.json, one a search."""
     folder = metrics[0].parents[2]
-    path, table = folder / "model" / "model.json", read_json(folder / "model" / "layers.json")
-    spec = read_json(path)
-    check_sha256(folder / "model" / "weights.safetensors", spec["sha256"], path)
+    names = ("model/model.json", "model/layers.json", "baseline/metrics.json")
+    described, listed, measured = (folder / file for file in names)
+    spec, table, baseline = (read_json(path) for path in (described, listed, measured))
+    check_sha256(folder / "model" / "weights.safetensors", spec["sha256"], described)
+    check_origin(listed, table, {"model": spec["sha256"]})
+    with open_h5(folder / "images" / "held_out.h5", "images") as images:
+        held_out = get_text(images.attrs, "fingerprint")
+    check_origin(measured, baseline["sha256"], {"model": spec["sha256"], "held_out_images": held_out})
+    searched = {"model": spec["sha256"], "images": baseline["sha256"]["search_images"]}
     jobs = jobs_of([layer["folder"] for layer in table["layers"]], layers_per_job)
-    searches = [_read_search(path, folder / "benchmarks", jobs) for path in metrics]
-    profiled = any(search.method != "rate_distortion" for search in searches)
+    searches = [_read_search(path, folder / "benchmarks", jobs, baseline["sha256"]) for path in metrics]
+    # All searches that go by profiles go by the same ones.
+    profiled = [search.recipe["made_from"] for search in searches if search.method != "rate_distortion"]
     return Model(
         name=name,
         folder=folder,
         spec=spec,
         layers=table["layers"],
         parameters=table["parameters"],
-        baseline=read_json(folder / "baseline" / "metrics.json"),
-        sensitivity=_rows(folder / "sensitivity.csv") if profiled else [],
+        baseline=baseline,
+        sensitivity=_rows(folder / "sensitivity.csv", searched | profiled[0]) if profiled else [],
         searches=searches,
     )
 
 
-def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]]) -> Search:
+def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]], baseline: dict[str, str]) -> Search:
+    """One search's files, all of them made from one another and from what `baseline` names by hashes."""
     folder = metrics.parent
-    recipe, front = read_json(folder / "recipe.json"), _rows(folder / "front.csv")
+    verdict, recipe = read_json(metrics), read_json(folder / "recipe.json")
+    sizes, packed = read_json(folder / "sizes.json"), folder / "packed.safetensors"
+    for name, path in (("recipe", folder / "recipe.json"), ("packed", packed)):
+        check_sha256(path, sizes[name], folder / "sizes.json")
+    check_origin(metrics, verdict["sha256"], baseline | {name: sizes[name] for name in ("recipe", "packed")})
+    searched = {"model": baseline["model"], "images": baseline["search_images"]}
+    front = _rows(folder / "front.csv", searched)
     prices = recipe["settings"]["method"] == "rate_distortion"
     return Search(
         name=folder.name,
         folder=folder,
-        metrics=read_json(metrics),
+        metrics=verdict,
         recipe=recipe,
-        sizes=read_json(folder / "sizes.json"),
+        sizes=sizes,
         front=front,
-        losses=_rows(folder / "losses.csv") if prices else [],
-        answers=read_sealed(folder / "answers.csv", ANSWERS)[0],
+        losses=_rows(folder / "losses.csv", searched) if prices else [],
+        answers=_rows(
+            folder / "answers.csv", {"packed": sizes["packed"], "images": baseline["held_out_images"]}, ANSWERS
+        ),
         trace=_trace(folder / "journal.jsonl", front, prices),
-        layout=read_layout(folder / "packed.safetensors"),
+        layout=read_layout(packed),
         # An earlier report's own time is no cost of the result.
         usage={
             stage: used
@@ -132,5 +148,7 @@ def _trace(journal: Path, front: list[dict[str, str]], prices: bool) -> list[int
     return order
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return read_sealed(path)[0]
+def _rows(path: Path, made_from: dict[str, str], columns: list[str] | None = None) -> list[dict[str, str]]:
+    rows, found = read_sealed(path, columns)
+    check_origin(path, found, made_from)
+    return rows

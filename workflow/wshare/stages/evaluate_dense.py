@@ -22,11 +22,13 @@ def evaluate_dense(
     """Write the float32 network's logits on both splits and its accuracy on them."""
     model = read_model(spec, weights)
     description = read_json(spec)
+    hashes = {"model": description["sha256"]}
     result: dict = {"published": description["published"]}
     for name, path, target in (("search", search, search_logits), ("held_out", held_out, held_out_logits)):
         images = ImageFile(path, preprocessing=description["preprocessing"])
         logits = predict(model, images, threads)
         write_logits(target, logits, images, description["sha256"])
+        hashes[f"{name}_images"] = images.fingerprint
         quality = score(logits, logits, images.labels)
         result["measure"] = measure_of(images.labels)
         counts = {"images": len(images), "skipped": images.skipped}
@@ -35,4 +37,4 @@ def evaluate_dense(
             print(f"{name}: {len(images)} images without labels; this network's own classes stand for them")
         else:
             print(f"{name}: top-1 {quality.top1:.2%} on {len(images)} images")
-    write_json(metrics, result)
+    write_json(metrics, result | {"sha256": hashes})

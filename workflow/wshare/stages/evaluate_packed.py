@@ -39,6 +39,7 @@ def evaluate_packed(
     """
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(recipe), read_json(sizes)
+    check_origin(recipe, {"model": chosen["model"]["sha256"]}, {"model": description["sha256"]})
     sample = ImageFile(images)
     hashes = {"recipe": sha256_file(recipe), "packed": sha256_file(packed)}
     state = load_packed(packed)

@@ -12,7 +12,9 @@ def gather_sensitivity(tables: list[Path], sensitivity: Path) -> None:
     parts = [read_sealed(table) for table in tables]
     columns, made_from = list(parts[0][0][0]), parts[0][1]
     for table, (rows, found) in zip(tables, parts, strict=True):
-        check_origin(table, found, made_from)
+        # Each group has clusters of its own.
+        check_origin(table, made_from | found, made_from)
+        made_from = made_from | found
         if list(rows[0]) != columns:
             raise FormatError(f"{table}: other columns than {tables[0]}; {remedy(table)}")
     write_sealed(sensitivity, columns, [row for rows, _ in parts for row in rows], made_from)

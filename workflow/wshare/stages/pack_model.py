@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wshare.clusters import read_clusters
+from wshare.clusters import cluster_hashes, read_clusters
 from wshare.codebooks import Shared, assign
 from wshare.cost import layer_bits
 from wshare.images import ImageFile
@@ -32,6 +32,7 @@ def pack_model(
     chosen = read_json(recipe)
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     layers = [read_clusters(path, made_from) for path in clusters]
+    made_from |= cluster_hashes(clusters, layers)
     check_recipe(chosen, recipe, made_from, {layer.layer: layer.shape for layer in layers})
     ks = {name: layer["k"] for name, layer in chosen["layers"].items()}
     shared = {}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wshare.clusters import read_clusters
+from wshare.clusters import cluster_hashes, read_clusters
 from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
@@ -22,4 +22,5 @@ def profile_layers(
     reference = score(logits, logits, sample.labels)
     layers = [read_clusters(path, made_from) for path in clusters]
     probes = profile(read_model(spec, weights), layers, sample, logits)
+    made_from |= cluster_hashes(clusters, layers)
     write_sealed(table, COLUMNS, [row(probe, reference) for probe in probes], made_from)

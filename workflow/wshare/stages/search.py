@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wshare.clusters import Clusters, read_clusters
+from wshare.clusters import Clusters, cluster_hashes, read_clusters
 from wshare.codebooks import shared_weight
 from wshare.images import ImageFile
 from wshare.journal import Journal
@@ -47,6 +47,7 @@ def search(
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     reference = read_logits(baseline, sample, made_from["model"])
     layers = [read_clusters(path, made_from) for path in clusters]
+    shared_from = cluster_hashes(clusters, layers)
     arrays = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
     original = score(reference, reference, sample.labels)
     finder = method(settings["method"])
@@ -80,7 +81,7 @@ def search(
                 progress.update()
             return Measurement(**log[combination])
 
-        profile = _read_profile(sensitivity, layers, made_from)
+        profile = _read_profile(sensitivity, layers, made_from | shared_from)
         problem = Problem(
             tuple(_layer(layer, profile) for layer in layers), settings["quality_target"], settings["seed"], remembered
         )
@@ -92,9 +93,9 @@ def search(
     write_json(
         recipe,
         {
-            "version": 1,
             "model": {"name": description["name"], "sha256": description["sha256"]},
             "search_images": sample.fingerprint,
+            "made_from": shared_from,
             "settings": settings,
             "layers": {
                 layer.layer: {"shape": list(layer.shape), "k": k} for layer, k in zip(layers, chosen, strict=True)

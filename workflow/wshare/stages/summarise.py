@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from wshare.errors import FormatError
 from wshare.report.texts import told_skipped
-from wshare.storage import read_json, write_text
+from wshare.storage import check_origin, read_json, remedy, sha256_file, write_text
 from wshare.tables import write_table
 
 
@@ -14,6 +15,10 @@ def summarise(metrics: list[Path], baseline: list[Path], summary: Path, table: P
     """
     results = [(read_json(path), path.parent) for path in metrics]
     baselines = {path.parents[1]: read_json(path) for path in baseline}
+    for path, (result, folder) in zip(metrics, results, strict=True):
+        reference = folder.parents[1] / "baseline" / "metrics.json"
+        if not baselines[folder.parents[1]]["sha256"].items() <= result["sha256"].items():
+            raise FormatError(f"{path}: of another model or other images than {reference}; {remedy(reference)}")
     by_model: dict[str, list[tuple[dict, Path]]] = {}
     for result, folder in results:
         by_model.setdefault(result["model"], []).append((result, folder))
@@ -45,7 +50,9 @@ def advice(found: list[tuple[dict, Path]]) -> str:
         undecided or found, key=lambda entry: entry[0]["relative_accuracy"] - entry[0]["quality_target"]
     )
     search = f"searches.{result['search']}"
-    rate = read_json(folder / "recipe.json")["settings"]["options"].get("compression_rate")
+    recipe = folder / "recipe.json"
+    rate = read_json(recipe)["settings"]["options"].get("compression_rate")
+    check_origin(folder / "metrics.json", result["sha256"], {"recipe": sha256_file(recipe)})
     if rate is not None:
         # A search to a size goes neither by the target nor by the confidence.
         change = f"lower {search}.options.compression_rate (now {rate:g})"
