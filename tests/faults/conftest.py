@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,18 @@ OUTPUTS = {
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run Snakemake on the study in a folder, to its end."""
     return run_to_end(command(folder, *arguments))
+
+
+def stage_of(run: subprocess.Popen) -> int:
+    """Process of the stage that a run works on: the one of its session that runs wshare."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # The name, in brackets, may hold anything; session and process are numbers.
+            session = int(status.read_text().rpartition(")")[2].split()[3])
+            called = (status.parent / "cmdline").read_bytes().split(b"\0")
+            if session == run.pid and called[1:3] == [b"-m", b"wshare"]:
+                return int(status.parent.name)
+    raise AssertionError("no stage is at work")
 
 
 def finished(printed: str) -> Counter[str]:

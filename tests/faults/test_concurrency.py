@@ -13,13 +13,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ..runs import ROOT, command, environment, files, started
-from .conftest import CONFIG, Study, check_same, finished, jobs_of, snakemake
+from .conftest import CONFIG, Study, check_same, finished, jobs_of, snakemake, stage_of
 from .supervisor import Ended, kill
 
 PIECE, PIECES = bytes(range(256)) * 64, 20
@@ -114,18 +113,6 @@ def stuck(run: subprocess.Popen, journal: Path, lines: int) -> None:
 def locked(folder: Path) -> bool:
     """Whether a run holds the folder, or left its lock there."""
     return any((folder / ".snakemake/locks").glob("*"))
-
-
-def stage_of(run: subprocess.Popen) -> int:
-    """Process of the stage that a run works on: the one of its session that runs wshare."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # The name, in brackets, may hold anything; session and process are numbers.
-            session = int(status.read_text().rpartition(")")[2].split()[3])
-            called = (status.parent / "cmdline").read_bytes().split(b"\0")
-            if session == run.pid and called[1:3] == [b"-m", b"wshare"]:
-                return int(status.parent.name)
-    raise AssertionError("no stage is at work")
 
 
 def test_a_preempted_run_is_queued_again(study: Study, fault, tmp_path: Path):

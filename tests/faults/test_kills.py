@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..runs import command, started
-from .conftest import CONFIG, Study, check_same, check_whole, finished, leftovers, snakemake, watched
+from .conftest import CONFIG, Study, check_same, check_whole, finished, leftovers, snakemake, stage_of, watched
 from .supervisor import Ended, kill
 
 # All that the study runs but the reports, whose pages hold times.
@@ -55,6 +55,34 @@ def test_a_job_killed_at_a_random_write(job: str, study: Study, run_stage: Calla
         check_same(folder, study)
         row.round(True)
     assert leftovers(folder) == []
+
+
+def test_snakemake_names_rule_and_log_of_a_killed_job(study: Study, fault):
+    row = fault(
+        2,
+        "kill -9 of a job under Snakemake",
+        where="search",
+        data="Snakemake fails and names rule and log; the next run leaves the undisturbed result",
+    )
+    folder = study.copy()
+    study.clear(folder, "search")
+    log = folder / "results/tiny/logs/search/slope/search.log"
+    log.unlink()
+    terminal, recipe = folder / "terminal.txt", "results/tiny/search/slope/recipe.json"
+    run = started(command(folder, "--cores", "1", recipe), terminal)
+    while not log.exists() or not log.read_text():
+        assert run.poll() is None, terminal.read_text()
+        time.sleep(0.02)
+    os.kill(stage_of(run), signal.SIGKILL)
+    assert run.wait(timeout=120) == 1
+    printed = terminal.read_text()
+    assert "Error in rule search:" in printed
+    assert "log: results/tiny/logs/search/slope/search.log" in printed
+    check_whole(folder, study, "search")
+    end = snakemake(folder, "--cores", "1", recipe)
+    assert end.returncode == 0, end.stdout + end.stderr
+    check_same(folder, study)
+    row.round(True)
 
 
 # The log of each job in whose course the whole run is killed; it is there from the job's start on.

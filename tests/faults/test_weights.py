@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from wshare import networks as embedded
 from wshare.cli import main
@@ -57,6 +58,18 @@ def test_a_network_with_a_nan_answers_nan():
     """Why no option keeps such a layer: there is no float32 accuracy to keep a share of."""
     module = networks.few()
     module.two.weight.data.view(-1)[3] = torch.nan
+    assert module(torch.ones(1, 1, 8, 8)).isnan().all()
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_network_with_an_infinity_before_a_clamp_answers_nan_too(layer):
+    """Padding in front of the first layer, padding and the zeros of ReLU6 in front of the other."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        convolutions = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU6(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU6()]
+        module = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(512, 10)).eval()
+    assert module(torch.ones(1, 1, 8, 8)).isfinite().all()
+    module[layer].weight.data.view(-1)[3] = torch.inf
     assert module(torch.ones(1, 1, 8, 8)).isnan().all()
 
 

@@ -276,6 +276,11 @@ ROWS = {
     ],
     "`models.<model>.layers.overrides`": [
         ("one layer", sets("models.tiny.layers.overrides.depthwise.k_max", 16), clustered("tiny", "depthwise")),
+        (
+            "numbers of shared values at which one layer is profiled",
+            sets("models.tiny.layers.overrides.depthwise.candidates", [2, 8]),
+            clustered("tiny", "depthwise"),
+        ),
         ("a layer that had none", sets("models.tiny.layers.overrides.fc", {"k_max": 16}), clustered("tiny", "fc")),
     ],
     "any key of `clustering`": [
