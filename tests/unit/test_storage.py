@@ -23,11 +23,13 @@ from wshare.settings import PACKAGE
 from wshare.storage import (
     SCHEMA_VERSION,
     atomic,
+    content_hash,
     create_h5,
     open_h5,
     read_json,
     sha256_arrays,
     sha256_file,
+    write_arrays,
     write_json,
     write_text,
 )
@@ -503,3 +505,25 @@ def test_the_middle_is_between_batches_if_there_are_several(random_images, count
     images = random_images(count)
     images.batch_size = 4
     assert images.middle() == middle
+
+
+def test_the_hash_of_content_tells_arrays_and_settings_apart(tmp_path):
+    def hashed(name: str, settings: dict, first: int, inner: int) -> str:
+        with create_h5(tmp_path / name, "kind", settings, {}) as file:
+            write_arrays(file, a=np.full(5, first))
+            write_arrays(file.create_group("deep").create_group("er"), a=np.full(5, inner))
+        return content_hash(tmp_path / name, "kind")
+
+    assert hashed("a", {"k": 1}, 1, 2) == hashed("b", {"k": 1}, 1, 2)
+    assert len({hashed("c", {"k": k}, first, inner) for k in (1, 2) for first in (1, 2) for inner in (1, 2)}) == 8
+
+
+def test_a_json_file_or_table_of_another_version_is_refused(path):
+    write_json(path, {"a": 1})
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    assert "of version 2, and this wshare reads 1" in refused(lambda: read_json(path), path)
+    path.write_text('{"a": 1, "checksum": ""}')
+    assert "of version None" in refused(lambda: read_json(path), path)
+    write_sealed(path, ["a"], [{"a": 1}], {})
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    assert "of version 2, and this wshare reads 1" in refused(lambda: read_sealed(path), path)

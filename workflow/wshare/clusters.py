@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wshare.codebooks import Sweep
-from wshare.storage import create_h5, get_text, open_h5, read_arrays, set_text, sha256_file, write_arrays
+from wshare.storage import content_hash, create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
 
 KIND = "clusters"
 SWEEP = ("inertia", "weighted_inertia", "codebooks")
@@ -59,5 +59,5 @@ def read_clusters(path: str | Path, made_from: dict[str, str] | None = None) -> 
 
 
 def cluster_hashes(paths: list[Path], layers: list[Clusters]) -> dict[str, str]:
-    """SHA-256 of each layer's file, for the `made_from` of what is made from it."""
-    return {f"clusters of {layer.layer}": sha256_file(path) for path, layer in zip(paths, layers, strict=True)}
+    """Hash of each layer's clusters and their settings, for the `made_from` of what is made from them."""
+    return {f"clusters of {layer.layer}": content_hash(path, KIND) for path, layer in zip(paths, layers, strict=True)}

@@ -8,8 +8,10 @@ from torch import nn
 from wshare.compression import Network
 from wshare.folding import folded_norms
 from wshare.importance import total
+from wshare.moments import KIND as INPUTS
 from wshare.moments import read_moments, together
-from wshare.storage import sha256_file
+from wshare.storage import content_hash
+from wshare.weightfile import KIND as WEIGHTS
 from wshare.weightfile import layer_names, read_layer
 
 
@@ -36,8 +38,11 @@ def read_network(
 
 
 def hashes(extracted: Path, moments: Path) -> dict[str, str]:
-    """SHA-256 of both files, for the recipe of a network that is shared from them."""
-    return {path.name: sha256_file(path) for path in (extracted, moments)}
+    """Hash of both files' content and settings, for the recipe of a network that is shared from them."""
+    return {
+        "weights.h5": content_hash(extracted, WEIGHTS),
+        "inputs.h5": content_hash(moments, INPUTS),
+    }
 
 
 def _layers(extracted: Path, made_from: dict[str, str]) -> tuple[list[str], dict[str, float]]:

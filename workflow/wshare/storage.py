@@ -312,6 +312,18 @@ def read_arrays(group: h5py.Group, *names: str) -> list[np.ndarray]:
     return arrays
 
 
+def content_hash(path: str | Path, kind: str) -> str:
+    """SHA-256 over the settings of an HDF5 file and the checksums of all its arrays, for `made_from` of another file.
+
+    Unlike a hash of the file it does not change with what no reader looks at.
+    """
+    with open_h5(path, kind) as file:
+        groups: list[h5py.HLObject] = [file]
+        file.visititems(lambda _, found: groups.append(found))
+        sums = [get_text(group.attrs, "sha256") for group in groups if "sha256" in group.attrs]
+        return sha256_text(json.dumps([get_text(file.attrs, "settings"), *sums]))
+
+
 def set_text(attributes: h5py.AttributeManager, **texts: str) -> None:
     """Set text attributes, as bytes of fixed length.
 
