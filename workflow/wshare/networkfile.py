@@ -37,7 +37,7 @@ def read_network(
     return Network.of(model, fisher, together(read_moments(moments, names, made_from)), folded)
 
 
-def hashes(extracted: Path, moments: Path) -> dict[str, str]:
+def network_hashes(extracted: Path, moments: Path) -> dict[str, str]:
     """Hash of both files' content and settings, for the recipe of a network that is shared from them."""
     return {
         "weights.h5": content_hash(extracted, WEIGHTS),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
-from wshare.networkfile import hashes, read_network
+from wshare.networkfile import network_hashes, read_network
 from wshare.packedmodel import check_recipe, write_files
 from wshare.storage import read_json
 
@@ -32,7 +32,7 @@ def pack_rate_distortion(
     fold = chosen["settings"]["options"]["fold_batch_norm"]
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     network = read_network(model, extracted, moments, made_from, sample.batch(0)[:2], fold)
-    made_from |= hashes(extracted, moments)
+    made_from |= network_hashes(extracted, moments)
     check_recipe(chosen, recipe, made_from, {name: layer.shape for name, layer in network.targets.items()})
     write_files(
         model,

@@ -9,7 +9,7 @@ from wshare.images import ImageFile
 from wshare.journal import Journal
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
-from wshare.networkfile import hashes, read_folds
+from wshare.networkfile import network_hashes, read_folds
 from wshare.price_search import FRONT, LOSSES, Scale, find, measurements
 from wshare.progress import PROGRESS
 from wshare.rate_distortion import Options
@@ -58,4 +58,4 @@ def search_rate_distortion(
         found = find(scale, settings, {key: description[key] for key in ("name", "sha256")}, remembered)
     write_sealed(front, FRONT + list(scale.layers), found.front, made_from)
     write_sealed(losses, LOSSES, found.losses, made_from)
-    write_json(recipe, found.recipe | {"made_from": hashes(extracted, moments)})
+    write_json(recipe, found.recipe | {"made_from": network_hashes(extracted, moments)})
