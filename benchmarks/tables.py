@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-FRONT = ["kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200"]
+FRONT = ["kl_001", "kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200", "kl_400"]
 # Searches of one k a layer, to the target of 0.99.
 OTHERS = ["slope", "two_step", "uniform"]
 PARTS = {

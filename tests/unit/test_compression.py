@@ -26,6 +26,7 @@ from wshare.packing import BatchNorm, load_packed
 from wshare.price_search import Scale
 from wshare.rate_distortion import Options
 from wshare.scoring import forward, predict, score
+from wshare.search.rate_distortion import first_guess
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion
@@ -555,6 +556,21 @@ def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
     assert study.forwarded == 0
     names = ("front.csv", "losses.csv", "journal.jsonl")
     assert [(study.folder / name).read_bytes() for name in names] == tables
+
+
+@pytest.mark.parametrize("wrong", [1e-3, 1e3])
+def test_layers_are_probed_again_if_the_first_price_was_far_off(study, monkeypatch, wrong):
+    study.measure_inputs()
+    near = study.search()
+    monkeypatch.setattr(price_search, "first_guess", lambda nats, weights: wrong * first_guess(nats, weights))
+    (study.folder / "journal.jsonl").unlink()
+    far = study.search()
+    rounds = far["images_forwarded"]["probe"] // near["images_forwarded"]["probe"]
+    assert 2 <= rounds <= price_search.PROBES
+    assert study.forwarded == rounds * len(SHARED) + 2 * far["evaluations"]
+    # The last probes are where the result is, so that they find what those of the right guess do.
+    for name, layer in near["layers"].items():
+        assert far["layers"][name]["factor"] == pytest.approx(layer["factor"], rel=0.7)
 
 
 def test_threads_do_not_change_the_recipe_or_the_file(study):

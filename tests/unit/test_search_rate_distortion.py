@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.errors import UserError
-from wshare.search.rate_distortion import CLOSE, NATS, NEAREST, first_guess, run, within
+from wshare.search.rate_distortion import CLOSE, NATS, NEAREST, WIDEST, first_guess, guess, run, within
 
 BUDGET = 0.04
 # More prices than ever are needed.
@@ -143,6 +143,12 @@ def test_the_first_guess_is_right_where_loss_falls_by_six_decibels_a_bit(nats, w
     # One bit more for each weight leaves a quarter of the loss: a small step tells the price.
     step = 1e-6
     np.testing.assert_allclose(nats * (1 - 4**-step) / (weights * step), price, rtol=1e-4)
+
+
+def test_a_guess_grows_with_the_loss_allowed_and_goes_no_further_than_the_bracket():
+    assert guess(1e-6, 0.1, 0.02) == pytest.approx(2e-7)
+    assert guess(1e-6, 0.0, 0.02) == pytest.approx(1e-6 * WIDEST)
+    assert guess(1e-6, 1e9, 0.02) == pytest.approx(1e-6 / WIDEST)
 
 
 def test_an_accuracy_of_99_percent_allows_a_fortieth_of_a_nat():

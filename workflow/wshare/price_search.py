@@ -24,10 +24,13 @@ from wshare.scoring import (
     predicted_low,
     score,
 )
-from wshare.search.rate_distortion import NATS, first_guess, run, within
+from wshare.search.rate_distortion import LEAST_LOSS, NATS, first_guess, guess, run, within
 
 # A probe that finds a loss this far from the predicted one tells of noise.
 FACTORS = (0.1, 10.0)
+# Probes are made again at the price that they lead to, so many times in all, if that is further off than this factor.
+PROBES = 3
+PROBED_AGAIN = 2.0
 # Fewest images that say anything of a price, and the standard errors by which they must miss.
 FEWEST = 100
 CERTAIN = 3.0
@@ -76,22 +79,22 @@ class Scale:
         self.images, self.fingerprint, self.measure_name = len(sample), sample.fingerprint, measure_of(sample.labels)
         self.taught = sum(fold.images for fold in folds)
 
-    def probes(self, images: int) -> int:
-        """Layers that are probed, if each is on so many images."""
-        return len(self.layers) if images else 0
-
-    def parts(self, slope: float) -> dict[str, Quantised]:
-        """All layers at a price, before any correction of predicted losses; the first images are new to them."""
-        return self._folds[1].quantised(slope, dict.fromkeys(self._folds[1].targets, 1.0), self._options, self._threads)
+    def parts(self, slope: float, factors: dict[str, float]) -> dict[str, Quantised]:
+        """All layers at a price; the first images are new to them."""
+        return self._folds[1].quantised(slope, factors, self._options, self._threads)
 
     def bits(self, slope: float, factors: dict[str, float]) -> float:
         """Analytic bits at a price, as `measure` gives them."""
         parts = self._folds[0].quantised(slope, factors, self._options, self._threads)
         return sum(part.bits for part in parts.values())
 
+    def probe_size(self, images: int) -> int:
+        """Images of a probe, if so many are asked for: those of one fold at most."""
+        return min(images, self._middle)
+
     def probe(self, name: str, part: Quantised, images: int) -> float:
         """Divergence in nats with one layer alone shared, on the first images."""
-        few = self._sample.part(0, min(images, self._middle))
+        few = self._sample.part(0, self.probe_size(images))
         with replaced(self._model, self._folds[1].tensors(name, part)):
             return score(predict(self._model, few, self._threads), self._reference[: len(few)], None).kl
 
@@ -172,7 +175,8 @@ def measurements(scale: Scale, settings: dict) -> int:
         check_images(scale.images, scale.original.top1, target, settings["confidence"])
         if not _nats(settings):
             raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
-    return (1 if rate else choices["evaluations"]) + scale.probes(choices["probe_images"])
+    probes = PROBES * len(scale.layers) if choices["probe_images"] else 0
+    return (1 if rate else choices["evaluations"]) + probes
 
 
 def find(
@@ -192,16 +196,18 @@ def find(
         """Price at which the layers have the size asked for."""
         return within(lambda slope: scale.bits(slope, factors), 32 * scale.weights / rate, start)
 
-    plain = dict.fromkeys(scale.layers, 1.0)
+    factors = dict.fromkeys(scale.layers, 1.0)
     start = first_guess(nats or NATS, scale.weights)
     if rate:
-        start = priced(plain, start)
-    rows = []
-    for name, part in scale.parts(start).items() if choices["probe_images"] else ():
-        found = remembered(("probe", name), lambda: {"kl": scale.probe(name, part, choices["probe_images"])})  # noqa: B023
-        factor = float(np.clip(found["kl"] / max(part.loss, 1e-12), *FACTORS))
-        rows.append((name, part.shared.indices.size, part.loss, found["kl"], factor))
-    factors = plain | {row[0]: row[4] for row in rows}
+        start = priced(factors, start)
+    rows, probes = [], 0
+    while choices["probe_images"] and probes < PROBES:
+        at, probes = start, probes + 1
+        rows = _probed(scale, at, factors, choices["probe_images"], remembered)
+        factors = {row["layer"]: row["factor"] for row in rows}
+        start = priced(factors, at) if rate else guess(at, sum(row["measured"] for row in rows), nats)
+        if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
+            break
 
     def judged(slope: float) -> tuple[float, bool]:
         if slope not in prices:
@@ -209,10 +215,10 @@ def find(
         found = prices[slope]
         return found["kl_high"], min(found["low"], found["expected_low"]) >= target
 
-    slope = priced(factors, start) if rate else run(judged, start, nats, choices["evaluations"])
+    slope = start if rate else run(judged, start, nats, choices["evaluations"])
     meets = judged(slope)[1]
     chosen = prices[slope]
-    predicted, measured = [row[2] for row in rows], [row[3] for row in rows]
+    predicted, measured = [row["predicted"] for row in rows], [row["measured"] for row in rows]
     recipe = {
         "model": model,
         "search_images": scale.fingerprint,
@@ -229,12 +235,29 @@ def find(
         "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
         "images_forwarded": {
             "search": sum(found["images"] for found in prices.values()),
-            "probe": len(rows) * min(choices["probe_images"], scale.images),
+            "probe": probes * len(rows) * scale.probe_size(choices["probe_images"]),
             "inputs": scale.taught,
         },
     }
-    losses = [dict(zip(LOSSES, row, strict=True)) for row in rows]
-    return Found(_front_rows(prices, slope, 32 * scale.weights), losses, recipe)
+    return Found(_front_rows(prices, slope, 32 * scale.weights), rows, recipe)
+
+
+def _probed(
+    scale: Scale,
+    slope: float,
+    factors: dict[str, float],
+    images: int,
+    remembered: Callable[[tuple, Callable[[], dict]], dict],
+) -> list[dict]:
+    """Rows of losses.csv: each layer alone, shared at a price with these factors, on so many images."""
+    rows = []
+    for name, part in scale.parts(slope, factors).items():
+        found = remembered(("probe", slope, name), lambda: {"kl": scale.probe(name, part, images)})  # noqa: B023
+        predicted = part.loss / factors[name]
+        factor = float(np.clip(found["kl"] / max(predicted, LEAST_LOSS), *FACTORS))
+        row = (name, part.shared.indices.size, predicted, found["kl"], factor)
+        rows.append(dict(zip(LOSSES, row, strict=True)))
+    return rows
 
 
 def _nats(settings: dict) -> float:

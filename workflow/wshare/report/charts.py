@@ -220,7 +220,7 @@ def _told_apart(
 
 
 def sensitivity(model: Model, search: Search) -> Chart | None:
-    """What each layer alone costs: at every k that was profiled, else as predicted and measured at the first price."""
+    """What each layer alone costs: at every k that was profiled, else as predicted and measured by probes."""
     if model.sensitivity:
         rows = [
             {"layer": row["layer"], "x": row["k"], "kl": _shown_kl(row["kl"]), "exact": significant(float(row["kl"]))}
@@ -244,7 +244,7 @@ def sensitivity(model: Model, search: Search) -> Chart | None:
         measured = [row for row in rows if row["x"] == "measured"]
         worst, best = (pick(measured, key=lambda row: row["exact"]) for pick in (max, min))
         finding = (
-            f"Shared alone, at the search's first price, {worst['layer']} costs most ({worst['exact']:.3g} nats) and "
+            f"Shared alone, at the price of the probes, {worst['layer']} costs most ({worst['exact']:.3g} nats) and "
             f"{best['layer']} least ({best['exact']:.3g} nats)."
         )
     else:
@@ -457,7 +457,7 @@ def losses(search: Search) -> Chart | None:
     correlation = search.recipe["predicted_loss_rank_correlation"]
     finding = (
         f"{near} of {len(rows)} layers lie within a factor of two of the prediction (the dashed line is equality). "
-        "Both are of the layer alone at the search's first price; their ratio, from 1/10 to 10, then corrected the "
+        "Both are of the layer alone at the price of the probes; their ratio, from 1/10 to 10, then corrected the "
         "predictions."
     )
     if correlation is not None:

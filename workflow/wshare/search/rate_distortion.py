@@ -20,6 +20,8 @@ NEAREST = 0.005
 TIGHTER = 0.8
 # A first bracket: prices this far from the guess break any network, or none.
 WIDEST = 1e4
+# Less than this, in nats, is no loss.
+LEAST_LOSS = 1e-12
 # First step towards a size, as a logarithm of the price: about half a bit a weight.
 BRACKET = math.log(2)
 # Divergence allowed for each share of accuracy that may be lost. On EfficientNet-Lite0, and in its peers' files, 4 nats
@@ -33,6 +35,14 @@ def first_guess(nats: float, weights: int) -> float:
     A uniform quantizer of rate R has distortion c 4^-R, so that the price is its derivative, 2 ln 2 times the loss.
     """
     return 2 * math.log(2) * nats / weights
+
+
+def guess(price: float, loss: float, nats: float) -> float:
+    """Price at which a network loses `nats` in all that loses `loss` at `price`.
+
+    Loss grows with the price as it does in `first_guess`; the step is at most that of a search's bracket.
+    """
+    return price * min(max(nats / max(loss, LEAST_LOSS), 1 / WIDEST), WIDEST)
 
 
 def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: float, evaluations: int) -> float:
