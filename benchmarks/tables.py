@@ -1,6 +1,6 @@
 """Tables of docs/benchmarks.md from a finished study and the peers' table.
 
-    python benchmarks/tables.py results/efficientnet_lite0
+    python benchmarks/tables.py results/efficientnet_lite0 [--seeds <the same folder of other seeds> ...]
 
 Renews what stands between the marks `<!-- name -->` and `<!-- end -->` of docs/benchmarks.md.
 """
@@ -11,10 +11,12 @@ import itertools
 import json
 import math
 from pathlib import Path
+from statistics import mean
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 FRONT = ["kl_001", "kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200", "kl_400"]
+TARGETS = ["rate_distortion", "rate_distortion_98", "fixed"]
 # Searches of one k a layer, to the target of 0.99.
 OTHERS = ["slope", "two_step", "uniform"]
 PARTS = {
@@ -34,8 +36,9 @@ def main() -> None:
     """Write all tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
-    results = parser.parse_args().results
-    metrics = {path.parent.name: json.loads(path.read_text()) for path in results.glob("search/*/metrics.json")}
+    parser.add_argument("--seeds", type=Path, nargs="*", default=[])
+    arguments = parser.parse_args()
+    metrics, *others = (searches(folder) for folder in (arguments.results, *arguments.seeds))
     with (HERE / "results" / "peers.csv").open(newline="") as file:
         peers = list(csv.DictReader(file))
     page = PAGE.read_text()
@@ -44,10 +47,16 @@ def main() -> None:
         "front": front(metrics, peers),
         "equal": equal(metrics, peers),
         "ablation": ablation(metrics),
+        **({"seeds": seeds([metrics, *others])} if others else {}),
     }.items():
         head, _, rest = page.partition(f"<!-- {name} -->\n")
         page = f"{head}<!-- {name} -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2]
     PAGE.write_text(page)
+
+
+def searches(results: Path) -> dict[str, dict]:
+    """The verdict of each search of a model."""
+    return {path.parent.name: json.loads(path.read_text()) for path in results.glob("search/*/metrics.json")}
 
 
 def targets(metrics: dict) -> list[str]:
@@ -56,7 +65,7 @@ def targets(metrics: dict) -> list[str]:
         "| search | target | on disk | relative accuracy, 95 % interval | KL | agreement | images forwarded |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in ("rate_distortion", "rate_distortion_98", "fixed", *OTHERS):
+    for name in (*TARGETS, *OTHERS):
         if name in metrics:
             m = metrics[name]
             low, high = m["relative_accuracy_ci95"]
@@ -65,6 +74,25 @@ def targets(metrics: dict) -> list[str]:
                 f"| {m['relative_accuracy']:.4f} ({low:.3f} to {high:.3f}) | {m['compressed']['kl']:.4f} "
                 f"| {m['compressed']['agreement']:.4f} | {m['images_forwarded']:,} |"
             )
+    return lines
+
+
+def seeds(studies: list[dict]) -> list[str]:
+    """The searches to a target with the images split by several seeds."""
+    lines = [
+        "| search | target | on disk | relative accuracy with each seed | mean | KL, mean |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in TARGETS:
+        found = [metrics[name] for metrics in studies]
+        rates, shares, losses = zip(
+            *((m["compression_rate"]["on_disk"], m["relative_accuracy"], m["compressed"]["kl"]) for m in found),
+            strict=True,
+        )
+        lines.append(
+            f"| `{name}` | {found[0]['quality_target']} | {min(rates):.2f}x to {max(rates):.2f}x "
+            f"| {', '.join(f'{share:.4f}' for share in shares)} | {mean(shares):.4f} | {mean(losses):.4f} |"
+        )
     return lines
 
 
