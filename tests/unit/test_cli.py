@@ -184,6 +184,13 @@ def test_a_wrong_call_ends_with_the_usage_and_code_2(arguments, capsys):
     assert "usage: wshare" in capsys.readouterr().err
 
 
+def test_a_command_that_does_not_exist_is_one_short_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:] == ["wshare: error: nothing: no such command; `wshare --help` lists them"]
+
+
 def test_from_a_shell(tmp_path):
     """The exit code and the one line are those of the process too; a damaged model file is named."""
     write_json(tmp_path / "model.json", {"sha256": "0", "dropped": []})

@@ -2,6 +2,7 @@
 
 - `python`: run, the blocks of a page one after another. They find what `prepared` makes.
 - `sh`: each command line is checked by the program's own options, and every file and target that it names.
+- `c`: compiled with the header of an export, and run.
 - `yaml`: a configuration is completed as a run would; a part of one is laid over a whole one.
 - `text`: formulas, layouts and output, no code.
 
@@ -22,12 +23,14 @@ import torch
 import yaml
 from snakemake.cli import get_argument_parser
 from snakemake.utils import update_config
+from test_exports_c import COMPILER, FLAGS
 
 from wshare import cli
 from wshare.codebooks import Shared, assign
+from wshare.exports import FORMATS
 from wshare.models import state_of
 from wshare.networks import build
-from wshare.packing import write_packed
+from wshare.packing import load_packed, write_packed
 from wshare.settings import complete, schema
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +121,7 @@ def laid_over_a_whole_one(given, page):
 
 
 def test_every_block_names_its_language():
-    unknown = [str(block) for block in BLOCKS if block.language not in ("python", "sh", "yaml", "text")]
+    unknown = [str(block) for block in BLOCKS if block.language not in ("python", "sh", "yaml", "c", "text")]
     assert unknown == []
 
 
@@ -134,6 +137,30 @@ def test_python_blocks_run(page, prepared):
         if block.page == page:
             # The empty lines make a traceback name the line of the page.
             exec(compile("\n" * block.line + block.text, page, "exec"), prepared)
+
+
+# Holds the binary that a page says to lie in flash, calls what the page defines, and prints what that expanded.
+C_PROGRAM = """
+%s
+const uint8_t network[] = {%s};
+#include <stdio.h>
+int main(void) {
+    if (expand_fc1() != WSHARE_OK) return 1;
+    return fwrite(weights, 4, NETWORK_LARGEST, stdout) != NETWORK_LARGEST;
+}
+"""
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler (gcc, cc or clang) is on the path")
+@pytest.mark.parametrize("block", in_language("c"), ids=str)
+def test_c_blocks_compile_and_expand_the_weights(block, prepared, tmp_path):
+    FORMATS["c"].write(Path(PACKED), tmp_path / "network.bin")
+    octets = ", ".join(map(str, (tmp_path / "network.bin").read_bytes()))
+    (tmp_path / "block.c").write_text(C_PROGRAM % (block.text, octets))
+    subprocess.run([COMPILER, *FLAGS, "block.c", "-o", "block"], check=True)
+    found = subprocess.run([tmp_path / "block"], stdout=subprocess.PIPE, check=True).stdout
+    expected = load_packed(PACKED)["fc1.weight"].numpy().tobytes()
+    assert found[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("block", in_language("yaml"), ids=str)

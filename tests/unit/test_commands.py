@@ -245,7 +245,7 @@ class Plain:
 
 @pytest.fixture
 def _formats(monkeypatch):
-    monkeypatch.setattr(exporting, "_formats", lambda: {"dense": Plain(False), "graph": Plain(True)})
+    monkeypatch.setattr(exporting, "FORMATS", {"dense": Plain(False), "graph": Plain(True)})
 
 
 @pytest.mark.usefixtures("_formats")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import coremltools
 import numpy as np
 import pytest
 import torch
@@ -10,8 +11,6 @@ from test_nn import network, pack
 from wshare.errors import UserError
 from wshare.exports import FORMATS
 from wshare.packing import load_packed, read_shared
-
-coremltools = pytest.importorskip("coremltools", reason="coremltools is not installed: pip install coremltools")
 
 EXAMPLE = torch.zeros(1, 3, 6, 7)
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from wshare.errors import FormatError
 from wshare.journal import Journal
 from wshare.packing import read_layout, read_shared, write_packed
 from wshare.plan import plan
+from wshare.report.charts import front
 from wshare.report.classes import class_names, named
 from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
@@ -296,6 +298,16 @@ def test_class_names_of_a_source(source, label, name):
     assert named("10", names) == "10"
 
 
+def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
+    root = write_results(tmp_path, ("rate_distortion",))
+    model = read_model_results(MODEL, [root / "search" / "rate_distortion" / "metrics.json"], 16)
+    (search,) = model.searches
+    found = front(model, replace(search, metrics=search.metrics | {"quality_target": 0.8}))
+    assert min(float(row["relative_accuracy"]) for row in search.front) > 0.85
+    low, high = found.spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert low < 0.8 < high
+
+
 def test_trace_is_in_the_order_of_the_journal(folder):
     metrics = [folder / "results" / MODEL / "search" / name / "metrics.json" for name in METHODS]
     for search in read_model_results(MODEL, metrics, 16).searches:
@@ -395,12 +407,11 @@ def test_study_compares_all_searches(study, metrics):
     assert {row[1] for row in rows} == set(METHODS)
     for row in rows:
         found = metrics[row[1]]
-        numbers = [
-            *(found["bytes"]["float32"], found["bytes"]["packed"]),
-            *(found["compression_rate"]["on_disk"], found["relative_accuracy"], *found["relative_accuracy_ci95"]),
-            found["quality_target"],
+        assert (float(row[2]), row[3]) == (found["compression_rate"]["on_disk"], found["verdict"])
+        assert [float(value) for value in row[4:10]] == [
+            *(found["relative_accuracy"], *found["relative_accuracy_ci95"], found["quality_target"]),
+            *(found["bytes"]["packed"], found["bytes"]["float32"]),
         ]
-        assert [float(value) for value in row[3:10]] == numbers
         assert [float(value) for value in row[11:16]] == [
             *(found["float32"]["top1"], found["compressed"]["top1"], found["compressed"]["kl"]),
             *(found["bits_per_weight"], found["compression_rate"]["analytic"]),

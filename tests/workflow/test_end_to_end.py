@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import h5py
 import numpy as np
@@ -204,6 +205,24 @@ def test_run_ends_with_a_block_for_the_model(study: Path):
         assert f"{search}: " in text
     assert "on disk" in text
     assert len(list(csv.DictReader((study / "results/summary.csv").open()))) == len(SEARCHES) + 1
+
+
+def test_snakemake_gathers_the_reports_in_one_archive(study: Path, tmp_path: Path):
+    run = snakemake(study, "--report", str(tmp_path / "report.zip"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    with ZipFile(tmp_path / "report.zip") as archive:
+        contents = {archive.read(name) for name in archive.namelist()}
+        page = archive.read("report/report.html").decode()
+    results = study / "results"
+    shown = [results / "summary.csv", results / "report/index.html", results / "tiny/report/index.html"]
+    shown += (results / "tiny/report/figures").rglob("*.svg")
+    assert len(shown) > 3 * len(SEARCHES)
+    assert [path for path in shown if path.read_bytes() not in contents] == []
+    # The landing text, categories, labels and captions.
+    for words in ("compressed by weight sharing without retraining", '"Study"', '"Models"', '"Figures"'):
+        assert words in page
+    for words in ("the whole report", "Everything about tiny", "All models and searches on one page"):
+        assert words in page
 
 
 def test_every_rule_leaves_log_and_benchmark(study: Path):

@@ -53,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[variable] = "1"
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = _program().parse_args(arguments[:1]).command
+    program = _program()
+    command = program.parse_args(arguments[:1]).command
+    if command not in (*COMMANDS, *STAGES):
+        program.error(f"{command}: no such command; `wshare --help` lists them")
     try:
         package = "commands" if command in COMMANDS else "stages"
         function = getattr(importlib.import_module(f"wshare.{package}.{command}"), command)
@@ -80,7 +83,7 @@ def _program() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"wshare {__version__}")
-    parser.add_argument("command", choices=(*COMMANDS, *STAGES), help=argparse.SUPPRESS)
+    parser.add_argument("command", help=argparse.SUPPRESS)
     return parser
 
 

@@ -1,6 +1,5 @@
 """`wshare export`: a packed file as a file of another runtime."""
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import torch
 
 from wshare.commands.common import Arguments, Preprocessing, check_output
 from wshare.errors import UserError
+from wshare.exports import FORMATS
 from wshare.models import closest
 from wshare.packing import load_packed
 from wshare.sources.file import of_state
@@ -17,7 +17,7 @@ def export(
     file: Annotated[Path, "packed file"],
     /,
     *,
-    to: Annotated[str, "format to write, such as onnx, coreml, c, dense or dense16"],
+    to: Annotated[str, f"format to write: {', '.join(FORMATS)}"],
     output: Annotated[Path, "file to write"],
     architecture: Annotated[
         str | None, "torchvision name, timm:<name> or python:<module>:<function>; for formats that hold the graph"
@@ -30,13 +30,12 @@ def export(
     Example:
       wshare export net.wshare.safetensors --to onnx --architecture mobilenet_v2 --output net.onnx
     """
-    formats = _formats()
-    if to not in formats:
-        raise UserError(f"--to {to}: no such format. {closest(to, formats)}")
+    if to not in FORMATS:
+        raise UserError(f"--to {to}: no such format. {closest(to, FORMATS)}")
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     check_output(output)
-    chosen = formats[to]
+    chosen = FORMATS[to]
     if not chosen.needs_model:
         chosen.write(file, output, None, None)
     elif architecture is None:
@@ -47,12 +46,3 @@ def export(
         example = torch.zeros(1, *fetched.spec["input"])
         chosen.write(file, output, fetched.module, example)
     print(f"{output}: written, {chosen.description}")
-
-
-def _formats() -> dict:
-    """Formats by name; UserError if this installation has none."""
-    if importlib.util.find_spec("wshare.exports") is None:
-        raise UserError("export: this version of wshare has no formats to export to; get a newer one")
-    from wshare.exports import FORMATS
-
-    return FORMATS

@@ -27,6 +27,10 @@ CONFIG = {
     "background": "#ffffff",
     "font": FONT,
     "view": {"stroke": None},
+    # The marks of a chart in layers are of no help one by one either.
+    "mark": {"aria": False},
+    # Labels at the ends would be moved onto their neighbours.
+    "axisX": {"labelFlush": False},
     "axis": {
         "labelColor": BLACK,
         "titleColor": BLACK,
@@ -37,6 +41,7 @@ CONFIG = {
         "domainColor": "#767676",
         "tickColor": "#767676",
         "labelLimit": 190,
+        "labelSeparation": 4,
     },
     "legend": {
         "labelColor": BLACK,
@@ -121,9 +126,10 @@ def front(model: Model, search: Search) -> Chart:
     points.sort(key=lambda point: [other, uniform, own, packed, chosen].index(point["kind"]))
     floor = target - DEPTH * max(1 - target, 0.01)
     below = sum(point["share"] < floor for point in points)
-    bottom = max(floor, min(point.get("low", point["share"]) for point in points))
+    bottom = max(floor, min(target, *(point.get("low", point["share"]) for point in points)))
     top = max(1.0, *(point.get("high", point["share"]) for point in points))
-    margin = (top - bottom) / 20
+    # Room for the words below the target line.
+    margin = (top - bottom) / 12
     agreement = metrics["measure"] == "agreement"
     kept = "first answers as of float32" if agreement else "share of float32 accuracy"
     y = alt.Y("share:Q").title(kept).axis(format="%")
@@ -258,7 +264,9 @@ def sensitivity(model: Model, search: Search) -> Chart | None:
             y=alt.Y("layer:N").sort(layers).title(None),
             color=alt.Color("kl:Q")
             .scale(type="log", scheme="cividis", reverse=True)
-            .legend(orient="bottom", title="KL, nats", gradientLength=220, format=".0e"),
+            .legend(
+                orient="bottom", title="KL, nats", gradientLength=150, format=".0e", tickCount=4, labelSeparation=8
+            ),
             tooltip=[
                 alt.Tooltip("layer:N"),
                 alt.Tooltip("x:N").title(title),
@@ -416,7 +424,7 @@ def octets(search: Search) -> Chart:
     most = max(rows, key=lambda row: row["bytes"])
     coding = "are entropy-coded" if search.sizes["format"] == "entropy" else "have a fixed width in each layer"
     finding = (
-        f"Of {sizes['packed']:,} bytes, {most['part']} take {percent(most['share'])}; the header takes "
+        f"The largest part of {sizes['packed']:,} bytes: {most['part']}, {percent(most['share'])}. The header takes "
         f"{sizes['header']:,} bytes. Indices {coding}."
     )
     return make("Where the bytes went", finding, alt.layer(bars, texts).properties(height=26 * len(rows)))

@@ -250,7 +250,7 @@ def _codings(search: Search, shared: dict[str, Shared]) -> str:
         ("packed file", sizes["packed"]),
         ("packed file, zipped (deflate)", zipped_bytes(search.packed)),
     ]
-    return listing([(name, f"{octets:,.0f} B") for name, octets in rows], "number")
+    return listing([(name, f"{octets:,.0f} B") for name, octets in rows], "Indices coded otherwise", "number")
 
 
 def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn) -> str:
@@ -290,7 +290,6 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
     metrics, on_search = search.metrics, search.recipe["on_search_images"]
     baseline, after = model.baseline, search.metrics["compressed"]
     low, high = metrics["relative_accuracy_ci95"]
-    columns = [("", ""), ("search images", "number"), ("held-out images", "number")]
     images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
     agreement = ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"]))
     interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
@@ -307,14 +306,14 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
             agreement,
             divergence,
         ]
-    head = "".join(f'<th scope="col" class="{css}">{title}</th>' for title, css in columns)
+    head = "".join(f'<th scope="col" class="number">{split} images</th>' for split in ("search", "held-out"))
     body = "".join(
         f'<tr><th scope="row">{name}</th><td class="number">{first}</td><td class="number">{second}</td></tr>'
         for name, first, second in pairs
     )
     compared = (
         '<div class="scroll" role="region" aria-label="Search images against held-out images" tabindex="0">'
-        f'<table class="free"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<table class="free"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
     told = told_skipped(baseline)
     skipped = f" Unreadable images left out: {told}." if told else ""
@@ -399,7 +398,7 @@ def _usage_table(search: Search) -> str:
 
 def _reproduce(model: Model, search: Search, settings: dict, commit: str) -> str:
     metrics, identity = search.metrics, f"config-{search.name}"
-    name, configuration = f"{model.name}.yaml", yaml.safe_dump(settings, sort_keys=False)
+    name, configuration = f"{model.name}.yaml", yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
     command = f"snakemake --cores all --configfile {name} -- results/{model.name}/search/{search.name}/metrics.json"
     hashes = [(key.replace("_", " "), f"<code>{value}</code>") for key, value in metrics["sha256"].items()]
     versions = ", ".join(f"{package} {version}" for package, version in metrics["versions"].items())
@@ -417,9 +416,9 @@ def _reproduce(model: Model, search: Search, settings: dict, commit: str) -> str
     return (
         f"<p>Save the configuration as <code>{escape(name)}</code> and run:</p>"
         f'<pre tabindex="0"><code>{escape(command)}</code></pre>'
-        f'<pre tabindex="0"><code id="{escape(identity)}">{escape(configuration)}</code></pre>'
+        f'<pre class="tall" tabindex="0"><code id="{escape(identity)}">{escape(configuration)}</code></pre>'
         f'<p><button type="button" data-text="{escape(identity)}" data-name="{escape(name)}">Save the configuration'
-        f"</button></p>{listing(rows, 'hash')}"
+        f"</button></p>{listing(rows, 'What it was made from', 'hash')}"
         "<p>Cite: the wshare developers, wshare; and E. Dupuis, D. Novo, I. O'Connor, A. Bosio, “A Heuristic "
         "Exploration of Retraining-free Weight-Sharing for CNN Compression”, ASP-DAC 2022, "
         "doi 10.1109/ASP-DAC52403.2022.9712487 (CITATION.cff).</p>"

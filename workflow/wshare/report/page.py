@@ -81,7 +81,12 @@ figure h3{margin:.2rem 0}
 .chart{width:100%;min-height:3rem}
 .row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:0 1.5rem}
 .row>*{min-width:0}
-.scroll{overflow-x:auto;max-width:100%;border:1px solid var(--line);border-radius:.4rem;margin:.8rem 0}
+/* A shadow at the edge behind which there is more; a white cover moves with the content and hides it at the end. */
+.scroll{overflow-x:auto;max-width:100%;border:1px solid var(--line);border-radius:.4rem;margin:.8rem 0;
+background:linear-gradient(90deg,#fff 50%,#fff0) 0/3rem 100% no-repeat local,
+linear-gradient(270deg,#fff 50%,#fff0) 100%/3rem 100% no-repeat local,
+linear-gradient(90deg,#0004,#0000) 0/.9rem 100% no-repeat,
+linear-gradient(270deg,#0004,#0000) 100%/.9rem 100% no-repeat}
 .tall{max-height:30rem;overflow-y:auto}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{overflow-wrap:normal;padding:.35rem .55rem;
@@ -109,17 +114,24 @@ footer{border-top:1px solid var(--line);margin-top:3rem;padding-top:1rem;padding
 #vg-tooltip-element td{white-space:normal;border:0;padding:.1rem .3rem}
 [hidden]{display:none!important}
 @media (max-width:40rem){html{font-size:15px}.wide{padding:0 .9rem}}
+@page{margin:1cm}
 @media print{
 html{font-size:11px}
+.wide{padding:0}
 header{background:none;color:#000;padding:0;border-bottom:2px solid #000}
 .brand,.lead{color:#000}
 button,.picker,.skip{display:none!important}
 th button{display:inline!important;border:0}
 th button::after{content:none!important}
 .tall{max-height:none;overflow:visible}
-.scroll{overflow:visible;border:0}
-th,td{white-space:normal;padding:.15rem .3rem}
+.scroll{overflow:visible;border:0;background:none}
+table{font-size:.7rem}
+th,td{white-space:normal;padding:.1rem .2rem}
+td.number{white-space:nowrap}
+td:not(.number){min-width:3.8rem;overflow-wrap:anywhere}
 .verdict{color:#000;background:none;border:1px solid #000}
+td .verdict{font-size:inherit;border:0;padding:0;white-space:normal}
+footer{margin-top:1rem;padding-bottom:0}
 figure,.card,tr,li{break-inside:avoid}
 h2,h3{break-after:avoid}
 .chart svg{max-width:100%;height:auto}
@@ -259,12 +271,12 @@ def table(
     )
 
 
-def listing(rows: list[tuple[str, str]], css: str = "") -> str:
-    """A table of names and values (HTML)."""
+def listing(rows: list[tuple[str, str]], caption: str, css: str = "") -> str:
+    """A table of names and values (HTML); `caption` tells it from others to those who do not see it."""
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="{css}">{text}</td></tr>\n' for name, text in rows
     )
-    box = '<div class="scroll" role="region" aria-label="values" tabindex="0">'
+    box = f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">'
     return f"{box}<table><tbody>\n{body}</tbody></table></div>"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wshare.errors import FormatError
-from wshare.report.texts import told_skipped
+from wshare.report.texts import counted, size, told_skipped
 from wshare.storage import check_origin, read_json, remedy, sha256_file, write_text
 from wshare.tables import write_table
 
@@ -100,7 +100,7 @@ def heading(result: dict, baseline: dict) -> str:
     dense = result["float32"]
     quality = "no labels" if result["measure"] == "agreement" else f"top-1 {dense['top1']:.2%}"
     return (
-        f"{result['model']} on {result['dataset']}: float32 file {_size(result['bytes']['float32'])}, "
+        f"{result['model']} on {result['dataset']}: float32 file {size(result['bytes']['float32'])}, "
         f"{quality} on {dense['images']} held-out images{skipped}"
     )
 
@@ -110,12 +110,12 @@ def paragraph(result: dict, folder: Path) -> str:
     rate = result["compression_rate"]
     return "\n".join(
         [
-            f"  {result['search']}: {_size(result['bytes']['float32'])} -> {_size(result['bytes']['packed'])}, "
+            f"  {result['search']}: {size(result['bytes']['float32'])} -> {size(result['bytes']['packed'])}, "
             f"{rate['on_disk']:.2f}x on disk ({rate['analytic']:.2f}x analytic, indices and codebooks alone), "
             f"{result['bits_per_weight']:.2f} bits per weight",
             f"    {_quality(result)}",
             f"    quality target {result['quality_target']:.2%} {result['verdict'].upper()}; "
-            f"{result['evaluations']} evaluations, {result['images_forwarded']:,} images forwarded",
+            f"{counted(result['evaluations'], 'evaluation')}, {result['images_forwarded']:,} images forwarded",
             f"    files: {folder}/packed.safetensors, dense.safetensors, metrics.json, recipe.json",
         ]
     )
@@ -132,7 +132,3 @@ def _quality(result: dict) -> str:
         )
     share = f"{result['relative_accuracy']:.2%} of float32"
     return f"top-1 {before['top1']:.2%} -> {after['top1']:.2%}: {share}, {interval}"
-
-
-def _size(octets: int) -> str:
-    return f"{octets / 1000:.1f} kB" if octets < 1e6 else f"{octets / 1e6:.2f} MB"
