@@ -112,8 +112,8 @@ def test_accuracy_that_asks_for_more_is_followed_down(share, exponent):
     curve = Curve(lambda p: BUDGET * p**exponent, lambda p: BUDGET * p**exponent < share * BUDGET)
     price = curve.run(start=3.0, evaluations=30)
     assert curve.confirmed(price)
-    # Steps of a fifth, and what closeness leaves.
-    assert curve.loss(price) >= 0.7 * share * BUDGET
+    # What is near enough, and what closeness leaves.
+    assert curve.loss(price) >= 0.83 * share * BUDGET
 
 
 def test_where_accuracy_never_confirms_it_is_the_least_loss():

@@ -18,6 +18,8 @@ CLOSE = 0.93
 NEAREST = 0.005
 # What is left of the divergence allowed when accuracy does not confirm it.
 TIGHTER = 0.8
+# Share of a divergence that was not confirmed from which on one that was is near enough.
+NEAR_ENOUGH = 0.9
 # A first bracket: prices this far from the guess break any network, or none.
 WIDEST = 1e4
 # Less than this, in nats, is no loss.
@@ -52,14 +54,16 @@ def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: floa
     only where the first fits.
     """
     tried: dict[float, tuple[float, bool]] = {}
-    price, allowed = start, nats
+    price, allowed, failed = start, nats, math.inf
     while len(tried) < evaluations:
         tried[price] = measure(price)
         loss, confirmed = tried[price]
-        if confirmed and CLOSE * nats <= loss <= nats:
-            break
         if loss <= nats and not confirmed:
-            nats = TIGHTER * loss
+            failed, nats = loss, TIGHTER * loss
+        elif confirmed and CLOSE * nats <= loss <= nats:
+            if failed == math.inf or loss >= NEAR_ENOUGH * failed:
+                break
+            nats = math.sqrt(loss * failed)
         price = _next(tried, nats, start)
         if any(abs(math.log(price / other)) < NEAREST for other in tried):
             break
