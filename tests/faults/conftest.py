@@ -210,10 +210,10 @@ def before_report(study: Study, job: str) -> tuple[Path, dict[str, bytes]]:
 
 
 def report_files(folder: Path, study: Study, job: str) -> dict[str, bytes]:
-    """Content of the files of a report that are there, by path; unfinished ones aside."""
+    """Content of the files of a report that are there, by path; without Snakemake's stamp and unfinished ones."""
     paths = [folder / "results" / name for name in study.outputs(job)]
-    paths = [found for path in paths for found in (path, *path.rglob("*")) if found.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if ".tmp" not in str(path)}
+    paths = [found.relative_to(folder) for path in paths for found in (path, *path.rglob("*")) if found.is_file()]
+    return {str(path): (folder / path).read_bytes() for path in paths if not any(part[0] == "." for part in path.parts)}
 
 
 def leftovers(folder: Path) -> list[Path]:
