@@ -129,7 +129,11 @@ class Study:
     def clear(self, folder: Path, job: str) -> None:
         """Remove from a copy what a job has written."""
         for name in self.outputs(job):
-            (folder / "results" / name).unlink(missing_ok=True)
+            path = folder / "results" / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 # Flags of each stage that name what it writes.
@@ -150,7 +154,11 @@ OUTPUTS = {
     "pack_rate_distortion": ("--packed", "--dense", "--sizes"),
     "evaluate_packed": ("--metrics", "--answers"),
     "summarise": ("--summary", "--table"),
+    "report_model": ("--page", "--figures"),
+    "report_study": ("--page", "--figures"),
 }
+# A report takes as long as all other stages: few rounds.
+REPORTS = {"report_model": 1, "report_study": 3}
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -190,6 +198,22 @@ def check_whole(folder: Path, study: Study, job: str) -> None:
     # A journal grows line by line.
     whole = [name for name in found if not name.endswith("journal.jsonl")]
     assert [name for name in whole if found[name] != study.files.get(name)] == []
+
+
+def before_report(study: Study, job: str) -> tuple[Path, dict[str, bytes]]:
+    """A copy of the run from before it wrote a report, and the files of that report in the end."""
+    folder = study.copy()
+    study.clear(folder, job)
+    # The page of a model shows the times of all jobs before it.
+    (folder / "results/tiny/benchmarks/report_model.tsv").unlink()
+    return folder, report_files(study.folder, study, job)
+
+
+def report_files(folder: Path, study: Study, job: str) -> dict[str, bytes]:
+    """Content of the files of a report that are there, by path; without Snakemake's stamp and unfinished ones."""
+    paths = [folder / "results" / name for name in study.outputs(job)]
+    paths = [found.relative_to(folder) for path in paths for found in (path, *path.rglob("*")) if found.is_file()]
+    return {str(path): (folder / path).read_bytes() for path in paths if not any(part[0] == "." for part in path.parts)}
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -178,25 +179,29 @@ def test_a_preempted_run_is_queued_again(study: Study, fault, tmp_path: Path):
 def test_two_runs_in_one_folder(study: Study, fault):
     row = fault(
         12,
-        "two runs at once in one folder",
+        "two runs at once in one folder, the second at random times",
         data="the second refuses, says that the folder is locked and changes nothing; the first ends as ever",
     )
-    folder = study.copy()
-    (folder / "results/summary.txt").unlink()
-    terminal = folder / "terminal.txt"
-    first = started(command(folder, "--cores", "1"), terminal)
+    folder, delays = study.copy(), random.Random(0)
+    for job in ("search", "pack_model", "evaluate_packed slope", "summarise"):
+        study.clear(folder, job)
+    terminal, target = folder / "terminal.txt", "results/summary.txt"
+    first = started(command(folder, "--cores", "1", target), terminal)
     while not locked(folder):
         assert first.poll() is None, terminal.read_text()
         time.sleep(0.01)
-    os.killpg(first.pid, signal.SIGSTOP)
-    before = files(folder)
-    for _ in range(2):
-        second = snakemake(folder, "--cores", "1")
+    for _ in range(6):
+        # The first waits meanwhile, so that what changes is by the second.
+        time.sleep(delays.uniform(0, 0.5))
+        os.killpg(first.pid, signal.SIGSTOP)
+        assert locked(folder)
+        before = files(folder)
+        second = snakemake(folder, "--cores", "1", target)
         assert second.returncode != 0
         assert "cannot be locked" in second.stdout + second.stderr
         assert files(folder) == before
+        os.killpg(first.pid, signal.SIGCONT)
         row.round(True)
-    os.killpg(first.pid, signal.SIGCONT)
     assert first.wait(timeout=300) == 0, terminal.read_text()
     check_same(folder, study)
 

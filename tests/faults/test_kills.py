@@ -13,10 +13,23 @@ from pathlib import Path
 import pytest
 
 from ..runs import command, started
-from .conftest import CONFIG, Study, check_same, check_whole, finished, leftovers, snakemake, stage_of, watched
+from .conftest import (
+    CONFIG,
+    REPORTS,
+    Study,
+    before_report,
+    check_same,
+    check_whole,
+    finished,
+    leftovers,
+    report_files,
+    snakemake,
+    stage_of,
+    watched,
+)
 from .supervisor import Ended, kill
 
-# All that the study runs but the reports, whose pages hold times.
+# All that the study runs but the reports.
 JOBS = (
     "train_model",
     "prepare_images",
@@ -35,16 +48,13 @@ JOBS = (
     "summarise",
 )
 ROUNDS = 4
+KILLED = "kill -9 of a job before a random one of its writes"
+AFTER_KILL = "each file absent or whole; the next run leaves the undisturbed result and no temporary file"
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_killed_at_a_random_write(job: str, study: Study, run_stage: Callable[..., Ended], fault):
-    row = fault(
-        2,
-        "kill -9 of a job before a random one of its writes",
-        where=job.split()[0],
-        data="each file absent or whole; the next run leaves the undisturbed result and no temporary file",
-    )
+    row = fault(2, KILLED, where=job.split()[0], data=AFTER_KILL)
     folder, calls = watched(study, job, run_stage)
     for n in random.Random(job).sample(range(1, len(calls) + 1), ROUNDS):
         study.clear(folder, job)
@@ -55,6 +65,21 @@ def test_a_job_killed_at_a_random_write(job: str, study: Study, run_stage: Calla
         check_same(folder, study)
         row.round(True)
     assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize(("job", "rounds"), REPORTS.items())
+def test_a_report_killed_at_a_random_write(job: str, rounds: int, study: Study, run_stage: Callable[..., Ended], fault):
+    row = fault(2, KILLED, where=job, data=AFTER_KILL)
+    folder, whole = before_report(study, job)
+    # Each of the two makes 30 calls at least, for three files.
+    for n in random.Random(job).sample(range(1, 31), rounds):
+        study.clear(folder, job)
+        assert run_stage(folder, study.jobs[job], kill(n)).code == -9
+        assert report_files(folder, study, job).items() <= whole.items()
+        assert run_stage(folder, study.jobs[job]).code == 0
+        assert report_files(folder, study, job) == whole
+        check_same(folder, study)
+        row.round(True)
 
 
 def test_snakemake_names_rule_and_log_of_a_killed_job(study: Study, fault):

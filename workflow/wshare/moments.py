@@ -56,8 +56,8 @@ def input_moments(
     hooks = [model.get_submodule(name).register_forward_hook(sums.add) for name, sums in gathered.items()]
     images = 0
     try:
-        with torch.inference_mode():
-            for batch in tqdm(batches, desc="inputs", unit="batch", **PROGRESS):
+        with torch.inference_mode(), tqdm(batches, desc="inputs", unit="batch", **PROGRESS) as bar:
+            for batch in bar:
                 for view in (batch, batch.flip(3).contiguous(memory_format=torch.channels_last)):
                     model(view)
                     images += len(view)

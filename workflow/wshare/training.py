@@ -36,7 +36,8 @@ def train(
         raise UserError(f"training: {len(images)} images and {len(labels)} labels; give 2 or more, as many of each")
     batches = math.ceil(len(images) / batch_size)
     history = []
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    bar = tqdm(range(1, epochs + 1), desc="train", unit="epoch", **PROGRESS)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), bar:
         torch.manual_seed(seed)
         for part in module.modules():
             if hasattr(part, "reset_parameters"):
@@ -44,7 +45,7 @@ def train(
         optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * batches)
         module.train()
-        for epoch in tqdm(range(1, epochs + 1), desc="train", unit="epoch", **PROGRESS):
+        for epoch in bar:
             loss_sum = correct = 0.0
             # Batches of nearly equal size: batch norm cannot train on a last batch of one image.
             for chosen in torch.randperm(len(images)).tensor_split(batches):

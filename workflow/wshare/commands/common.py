@@ -78,8 +78,9 @@ def check_classes(labels: np.ndarray | None, classes: int) -> None:
 def decoded(dataset: Dataset, chosen: np.ndarray, spec: dict, enlarge: bool, path: Path) -> ImageFile:
     """The chosen images as the network of `spec` takes them, decoded into a file at `path`, in that order."""
     labels = None if dataset.labels is None else dataset.labels[chosen]
-    images = prepared(dataset, tqdm(chosen, path.stem, **PROGRESS), spec["preprocessing"], enlarge)
-    write_images(path, images, labels, [dataset.keys[i] for i in chosen], spec["preprocessing"], {})
+    with tqdm(chosen, path.stem, **PROGRESS) as bar:
+        images = prepared(dataset, bar, spec["preprocessing"], enlarge)
+        write_images(path, images, labels, [dataset.keys[i] for i in chosen], spec["preprocessing"], {})
     return ImageFile(path)
 
 

@@ -22,10 +22,11 @@ def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> 
     for name, path in (("search", search), ("held_out", held_out)):
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
-        decoded = prepared_split(name, dataset, tqdm(chosen, name, **PROGRESS), preprocessing, settings)
         keys = [dataset.keys[i] for i in chosen]
         labels = None if dataset.labels is None else dataset.labels[chosen]
         try:
-            write_images(path, decoded, labels, keys, preprocessing, settings)
+            with tqdm(chosen, name, **PROGRESS) as bar:
+                decoded = prepared_split(name, dataset, bar, preprocessing, settings)
+                write_images(path, decoded, labels, keys, preprocessing, settings)
         except UnreadableImage:
             raise all_unreadable(dataset, np.concatenate([splits["search"], splits["held_out"]])) from None

@@ -22,8 +22,9 @@ def report_model(
     `settings` is the configuration that gives the results again.
     """
     html, charts = model_page(read_model_results(model, metrics, layers_per_job), settings, program())
-    for name, chart in tqdm(charts.items(), desc="figures", **PROGRESS):
-        write_figures(chart, figures / name)
+    with tqdm(charts.items(), desc="figures", **PROGRESS) as bar:
+        for name, chart in bar:
+            write_figures(chart, figures / name)
     write_text(page, html)
 
 
