@@ -14,7 +14,7 @@ from wshare.cli import main
 from wshare.codebooks import Shared, assign
 from wshare.modelfile import read_model, write_model
 from wshare.models import complete_preprocessing, finish, state_of
-from wshare.packing import load_packed, write_packed
+from wshare.packing import load_packed, weights_hash, write_packed
 from wshare.scoring import compare
 
 CLASSES, IMAGES = 10, 120
@@ -44,7 +44,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     packed = root / "tiny/search/s/packed.safetensors"
     packed.parent.mkdir(parents=True)
-    write_packed(packed, state, shared, {}, {}, {}, "fixed")
+    write_packed(packed, state, shared, {}, {}, {}, "fixed", weights_hash(state, shared))
     write_network(root / "other/model", "lenet5", 28, 1)
     rng = np.random.default_rng(0)
     for i in range(IMAGES):
@@ -105,6 +105,26 @@ def test_the_numbers_are_those_of_an_evaluation_by_hand(results, capsys, enlarge
     assert found["measure"] == ("accuracy" if labels else "agreement")
     assert found["compressed"]["images"] == IMAGES
     assert 0 < found["compressed"]["agreement"] < 1
+
+
+def test_another_network_of_the_same_shapes_is_refused_as_reference(results, capsys, tmp_path):
+    write_network(tmp_path / "model", "tiny", 8, 5)
+    other = str(tmp_path / "model/weights.safetensors")
+    spec = str(tmp_path / "model/model.json")
+    assert called(results, "--labels", "sorted", "--weights", other, "--spec", spec) == 1
+    printed = capsys.readouterr()
+    assert "packed.safetensors: made from other float32 weights than it is to be compared with" in printed.err
+    assert not printed.out
+
+
+def test_a_file_that_does_not_tell_its_network_is_compared_with_any(results, capsys, tmp_path):
+    state = {name: tensor.numpy() for name, tensor in write_network(tmp_path / "model", "tiny", 8, 5).items()}
+    codebook = np.linspace(-0.3, 0.3, 7, dtype=np.float32)
+    shared = {"fc.weight": Shared(codebook, assign(state["fc.weight"], codebook))}
+    write_packed(tmp_path / "old.safetensors", state, shared, {}, {}, {}, "fixed")
+    model = results / "tiny/model"
+    flags = ("--labels", "sorted", "--weights", str(model / "weights.safetensors"), "--spec", str(model / "model.json"))
+    assert numbers(capsys, results, *flags, packed=str(tmp_path / "old.safetensors"))["compressed"]["images"] == IMAGES
 
 
 def test_neither_threads_nor_the_way_to_the_model_change_a_number(results, capsys, tmp_path):

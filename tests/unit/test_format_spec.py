@@ -15,7 +15,7 @@ import pytest
 
 from wshare import entropy
 from wshare.codebooks import Shared, assign
-from wshare.packing import BatchNorm, FoldedNorm, load_packed, write_packed
+from wshare.packing import BatchNorm, FoldedNorm, load_packed, read_index, weights_hash, write_packed
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_v1.safetensors"
 
@@ -64,6 +64,16 @@ def test_decoder_of_the_text_reads_skewed_indices_of_every_shape(tmp_path, form,
     shared["layer1"] = Shared(np.sort(values.astype(np.float16).astype(np.float32)), shared["layer1"].indices, rows)
     path = tmp_path / "packed.safetensors"
     write_packed(path, state, shared, {}, {}, {}, form)
+    assert_same(read(path), load_packed(path))
+
+
+def test_the_hash_of_the_float32_weights_is_that_of_the_text(tmp_path):
+    state, shared, *rest = sample_parts()
+    path = tmp_path / "packed.safetensors"
+    write_packed(path, state, shared, *rest, "entropy", weights_hash(state, shared))
+    octets = b"".join(f"<f4{state[name].shape}".encode() + state[name].tobytes() for name in shared)
+    expected = base64.b64encode(hashlib.sha256(octets).digest()).decode().rstrip("=")
+    assert read_index(path)["float32"] == expected
     assert_same(read(path), load_packed(path))
 
 

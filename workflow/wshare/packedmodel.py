@@ -11,7 +11,7 @@ from wshare.batchnorm import BatchNorm, batch_norms
 from wshare.errors import FormatError, UserError
 from wshare.images import Images
 from wshare.models import assign, state_of, tied
-from wshare.packing import load_packed, write_packed
+from wshare.packing import load_packed, weights_hash, write_packed
 from wshare.pieces import Pieces
 from wshare.scoring import predict
 from wshare.storage import atomic, check_origin, remedy, sha256_file, write_json
@@ -35,7 +35,9 @@ def pack(
     half = _halve(batch_norm, model, state | decoded, norms, images, threads)
     if half:
         norms = {name: norm.halved() for name, norm in norms.items()}
-    parts = write_packed(packed, state, shared, norms, folded, _aliases(model), pieces.form)
+    parts = write_packed(
+        packed, state, shared, norms, folded, _aliases(model), pieces.form, weights_hash(state, shared)
+    )
     return {
         "bytes": {"float32": float32} | parts,
         "format": pieces.form,

@@ -9,6 +9,7 @@ Layout, version 2, the only one written. One tensor `payload`, U8, and `__metada
      "batch_norm": {module: [channels, eps, type]},
      "kept": {tensor: [shape, type]},
      "aliases": {tensor: tensor},                tied tensors, stored once
+     "float32": hash,                            of the weights before sharing, as `weights_hash`; may be absent
      "payload": hash,                            of the payload
      "hash": hash}                               of this JSON without this key and without spaces
 
@@ -51,7 +52,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ __all__ = [
     "read_layout",
     "read_shared",
     "unpack_indices",
+    "weights_hash",
     "write_packed",
 ]
 
@@ -104,13 +106,15 @@ def write_packed(
     folded: dict[str, FoldedNorm],
     aliases: dict[str, str],
     form: str,
+    float32: str | None = None,
 ) -> dict[str, int]:
     """Write a packed file atomically; returns its bytes by kind.
 
     Kinds: indices (with their frequencies), codebooks, scales, shifts (of folded norms), kept (with batch norms),
     header (all else) and packed, the sum. `state` is the float32 state dict without aliases; what is neither shared
-    nor of a batch norm is kept. `form` is 'fixed', ceil(log2 k) bits an index, or 'entropy'. ValueError for parts that
-    do not fit together; FormatError for more weights than a file of that size may claim.
+    nor of a batch norm is kept. `form` is 'fixed', ceil(log2 k) bits an index, or 'entropy'; `float32`, from
+    `weights_hash`, tells what network the file was made from. ValueError for parts that do not fit together;
+    FormatError for more weights than a file of that size may claim.
     """
     if form not in FORMS:
         raise ValueError(f"form {form!r}: use one of {FORMS}")
@@ -154,7 +158,7 @@ def write_packed(
             add(kept=_raw(tensor))
             index["kept"][name] = [list(tensor.shape), tensor.dtype.str[1:]]
     payload = b"".join(sections)
-    index |= {"aliases": aliases, "payload": _sha256(payload)}
+    index |= {"aliases": aliases} | ({} if float32 is None else {"float32": float32}) | {"payload": _sha256(payload)}
     _check_claim(path, index, len(payload))
     with atomic(path, len(payload)) as temporary:
         # One metadata key: the library writes several in no fixed order.
@@ -162,6 +166,11 @@ def write_packed(
         save_file({"payload": np.frombuffer(payload, np.uint8)}, temporary, {"wshare": text})
         size = temporary.stat().st_size
     return sizes | {"header": size - sum(sizes.values()), "packed": size}
+
+
+def weights_hash(state: Mapping[str, np.ndarray], names: Iterable[str]) -> str:
+    """SHA-256, in base64, over type, shape and bytes of the float32 tensors of these names, in order."""
+    return _hash(*(state[name] for name in names))
 
 
 def load_packed(path: str | Path) -> "dict[str, torch.Tensor]":

@@ -30,7 +30,7 @@ from wshare.errors import UserError
 from wshare.images import batch_size, normalised
 from wshare.modelfile import read_model
 from wshare.models import assign, build, fast
-from wshare.packing import load_packed
+from wshare.packing import load_packed, read_index, weights_hash
 from wshare.progress import PROGRESS
 from wshare.scoring import compare, predict
 from wshare.storage import read_json
@@ -76,6 +76,7 @@ def evaluate(
             raise UserError("--architecture and --spec: give one of the two")
         fetched = network(architecture, weights, arguments, preprocessing)
         reference, description = fast(fetched.module), fetched.spec
+    _check_reference(packed, reference)
     compressed = fast(build(description))
     assign(compressed, state, str(packed))
     both = _Both(reference, compressed).eval()
@@ -118,6 +119,18 @@ class _Sample:
         pixels = np.stack(list(prepared(self._dataset, chosen, self._preprocessing, self._enlarge)))
         self.progress.update(len(chosen))
         return normalised(pixels, self._preprocessing["mean"], self._preprocessing["std"])
+
+
+def _check_reference(packed: Path, reference: nn.Module) -> None:
+    """UserError unless the packed file was made from this network, as far as it tells."""
+    index, state = read_index(packed), reference.state_dict()
+    if "float32" not in index or not index["shared"].keys() <= state.keys():
+        # Older files do not tell; names that are missing are told by name when weights are assigned.
+        return
+    if index["float32"] != weights_hash({name: tensor.numpy() for name, tensor in state.items()}, index["shared"]):
+        raise UserError(
+            f"{packed}: made from other float32 weights than it is to be compared with; give those with --weights"
+        )
 
 
 def _model_files(packed: Path, spec: Path | None, weights: Path | None) -> tuple[Path, Path]:
