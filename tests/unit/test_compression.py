@@ -561,16 +561,16 @@ def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
 @pytest.mark.parametrize("wrong", [1e-3, 1e3])
 def test_layers_are_probed_again_if_the_first_price_was_far_off(study, monkeypatch, wrong):
     study.measure_inputs()
-    near = study.search()
+    near = study.search(quality_target=0.999)
     monkeypatch.setattr(price_search, "first_guess", lambda nats, weights: wrong * first_guess(nats, weights))
     (study.folder / "journal.jsonl").unlink()
-    far = study.search()
+    far = study.search(quality_target=0.999)
     rounds = far["images_forwarded"]["probe"] // near["images_forwarded"]["probe"]
     assert 2 <= rounds <= price_search.PROBES
     assert study.forwarded == rounds * len(SHARED) + 2 * far["evaluations"]
     # The last probes are where the result is, so that they find what those of the right guess do.
     for name, layer in near["layers"].items():
-        assert far["layers"][name]["factor"] == pytest.approx(layer["factor"], rel=0.7)
+        assert 1 / 2 < far["layers"][name]["factor"] / layer["factor"] < 2
 
 
 def test_threads_do_not_change_the_recipe_or_the_file(study):

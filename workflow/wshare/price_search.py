@@ -29,7 +29,7 @@ from wshare.search.rate_distortion import LEAST_LOSS, NATS, first_guess, guess, 
 # A probe that finds a loss this far from the predicted one tells of noise.
 FACTORS = (0.1, 10.0)
 # Probes are made again at the price that they lead to, so many times in all, if that is further off than this factor.
-PROBES = 3
+PROBES = 4
 PROBED_AGAIN = 2.0
 # Fewest images that say anything of a price, and the standard errors by which they must miss.
 FEWEST = 100
@@ -200,12 +200,19 @@ def find(
     start = first_guess(nats or NATS, scale.weights)
     if rate:
         start = priced(factors, start)
-    rows, probes = [], 0
+    rows, probes, low, high = [], 0, 0.0, math.inf
     while choices["probe_images"] and probes < PROBES:
         at, probes = start, probes + 1
         rows = _probed(scale, at, factors, choices["probe_images"], remembered)
         factors = {row["layer"]: row["factor"] for row in rows}
-        start = priced(factors, at) if rate else guess(at, sum(row["measured"] for row in rows), nats)
+        if rate:
+            start = priced(factors, at)
+        else:
+            loss = sum(row["measured"] for row in rows)
+            low, high = (low, at) if loss > nats else (at, high)
+            start = guess(at, loss, nats)
+            # Of a broken network the loss says little, and next to none says as little.
+            start = start if low < start < high else math.sqrt(low * high)
         if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
             break
 

@@ -189,7 +189,11 @@ def _exponents(unit: np.ndarray) -> np.ndarray:
 
 
 def quantise(layer: Target, slope: float, factor: float, options: Options) -> Quantised:
-    """The layer at `slope` nats a bit, with its predicted loss multiplied by `factor`."""
+    """The layer at `slope` nats a bit, with its predicted loss multiplied by `factor`.
+
+    A layer whose weights differ keeps two shared values at least, at a lower price if need be: to be erased costs far
+    more than a loss that is quadratic in the change can tell.
+    """
     importance = layer.importance * factor
     spread = layer.spread(options.error_feedback)
     levels, lengths = _levels(layer, slope, importance, spread, options.form)
@@ -204,6 +208,8 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
         lengths = np.log2(indices.size / counts)
+    if options.form == "entropy" and len(levels) == 1 and np.ptp(layer.weights) and importance.any():
+        return quantise(layer, slope / 2, factor, options)
     losses = [part[1] for part in parts]
     if layer.covariance.ndim == 3:
         if options.least_squares:
