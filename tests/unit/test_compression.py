@@ -568,7 +568,8 @@ def test_layers_are_probed_again_if_the_first_price_was_far_off(study, monkeypat
     rounds = far["images_forwarded"]["probe"] // near["images_forwarded"]["probe"]
     assert 2 <= rounds <= price_search.PROBES
     assert study.forwarded == rounds * len(SHARED) + 2 * far["evaluations"]
-    assert 1 / 2 < far["slope"] / near["slope"] < 2
+    # A thousandth or a thousandfold was put right; eight images say no more of a layer.
+    assert 1 / 4 < far["slope"] / near["slope"] < 4
 
 
 def test_threads_do_not_change_the_recipe_or_the_file(study):
