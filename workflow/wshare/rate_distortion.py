@@ -196,6 +196,8 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
     """
     importance = layer.importance * factor
     spread = layer.spread(options.error_feedback)
+    if importance.any():
+        slope = min(slope, _erasing_price(layer, importance, spread))
     levels, lengths = _levels(layer, slope, importance, spread, options.form)
     price = slope / np.maximum(importance, TINY)
     weighting = price if options.form == "entropy" else np.zeros_like(price)
@@ -224,6 +226,15 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
     if options.variance_matching:
         levels = _variance_matched(layer, indices, levels)
     return _finish(layer, slope, importance, indices, levels, counts, loss, options)
+
+
+def _erasing_price(layer: Target, importance: np.ndarray, spread: np.ndarray) -> float:
+    """Price at which the layer as one value would be about as cheap, in nats a bit.
+
+    It is the slope at rate 0 of the distortion of a Gaussian source, D = s^2 4^-R, with s^2 the loss for each weight.
+    """
+    lost = (layer.weights - layer.weights.mean()) ** 2 * importance[:, None, :] / spread[:, :, None] ** 2
+    return 2 * np.log(2) * float(lost.mean()) or np.inf
 
 
 def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
