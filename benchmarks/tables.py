@@ -47,6 +47,7 @@ def main() -> None:
         "front": front(metrics, peers),
         "equal": equal(metrics, peers),
         "ablation": ablation(metrics),
+        "networks": networks(),
         **({"seeds": seeds([metrics, *others])} if others else {}),
     }.items():
         head, _, rest = page.partition(f"<!-- {name} -->\n")
@@ -171,6 +172,22 @@ def ablation(metrics: dict) -> list[str]:
                 f"| {text} | {m['compression_rate']['on_disk']:.2f}x | {m['compressed']['kl']:.4f} "
                 f"| {m['relative_accuracy']:.3f} | {bits / whole['bits_per_weight'] - 1:+.1%} |"
             )
+    return lines
+
+
+def networks() -> list[str]:
+    """CPU seconds and peak memory of each stage, a column a network, from benchmarks/networks.py."""
+    with (HERE / "results" / "networks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names, stages = (list(dict.fromkeys(row[key] for row in rows)) for key in ("network", "stage"))
+    cells = {(row["network"], row["stage"]): row for row in rows}
+    lines = [f"| CPU s, peak MB | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for stage in stages:
+        found = [cells[name, stage] for name in names]
+        lines.append(f"| `{stage}` | " + " | ".join(f"{row['cpu_seconds']}, {row['peak_mb']}" for row in found) + " |")
+    for title, key in (("jobs", "jobs"), ("images forwarded", "images_forwarded")):
+        sums = (str(sum(int(cells[name, stage][key]) for stage in stages)) for name in names)
+        lines.append(f"| {title} | {' | '.join(sums)} |")
     return lines
 
 
