@@ -24,8 +24,10 @@ from .supervisor import REMOVE, Ended, broken, full
 # A stage for each library that writes: text, HDF5, the journal, safetensors.
 LIBRARIES = ("gather_sensitivity", "cluster_layer fc", "search", "pack_model")
 # With every write.
-THOROUGH = (*LIBRARIES, "inspect_model", "evaluate_dense", "extract_weights", "profile_layers")
-THOROUGH += ("evaluate_packed slope", "summarise")
+THOROUGH = (
+    *LIBRARIES,
+    *("inspect_model", "evaluate_dense", "extract_weights", "profile_layers", "evaluate_packed slope", "summarise"),
+)
 # Of many writes in a row on one file the first and the last two.
 LONG = ("prepare_images", "measure_inputs")
 # Some seconds of work before each write: that many at random.
@@ -33,8 +35,8 @@ SLOW = {"train_model": 3, "search_rate_distortion": 3, "pack_rate_distortion": 3
 JOBS = (*THOROUGH, *LONG, *SLOW)
 SURVIVED = (
     "exit code 1 and one line with file and cure; earlier results as they were, no half file, nothing left over; "
+    "the next run gives the undisturbed result"
 )
-SURVIVED += "the next run gives the undisturbed result"
 
 
 def writes(calls: list[tuple[str, str]]) -> list[int]:

@@ -175,6 +175,15 @@ def test_no_price_erases_a_layer(name):
         assert part.shared.weight().any()
 
 
+def test_no_price_is_too_high_for_equal_weights():
+    """Their mean differs from them by rounding."""
+    made = Layer().target()
+    made = replace(made, weights=np.full_like(made.weights, 0.3))
+    assert made.weights.mean() != 0.3
+    importance, spread = made.importance, made.spread(True)
+    assert rate_distortion._erasing_price(made, importance, spread) == np.inf
+
+
 def test_a_layer_without_any_importance_may_become_one_value():
     made = Layer().target()
     made = replace(made, importance=np.zeros_like(made.importance))

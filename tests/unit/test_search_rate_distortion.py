@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.errors import UserError
-from wshare.search.rate_distortion import CLOSE, NATS, NEAREST, WIDEST, first_guess, guess, run, within
+from wshare.search.rate_distortion import CLOSE, NATS, NEAREST, WIDEST, aim, first_guess, guess, run, within
 
 BUDGET = 0.04
 # More prices than ever are needed.
@@ -149,6 +149,14 @@ def test_a_guess_grows_with_the_loss_allowed_and_goes_no_further_than_the_bracke
     assert guess(1e-6, 0.1, 0.02) == pytest.approx(2e-7)
     assert guess(1e-6, 0.0, 0.02) == pytest.approx(1e-6 * WIDEST)
     assert guess(1e-6, 1e9, 0.02) == pytest.approx(1e-6 / WIDEST)
+
+
+def test_probes_aim_between_a_price_that_is_too_high_and_one_that_is_too_low():
+    assert aim([(1e-6, 0.1)], 0.02) == pytest.approx(2e-7)
+    # The loss of a broken network, then next to none: the guess from it would be above the first price.
+    assert aim([(1e-6, 2.0), (1e-8, 1e-6)], 0.02) == pytest.approx(1e-7)
+    assert aim([(1e-6, 2.0), (1e-8, 1e-3)], 0.02) == pytest.approx(2e-7)
+    assert aim([(1e-6, 0.02)], 0.02) == pytest.approx(1e-6)
 
 
 def test_an_accuracy_of_99_percent_allows_a_fortieth_of_a_nat():

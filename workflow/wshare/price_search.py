@@ -24,7 +24,7 @@ from wshare.scoring import (
     predicted_low,
     score,
 )
-from wshare.search.rate_distortion import LEAST_LOSS, NATS, first_guess, guess, run, within
+from wshare.search.rate_distortion import LEAST_LOSS, NATS, aim, first_guess, run, within
 
 # A probe that finds a loss this far from the predicted one tells of noise.
 FACTORS = (0.1, 10.0)
@@ -200,19 +200,13 @@ def find(
     start = first_guess(nats or NATS, scale.weights)
     if rate:
         start = priced(factors, start)
-    rows, probes, low, high = [], 0, 0.0, math.inf
-    while choices["probe_images"] and probes < PROBES:
-        at, probes = start, probes + 1
+    rows, probed = [], []
+    while choices["probe_images"] and len(probed) < PROBES:
+        at = start
         rows = _probed(scale, at, factors, choices["probe_images"], remembered)
         factors = {row["layer"]: row["factor"] for row in rows}
-        if rate:
-            start = priced(factors, at)
-        else:
-            loss = sum(row["measured"] for row in rows)
-            low, high = (low, at) if loss > nats else (at, high)
-            start = guess(at, loss, nats)
-            # Of a broken network the loss says little, and next to none says as little.
-            start = start if low < start < high else math.sqrt(low * high)
+        probed.append((at, sum(row["measured"] for row in rows)))
+        start = priced(factors, at) if rate else aim(probed, nats)
         if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
             break
 
@@ -242,7 +236,7 @@ def find(
         "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
         "images_forwarded": {
             "search": sum(found["images"] for found in prices.values()),
-            "probe": probes * len(rows) * scale.probe_size(choices["probe_images"]),
+            "probe": len(probed) * len(rows) * scale.probe_size(choices["probe_images"]),
             "inputs": scale.taught,
         },
     }

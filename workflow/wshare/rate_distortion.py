@@ -196,8 +196,8 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
     """
     importance = layer.importance * factor
     spread = layer.spread(options.error_feedback)
-    if importance.any():
-        slope = min(slope, _erasing_price(layer, importance, spread))
+    erasing = _erasing_price(layer, importance, spread)
+    slope = min(slope, erasing)
     levels, lengths = _levels(layer, slope, importance, spread, options.form)
     price = slope / np.maximum(importance, TINY)
     weighting = price if options.form == "entropy" else np.zeros_like(price)
@@ -210,7 +210,7 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
         lengths = np.log2(indices.size / counts)
-    if options.form == "entropy" and len(levels) == 1 and np.ptp(layer.weights) and importance.any():
+    if options.form == "entropy" and len(levels) == 1 and erasing < np.inf:
         return quantise(layer, slope / 2, factor, options)
     losses = [part[1] for part in parts]
     if layer.covariance.ndim == 3:
@@ -229,10 +229,12 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
 
 
 def _erasing_price(layer: Target, importance: np.ndarray, spread: np.ndarray) -> float:
-    """Price at which the layer as one value would be about as cheap, in nats a bit.
+    """Price at which the layer as one value would be about as cheap, in nats a bit; infinite if that loses nothing.
 
     It is the slope at rate 0 of the distortion of a Gaussian source, D = s^2 4^-R, with s^2 the loss for each weight.
     """
+    if not np.ptp(layer.weights):
+        return np.inf
     lost = (layer.weights - layer.weights.mean()) ** 2 * importance[:, None, :] / spread[:, :, None] ** 2
     return 2 * np.log(2) * float(lost.mean()) or np.inf
 

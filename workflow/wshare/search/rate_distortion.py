@@ -47,6 +47,15 @@ def guess(price: float, loss: float, nats: float) -> float:
     return price * min(max(nats / max(loss, LEAST_LOSS), 1 / WIDEST), WIDEST)
 
 
+def aim(probed: list[tuple[float, float]], nats: float) -> float:
+    """Price at which a network should lose `nats`, from prices and the losses there, the last of them the nearest."""
+    low = max((price for price, loss in probed if loss <= nats), default=0.0)
+    high = min((price for price, loss in probed if loss > nats), default=math.inf)
+    price = guess(*probed[-1], nats)
+    # Of a broken network the loss says little, and next to none says as little.
+    return price if low <= price <= high else math.sqrt(low * high)
+
+
 def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: float, evaluations: int) -> float:
     """Highest price found whose divergence is at most `nats` and that is confirmed; the best of all if none is.
 
@@ -54,14 +63,15 @@ def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: floa
     only where the first fits.
     """
     tried: dict[float, tuple[float, bool]] = {}
-    price, allowed, failed = start, nats, math.inf
+    # Least divergence that accuracy did not confirm.
+    price, allowed, failed = start, nats, 0.0
     while len(tried) < evaluations:
         tried[price] = measure(price)
         loss, confirmed = tried[price]
         if loss <= nats and not confirmed:
             failed, nats = loss, TIGHTER * loss
         elif confirmed and CLOSE * nats <= loss <= nats:
-            if failed == math.inf or loss >= NEAR_ENOUGH * failed:
+            if loss >= NEAR_ENOUGH * failed:
                 break
             nats = math.sqrt(loss * failed)
         price = _next(tried, nats, start)
