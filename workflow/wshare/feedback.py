@@ -2,12 +2,15 @@
 
 import numpy as np
 from numba import njit
+from scipy.linalg import lapack
 
 # Levels on either side of the nearest one that a shorter code may make the better choice.
 REACH = 3
 # Levels that one move of the descent may pass, and times it goes through a row's weights at most.
 STEPS = 2
 SWEEPS = 4
+# Columns whose errors are passed on to all those behind them at once.
+BLOCK = 64
 
 
 def factor(covariance: np.ndarray) -> np.ndarray:
@@ -16,44 +19,53 @@ def factor(covariance: np.ndarray) -> np.ndarray:
     Row i holds how much of an error of column i the later columns make good: u[i, j] / u[i, i] (Frantar et al.
     2023, "GPTQ", eq. 2 and section 3.3). Its diagonal is one over the spread of each input given those after it.
     """
-    return np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(covariance)).T)
+    # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V.
+    upper = np.linalg.cholesky(covariance[::-1, ::-1].astype(np.float64))[::-1, ::-1]
+    return np.ascontiguousarray(lapack.dtrtri(upper)[0])
 
 
 @njit(cache=True, nogil=True)
 def assign(weights, upper, levels, lengths, price, spread):
     """Indices of the shared values, uint16 [columns, rows], and the loss of each row, float64 [rows].
 
-    `weights` is float64 [columns, rows], `upper` from `factor`, or [columns, 0] for no feedback; `levels` ascend.
-    Each weight takes the level of least  ((w - c) / spread)^2 + price * length , price [rows] and spread [columns],
-    with w the weight after the feedback of the columns before it.
+    `weights` is float64 [columns, rows], `upper` from `factor`, of any precision, or [columns, 0] for no feedback;
+    `levels` ascend. Each weight takes the level of least  ((w - c) / spread)^2 + price * length , price [rows] and
+    spread [columns], with w the weight after the feedback of the columns before it.
     """
     columns, rows = weights.shape
     k = len(levels)
     indices = np.empty((columns, rows), dtype=np.uint16)
     left = weights.copy()
-    error = np.empty(rows)
+    errors = np.empty((BLOCK, rows))
     loss = np.zeros(rows)
     feedback = upper.shape[1] > 0
-    for i in range(columns):
-        for row in range(rows):
-            w = left[i, row]
-            near = min(max(np.searchsorted(levels, w), 1), k - 1) if k > 1 else 0
-            best = np.inf
-            choice = 0
-            for q in range(max(0, near - REACH), min(k, near + REACH)):
-                miss = (w - levels[q]) / spread[i]
-                cost = miss * miss + price[row] * lengths[q]
-                if cost < best:
-                    best = cost
-                    choice = q
-            indices[i, row] = choice
-            error[row] = (w - levels[choice]) / spread[i]
-            loss[row] += error[row] * error[row]
-        if feedback:
-            for j in range(i + 1, columns):
-                share = upper[i, j]
-                for row in range(rows):
-                    left[j, row] -= error[row] * share
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        for i in range(start, stop):
+            error = errors[i - start]
+            for row in range(rows):
+                w = left[i, row]
+                near = min(max(np.searchsorted(levels, w), 1), k - 1) if k > 1 else 0
+                best = np.inf
+                choice = 0
+                for q in range(max(0, near - REACH), min(k, near + REACH)):
+                    miss = (w - levels[q]) / spread[i]
+                    cost = miss * miss + price[row] * lengths[q]
+                    if cost < best:
+                        best = cost
+                        choice = q
+                indices[i, row] = choice
+                error[row] = (w - levels[choice]) / spread[i]
+                loss[row] += error[row] * error[row]
+            if feedback:
+                for j in range(i + 1, stop):
+                    share = upper[i, j]
+                    for row in range(rows):
+                        left[j, row] -= error[row] * share
+        if feedback and stop < columns:
+            # One product of matrices; a column at a time, all weights would be read for each (GPTQ, section 3.3).
+            shares = np.ascontiguousarray(upper[start:stop, stop:].T)
+            left[stop:] -= np.dot(shares, errors[: stop - start].astype(upper.dtype))
     return indices, loss
 
 
@@ -68,16 +80,13 @@ def descend(weights, covariance, levels, lengths, price, indices):
     columns, rows = weights.shape
     k = len(levels)
     loss = np.zeros(rows)
-    change = np.empty(columns)
-    slope = np.empty(columns)
+    changes = np.empty((rows, columns))
     for row in range(rows):
         for i in range(columns):
-            change[i] = levels[indices[i, row]] - weights[i, row]
-        slope[:] = 0
-        # A library's product might sum in another order on another number of threads.
-        for i in range(columns):
-            for j in range(columns):
-                slope[j] += change[i] * covariance[i, j]
+            changes[row, i] = levels[indices[i, row]] - weights[i, row]
+    slopes = np.dot(changes.astype(covariance.dtype), covariance).astype(np.float64)
+    for row in range(rows):
+        change, slope = changes[row], slopes[row]
         for _ in range(SWEEPS):
             still = True
             for i in range(columns):
@@ -113,11 +122,21 @@ def codebook_normal(indices, weights, covariance, importance, k):
     columns, rows = weights.shape
     matrix = np.zeros((k, k))
     vector = np.zeros(k)
-    for i in range(columns):
+    product = np.empty(columns)
+    sums = np.empty((k, columns))
+    for row in range(rows):
+        # C times each level's indicator, and C times the weights: sums of rows of C.
+        sums[:] = 0
+        product[:] = 0
+        for i in range(columns):
+            same = sums[indices[i, row]]
+            weight = weights[i, row]
+            for j in range(columns):
+                same[j] += covariance[i, j]
+                product[j] += weight * covariance[i, j]
         for j in range(columns):
-            shared = covariance[i, j]
-            for row in range(rows):
-                value = importance[row] * shared
-                matrix[indices[i, row], indices[j, row]] += value
-                vector[indices[i, row]] += value * weights[j, row]
+            level = indices[j, row]
+            vector[level] += importance[row] * product[j]
+            for q in range(k):
+                matrix[q, level] += importance[row] * sums[q, j]
     return matrix, vector

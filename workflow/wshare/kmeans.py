@@ -54,10 +54,12 @@ def sweep(
     for k, cut in enumerate(cuts, start=1):
         centroids = _centroids(histogram.objective, cut)
         inertia.append(_inertia(histogram.plain, cut, centroids))
-        weighted.append(_inertia(histogram.weighted, cut, centroids))
+        if histogram.weighted is not histogram.plain:
+            weighted.append(_inertia(histogram.weighted, cut, centroids))
         # A local method may leave clusters empty: its last value fills the codebook.
-        codebooks.append(np.pad(centroids.astype(np.float32), (0, k - len(centroids)), mode="edge"))
-    return Sweep(np.array(inertia), np.array(weighted), np.concatenate(codebooks))
+        codebooks.append(np.full(k, centroids[-1], dtype=np.float32))
+        codebooks[-1][: len(centroids)] = centroids
+    return Sweep(np.array(inertia), np.array(weighted or inertia), np.concatenate(codebooks))
 
 
 def _checked(weights: np.ndarray, importance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -143,13 +145,16 @@ def _sums(weights, mass, edges):
     another.
     """
     sums = np.zeros((3, len(edges)))
+    low = 0
     for i in range(len(weights)):
-        low, count = 0, len(edges)
-        while count > 1:
-            half = count // 2
-            if edges[low + half] <= weights[i]:
-                low += half
-            count -= half
+        # Where the last one fell, sorted weights fall, too.
+        if weights[i] < edges[low] or (low + 1 < len(edges) and edges[low + 1] <= weights[i]):
+            low, count = 0, len(edges)
+            while count > 1:
+                half = count // 2
+                if edges[low + half] <= weights[i]:
+                    low += half
+                count -= half
         x = np.float64(weights[i]) - np.float64(edges[low])
         m = 1.0
         if mass is not None:
@@ -187,31 +192,27 @@ def _inertia(groups, cuts, centroids):
 
 
 def _exact_cuts(groups: np.ndarray, k_max: int, seed: int) -> Iterator[np.ndarray]:
-    mass, first, second = _prefix_sums(groups)
+    mass, first = _prefix_sums(groups)
     k_max = min(k_max, len(mass) - 1)
-    last_cut = _last_cuts(mass, first, second, k_max)
+    last_cut = _last_cuts(mass, first, k_max)
     for k in range(1, k_max + 1):
-        cuts = np.empty(k + 1, dtype=np.int64)
-        cuts[k] = len(mass) - 1
-        for row in range(k - 1, -1, -1):
-            cuts[row] = last_cut[row, cuts[row + 1]]
-        yield cuts
+        yield _all_cuts(last_cut, k)
 
 
 def _prefix_sums(groups: np.ndarray) -> np.ndarray:
-    """Sums of mass, mass * x and mass * x^2 over the first j groups, float64 [3, groups + 1]."""
-    mass, mean, within = groups
-    offset = mean - np.average(mean, weights=mass)
-    sums = np.zeros((3, len(mass) + 1))
-    np.cumsum([mass, mass * offset, within + mass * offset**2], axis=1, out=sums[:, 1:])
+    """Sums of mass and mass * x over the first j groups, float64 [2, groups + 1]; x counts from the mean."""
+    mass, mean, _ = groups
+    sums = np.zeros((2, len(mass) + 1))
+    np.cumsum([mass, mass * (mean - np.average(mean, weights=mass))], axis=1, out=sums[:, 1:])
     return sums
 
 
 @njit(cache=True)
-def _last_cuts(mass, first, second, k_max):
+def _last_cuts(mass, first, k_max):
     """Start of the last of k + 1 clusters over the first j groups, int32 [k_max, groups + 1].
 
-    Row k follows from row k - 1. The best start grows with j, so each j searches only between the
+    The inertia is the sum of mass * x^2, the same for all clusterings, less that of (mass * x)^2 / mass of the
+    clusters. Row k follows from row k - 1. The best start grows with j, so each j searches only between the
     starts of its neighbours that are already known, from coarse strides of j to fine; it also never
     lies before the best start with one cluster less.
     """
@@ -221,7 +222,7 @@ def _last_cuts(mass, first, second, k_max):
     now = np.empty(groups + 1)
     before[0] = np.inf
     for j in range(1, groups + 1):
-        before[j] = second[j] - first[j] * first[j] / mass[j]
+        before[j] = -first[j] * first[j] / mass[j]
     stride_top = 1
     while stride_top <= groups:
         stride_top *= 2
@@ -242,7 +243,7 @@ def _last_cuts(mass, first, second, k_max):
                 best_start = low
                 for i in range(low, high + 1):
                     gap = first[j] - first[i]
-                    cost = before[i] + (second[j] - second[i]) - gap * gap / (mass[j] - mass[i])
+                    cost = before[i] - gap * gap / (mass[j] - mass[i])
                     if cost < best:
                         best = cost
                         best_start = i
@@ -251,6 +252,16 @@ def _last_cuts(mass, first, second, k_max):
             stride //= 2
         before[:] = now
     return starts
+
+
+@njit(cache=True)
+def _all_cuts(starts, k):
+    """Cuts of k clusters over all groups, int64 [k + 1], from the starts of last clusters."""
+    cuts = np.empty(k + 1, dtype=np.int64)
+    cuts[k] = starts.shape[1] - 1
+    for row in range(k - 1, -1, -1):
+        cuts[row] = starts[row, cuts[row + 1]]
+    return cuts
 
 
 def _lloyd_cuts(groups: np.ndarray, k_max: int, seed: int) -> Iterator[np.ndarray]:

@@ -63,7 +63,7 @@ class Options:
 class Target:
     """One layer, as far as it does not depend on the price of a bit.
 
-    `weights` is float64 [groups, columns, rows] in units of the row's scale, 2^(exponents / 8); `covariance`
+    `weights` is float64 [groups, columns, rows] in units of the row's scale, 2^(exponents / 8); `covariance` float32
     [groups, columns, columns] or its diagonal [groups, columns]; `importance` [groups, rows] is the loss in nats of a
     unit of squared output error; `mean` [groups, columns] that of the inputs where the layer has somewhere to
     correct its outputs' means, else None. `shift` [rows] is that of the folded batch norm, if any, in row units.
@@ -81,10 +81,15 @@ class Target:
 
     @cached_property
     def upper(self) -> np.ndarray:
-        """Factors for the feedback, float64 [groups, columns, columns]; [groups, columns, 0] of a diagonal alone."""
+        """Factors for the feedback, float32 [groups, columns, columns]; [groups, columns, 0] of a diagonal alone."""
         if self.covariance.ndim == 2:
             return np.empty((*self.covariance.shape, 0))
-        return np.stack([feedback.factor(group) for group in self.covariance])
+        return np.stack([feedback.factor(group).astype(np.float32) for group in self.covariance])
+
+    @cached_property
+    def variance(self) -> np.ndarray:
+        """Of each output: float64 [groups, rows]."""
+        return _variance(self.covariance, self.weights)
 
     @cached_property
     def curve(self) -> Sweep:
@@ -168,13 +173,13 @@ def _covariance(moments: Moments, mean: np.ndarray | None) -> np.ndarray:
     usual = diagonal.mean(1, keepdims=True)
     floor = DAMPING * np.maximum(usual, LEAST_ENERGY * usual.mean()) + TINY
     if second.ndim == 2:
-        return diagonal + floor
+        return (diagonal + floor).astype(np.float32)
     if mean is not None:
         second -= mean[:, :, None] * mean[:, None, :]
     columns = second.shape[1]
     second *= 1 - columns / (columns + moments.images * np.sqrt(moments.positions))
     second[:, np.arange(columns), np.arange(columns)] = diagonal + floor
-    return second
+    return second.astype(np.float32)
 
 
 def _relative_spread(covariance: np.ndarray, energy: np.ndarray) -> np.ndarray:
@@ -304,17 +309,18 @@ def _variance_matched(layer: Target, indices: np.ndarray, levels: np.ndarray) ->
     layer. Variances of outputs count by their importance. The mean is corrected elsewhere.
     """
     before, after = (
-        float((layer.importance * _variance(layer.covariance, weights)).sum())
-        for weights in (layer.weights, levels.astype(np.float64)[indices])
+        float((layer.importance * variance).sum())
+        for variance in (layer.variance, _variance(layer.covariance, levels[indices]))
     )
     return _rounded((levels * np.sqrt(before / after)).astype(np.float32)) if before and after else levels
 
 
 def _variance(covariance: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Variance of each output, w^T C w: float64 [groups, rows] of `weights` [groups, columns, rows]."""
+    weights = weights.astype(covariance.dtype)
     if covariance.ndim == 2:
-        return np.einsum("gcr,gc->gr", weights**2, covariance)
-    return np.einsum("gcr,gcr->gr", covariance @ weights, weights)
+        return np.einsum("gcr,gc->gr", weights**2, covariance, dtype=np.float64)
+    return np.einsum("gcr,gcr->gr", covariance @ weights, weights, dtype=np.float64)
 
 
 def _finish(
