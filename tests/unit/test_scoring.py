@@ -9,6 +9,7 @@ from torch.nn import functional
 from wshare.fusion import fused
 from wshare.networks import NETWORKS
 from wshare.scoring import (
+    compare,
     forward,
     images_needed,
     labels_or_reference,
@@ -75,6 +76,11 @@ def test_the_standard_error_of_what_float32_expects_is_that_of_resampled_images(
     draws = np.random.default_rng(0).integers(400, size=(2000, 400))
     resampled = [score(logits[draw], reference[draw], None).expected for draw in draws]
     assert found.expected_error == pytest.approx(np.std(resampled), rel=0.05)
+    told = compare(logits, reference, None, 0)
+    assert told["expected_relative_accuracy"] == found.expected
+    ends = np.quantile(resampled, [0.025, 0.975])
+    # Both ends are quantiles of 2,000 draws, with an error of some hundredths of a deviation, and of a skewed sample.
+    assert told["expected_relative_accuracy_ci95"] == pytest.approx(ends, abs=0.2 * np.std(resampled))
 
 
 def test_the_standard_error_of_the_divergence_is_that_of_its_mean():

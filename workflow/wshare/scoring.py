@@ -176,6 +176,7 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
     """Quality before and after compression as metrics.json gives it; the arguments are those of `score`."""
     before, after = score(reference, reference, labels), score(logits, reference, labels)
     share, low, high = relative_accuracy(after.correct, before.correct, CONFIDENCE, seed)
+    margin = Z.inv_cdf((1 + CONFIDENCE) / 2) * after.expected_error
     return {
         "measure": measure_of(labels),
         "float32": {"top1": before.top1, "top5": before.top5, "images": len(logits)},
@@ -188,6 +189,8 @@ def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None
         },
         "relative_accuracy": share,
         "relative_accuracy_ci95": [low, high],
+        "expected_relative_accuracy": after.expected,
+        "expected_relative_accuracy_ci95": [after.expected - margin, after.expected + margin],
     }
 
 

@@ -294,8 +294,14 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
     agreement = ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"]))
     interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
     divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
+    least, most = metrics["expected_relative_accuracy_ci95"]
+    expected = (
+        "share of its accuracy that float32 expects to be kept",
+        percent(on_search["expected"]) if "expected" in on_search else "",
+        f"{percent(metrics['expected_relative_accuracy'])} ({percent(least)} to {percent(most)})",
+    )
     if metrics["measure"] == "agreement":
-        pairs = [images, agreement, interval, divergence]
+        pairs = [images, agreement, interval, expected, divergence]
     else:
         pairs = [
             images,
@@ -303,6 +309,7 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
             ("compressed top-1", percent(on_search["top1"]), percent(after["top1"])),
             ("share of float32", percent(on_search["relative_accuracy"]), percent(metrics["relative_accuracy"])),
             interval,
+            expected,
             agreement,
             divergence,
         ]
