@@ -1,6 +1,7 @@
 """Tables of docs/benchmarks.md from a finished study and the peers' table.
 
     python benchmarks/tables.py results/efficientnet_lite0 [--seeds <the same folder of other seeds> ...]
+        [--lites results/efficientnet_lite1 results/efficientnet_lite2]
 
 Renews what stands between the marks `<!-- name -->` and `<!-- end -->` of docs/benchmarks.md.
 """
@@ -17,6 +18,8 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 FRONT = ["kl_001", "kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200", "kl_400"]
 TARGETS = ["rate_distortion", "rate_distortion_98", "fixed"]
+# The search of benchmarks/lites.yaml.
+LITES = "rate_distortion_98"
 # Searches of one k a layer, to the target of 0.99.
 OTHERS = ["slope", "two_step", "uniform"]
 PARTS = {
@@ -37,18 +40,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--seeds", type=Path, nargs="*", default=[])
+    parser.add_argument("--lites", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     metrics, *others = (searches(folder) for folder in (arguments.results, *arguments.seeds))
+    lites = {folder.name: searches(folder)[LITES] for folder in arguments.lites}
     with (HERE / "results" / "peers.csv").open(newline="") as file:
         peers = list(csv.DictReader(file))
     page = PAGE.read_text()
     for name, lines in {
-        "targets": targets(metrics),
+        "targets": targets({name: metrics[name] for name in (*TARGETS, *OTHERS) if name in metrics}),
         "front": front(metrics, peers),
         "equal": equal(metrics, peers),
         "ablation": ablation(metrics),
         "networks": networks(),
         **({"seeds": seeds([metrics, *others])} if others else {}),
+        **({"lites": targets(lites)} if lites else {}),
     }.items():
         head, _, rest = page.partition(f"<!-- {name} -->\n")
         page = f"{head}<!-- {name} -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2]
@@ -60,24 +66,22 @@ def searches(results: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in results.glob("search/*/metrics.json")}
 
 
-def targets(metrics: dict) -> list[str]:
-    """Searches to a target, as a user runs them."""
+def targets(found: dict[str, dict]) -> list[str]:
+    """Searches to a target, as a user runs them: a row for each verdict."""
     lines = [
-        "| search | target | on disk | relative accuracy, 95 % interval | as float32 expects it | KL | agreement "
+        "| | target | on disk | relative accuracy, 95 % interval | as float32 expects it | KL | agreement "
         "| images forwarded |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in (*TARGETS, *OTHERS):
-        if name in metrics:
-            m = metrics[name]
-            low, high = m["relative_accuracy_ci95"]
-            least, most = m["expected_relative_accuracy_ci95"]
-            lines.append(
-                f"| `{name}` ({m['format']}) | {m['quality_target']} | **{m['compression_rate']['on_disk']:.2f}x** "
-                f"| {m['relative_accuracy']:.4f} ({low:.3f} to {high:.3f}) "
-                f"| {m['expected_relative_accuracy']:.4f} ({least:.3f} to {most:.3f}) | {m['compressed']['kl']:.4f} "
-                f"| {m['compressed']['agreement']:.4f} | {m['images_forwarded']:,} |"
-            )
+    for name, m in found.items():
+        low, high = m["relative_accuracy_ci95"]
+        least, most = m["expected_relative_accuracy_ci95"]
+        lines.append(
+            f"| `{name}` ({m['format']}) | {m['quality_target']} | **{m['compression_rate']['on_disk']:.2f}x** "
+            f"| {m['relative_accuracy']:.4f} ({low:.3f} to {high:.3f}) "
+            f"| {m['expected_relative_accuracy']:.4f} ({least:.3f} to {most:.3f}) | {m['compressed']['kl']:.4f} "
+            f"| {m['compressed']['agreement']:.4f} | {m['images_forwarded']:,} |"
+        )
     return lines
 
 
