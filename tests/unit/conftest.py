@@ -20,6 +20,11 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+
+
 @pytest.fixture
 def random_images(tmp_path: Path) -> Callable[..., ImageFile]:
     """Factory of files of random images [count, *shape] with random labels."""

@@ -104,13 +104,13 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         write_images(folder / f"{name}.h5", pixels()[chosen], given, keys, preprocessing, {})
     images, baseline = files["search.h5"], folder / "baseline.h5"
     evaluate_dense(
-        model, weights, images, folder / "held_out.h5", baseline, folder / "other.h5", folder / "dense.json", 1
+        model, weights, images, folder / "held_out.h5", baseline, folder / "other.h5", folder / "dense.json", 1, 0
     )
     inspect_model({"include": [], "exclude": []}, "m", model, weights, files["layers.json"])
     extract_weights(
-        {"include": [], "exclude": [], "images": 128, "seed": 0}, "m", model, weights, images, files["weights.h5"]
+        {"include": [], "exclude": [], "images": 128, "seed": 0}, "m", model, weights, images, files["weights.h5"], 0
     )
-    measure_inputs({"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["inputs.h5"])
+    measure_inputs({"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["inputs.h5"], 0)
     made = model, weights, images
     search_rate_distortion(
         settings,
@@ -124,6 +124,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         folder / "losses.csv",
         folder / "recipe.json",
         1,
+        0,
     )
     packed = folder / "packed.safetensors"
     pack_rate_distortion(

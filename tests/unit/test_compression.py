@@ -306,8 +306,8 @@ SHARED = ["conv", "depthwise", "pointwise"]
 class Study:
     """A network with random weights and random images, as the stages find them, and all that they write."""
 
-    def __init__(self, folder: Path, random_images: Callable[..., ImageFile], count: int = 24):
-        self.folder, self.count = folder, count
+    def __init__(self, folder: Path, random_images: Callable[..., ImageFile], count: int = 24, gpus: int = 0):
+        self.folder, self.count, self.gpus = folder, count, gpus
         self.images = random_images(count)
         self.write_network(0)
         model = read_model(self.spec, self.weights)
@@ -324,7 +324,7 @@ class Study:
         write_json(self.folder / "layers.json", {"model": read_json(self.spec)["sha256"], "layers": layers})
         settings = {"include": [], "exclude": ["fc"], "images": self.count, "seed": 0}
         self.extracted = self.folder / f"extracted{seed}.h5"
-        extract_weights(settings, "m", self.spec, self.weights, self.images.path, self.extracted)
+        extract_weights(settings, "m", self.spec, self.weights, self.images.path, self.extracted, self.gpus)
 
     def measure_inputs(self, images: int = 512, path: Path | None = None) -> None:
         measure_inputs(
@@ -334,6 +334,7 @@ class Study:
             self.folder / "layers.json",
             path or self.images.path,
             self.folder / "inputs.h5",
+            self.gpus,
         )
 
     def search(self, threads: int = 1, **settings: object) -> dict:
@@ -355,6 +356,7 @@ class Study:
             self.folder / "losses.csv",
             self.folder / "recipe.json",
             threads,
+            self.gpus,
         )
         return read_json(self.folder / "recipe.json")
 
@@ -583,9 +585,90 @@ def test_threads_do_not_change_the_recipe_or_the_file(study):
     assert (study.folder / "packed.safetensors").read_bytes() == packed
 
 
+class InHalf:
+    """`predict`, whose results in float16 are what `change` makes of those in float32; it counts both."""
+
+    def __init__(self, change: Callable[[np.ndarray, ImageFile], np.ndarray]):
+        self.change, self.calls = change, []
+
+    def __call__(self, model: nn.Module, images: ImageFile, threads: int, half: bool = False) -> np.ndarray:
+        self.calls.append(half)
+        logits = predict(model, images, threads)
+        return self.change(logits, images) if half else logits
+
+
+def search_in_half(
+    study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[np.ndarray, ImageFile], np.ndarray],
+    **settings: object,
+) -> tuple[dict, InHalf]:
+    """The recipe of a search as it runs on a GPU."""
+    predictions = InHalf(change)
+    monkeypatch.setattr(price_search, "predict", predictions)
+    monkeypatch.setattr(stage, "Scale", lambda *given, half: Scale(*given, half=True))
+    (study.folder / "journal.jsonl").unlink(missing_ok=True)
+    return study.search(**settings), predictions
+
+
+TARGET = {"quality_target": 0.5, "kl": 0.02, "evaluations": 8}
+
+
+def test_half_precision_leads_to_the_same_recipe_and_float32_confirms_it(study, monkeypatch, capsys):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    recipe, predictions = search_in_half(study, monkeypatch, lambda logits, images: logits, **TARGET)
+    assert "searching in float16, and confirming in float32" in capsys.readouterr().out
+    assert recipe["precision"] == "float16"
+    # The network itself, then prices in two folds; float32 has the probes, and both folds of one price.
+    assert predictions.calls.count(True) == 1 + 2 * plain["evaluations"]
+    assert predictions.calls.count(False) == plain["images_forwarded"]["probe"] // CHOICES["probe_images"] + 2
+    assert recipe["evaluations"] == plain["evaluations"] + 1
+    assert recipe["images_forwarded"]["search"] == plain["images_forwarded"]["search"] + study.count
+    same = {"precision", "evaluations", "images_forwarded"}
+    assert {key: recipe[key] for key in recipe.keys() - same} == {key: plain[key] for key in plain.keys() - same}
+
+
+def test_a_network_that_half_precision_changes_is_searched_in_float32(study, monkeypatch, capsys):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    for change in (lambda logits, images: 1.1 * logits, lambda logits, images: np.full_like(logits, np.inf)):
+        recipe, predictions = search_in_half(study, monkeypatch, change, **TARGET)
+        assert "nats: searching in float32" in capsys.readouterr().out
+        assert recipe == plain
+        assert predictions.calls.count(True) == 1
+
+
+def test_where_float32_gives_another_verdict_it_searches_again(study, monkeypatch, capsys):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    flattered = iter([False] + [True] * 100)
+
+    def change(logits: np.ndarray, images: ImageFile) -> np.ndarray:
+        # Right on the float32 network, and then far too good: as if nothing were lost at any price.
+        return study.logits[[int(key) for key in images.keys]] if next(flattered) else logits
+
+    recipe, _ = search_in_half(study, monkeypatch, change, **TARGET)
+    assert "float32 gives another verdict than float16" in capsys.readouterr().out
+    assert recipe["precision"] == "float32"
+    assert recipe["on_search_images"]["kl_high"] <= 0.02
+    assert recipe["slope"] == plain["slope"]
+
+
+def test_a_price_beyond_the_range_of_half_precision_is_measured_in_float32(study, monkeypatch, capsys):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    beyond = iter([False] + [True] * 100)
+    recipe, _ = search_in_half(
+        study, monkeypatch, lambda logits, images: np.full_like(logits, np.nan) if next(beyond) else logits, **TARGET
+    )
+    assert "beyond the range of float16" in capsys.readouterr().out
+    assert recipe["slope"] == plain["slope"]
+
+
 def test_weights_come_back_after_a_measurement(study, monkeypatch):
     model = read_model(study.spec, study.weights)
-    monkeypatch.setattr(stage, "read_model", lambda spec, weights: model)
+    monkeypatch.setattr(stage, "read_model", lambda *_: model)
     before = state(model)
     study.measure_inputs()
     study.search()

@@ -73,7 +73,7 @@ def test_what_follows_a_convolution_is_taken_along(conv, after, activation):
     model = Parts(conv, *after).eval()
     network = fused(model, sample())
     (found,) = convolutions(network)
-    assert found.activation[0] == activation
+    assert found.activation.name == activation
     assert (found.norm is None) == (not any(isinstance(part, nn.BatchNorm2d) for part in after))
     np.testing.assert_allclose(forward(network, sample()), forward(model, sample()), rtol=1e-4, atol=1e-5)
 

@@ -15,7 +15,16 @@ RULES = {
     for name in re.findall(r"^(?:rule|checkpoint) (\w+):", path.read_text(), flags=re.MULTILINE)
 }
 # What a job asks for on top of the default profile's, where there are GPUs.
-GPU = {"gpu", "slurm_partition"}
+GPU = {"gpu": {"gpu"}, "slurm-gpu": {"gpu", "slurm_partition"}}
+# Rules whose jobs can use one.
+FORWARDING = {
+    name
+    for path in (ROOT / "workflow/rules").glob("*.smk")
+    for name, body in re.findall(
+        r"^rule (\w+):(.*?)(?=^rule |^checkpoint |\Z)", path.read_text(), re.MULTILINE | re.DOTALL
+    )
+    if "--gpus" in body
+}
 
 
 def profile(name: str) -> dict:
@@ -44,9 +53,10 @@ def test_profiles_agree_on_what_jobs_ask_for(name: str):
     assert content["set-threads"] == default["set-threads"]
     assert set(content["set-threads"]) <= RULES
     asked = content["set-resources"]
-    if name == "slurm-gpu":
-        assert any(set(entry) >= GPU for entry in asked.values())
-        asked = {rule: {key: entry[key] for key in set(entry) - GPU} for rule, entry in asked.items()}
+    if name in GPU:
+        given = {rule for rule, entry in asked.items() if set(entry) >= GPU[name]}
+        assert given == FORWARDING
+        asked = {rule: {key: entry[key] for key in set(entry) - GPU[name]} for rule, entry in asked.items()}
     assert asked == default["set-resources"]
 
 

@@ -501,7 +501,7 @@ class Study:
             "recipe": folder / "recipe.json",
         }
         self.forwarded, self.stop_after = 0, None
-        monkeypatch.setattr(stage, "read_model", lambda spec, weights: self.model)
+        monkeypatch.setattr(stage, "read_model", lambda *_: self.model)
         monkeypatch.setattr(stage, "predict", self.predict)
 
     def predict(self, *arguments: object) -> np.ndarray:
@@ -513,7 +513,7 @@ class Study:
     def run(self, name: str, **settings: object) -> dict:
         self.forwarded = 0
         default = {"method": name, "options": OPTIONS[name], "quality_target": 0.7, "confidence": 0.5, "seed": 0}
-        stage.search(default | settings, **self.files, threads=1)
+        stage.search(default | settings, **self.files, threads=1, gpus=0)
         return read_json(self.files["recipe"])
 
 

@@ -421,11 +421,10 @@ def test_a_change_plans_exactly(finished: Path, edit: Callable[[Path], None], ex
     assert planned(finished) == expected
 
 
-def test_threads_memory_and_resources_plan_nothing(finished: Path):
-    """Neither a device nor the size of a batch can be chosen: threads and memory are all there is."""
+def test_threads_memory_and_gpus_plan_nothing(finished: Path):
     rules = ("evaluate_dense", "search", "search_rate_distortion", "pack_model", "evaluate_packed", "cluster_layer")
     threads = [f"{rule}=3" for rule in rules]
-    memory = [f"{rule}:mem_mb=9000" for rule in rules]
+    memory = [f"{rule}:{resource}" for rule in rules for resource in ("mem_mb=9000", "gpu=1")]
     assert planned(finished, "--cores", "7", "--set-threads", *threads, "--set-resources", *memory) == NOTHING
 
 

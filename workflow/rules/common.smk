@@ -66,6 +66,11 @@ def settings_of(stage):
     return settings
 
 
+def gpus_of(wildcards, resources):
+    """GPUs that a profile gives a job; like threads, no reason to run it again."""
+    return resources.get("gpu", 0)
+
+
 def layers_of(model):
     """Entries of the model's layers.json; available once `inspect_model` has run."""
     path = checkpoints.inspect_model.get(model=model).output.layers

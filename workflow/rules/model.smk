@@ -91,11 +91,12 @@ rule evaluate_dense:
         "../../envs/torch.yaml"
     params:
         code=code_hash_of("evaluate_dense"),
+        gpus=gpus_of,
     shell:
         "python -m wshare evaluate_dense --spec {input.spec:q} --weights {input.weights:q}"
         " --search {input.search:q} --held-out {input.held_out:q}"
         " --search-logits {output.search:q} --held-out-logits {output.held_out:q}"
-        " --metrics {output.metrics:q} --threads {threads} > {log:q} 2>&1"
+        " --metrics {output.metrics:q} --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"
 
 
 rule extract_weights:
@@ -115,10 +116,11 @@ rule extract_weights:
     params:
         code=code_hash_of("extract_weights"),
         settings=settings_of("extract_weights"),
+        gpus=gpus_of,
     shell:
         "python -m wshare extract_weights --settings {params.settings:q} --name {wildcards.model:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
-        " --extracted {output.extracted:q} > {log:q} 2>&1"
+        " --extracted {output.extracted:q} --gpus {params.gpus} > {log:q} 2>&1"
 
 
 rule measure_inputs:
@@ -139,7 +141,8 @@ rule measure_inputs:
     params:
         code=code_hash_of("measure_inputs"),
         settings=settings_of("measure_inputs"),
+        gpus=gpus_of,
     shell:
         "python -m wshare measure_inputs --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --layers {input.layers:q} --images {input.images:q}"
-        " --moments {output.moments:q} > {log:q} 2>&1"
+        " --moments {output.moments:q} --gpus {params.gpus} > {log:q} 2>&1"

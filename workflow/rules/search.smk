@@ -29,12 +29,14 @@ rule search:
         code=code_hash_of("search"),
         settings=settings_of("search"),
         journal="results/{model}/search/{search}/journal.jsonl",
+        gpus=gpus_of,
     shell:
         "python -m wshare search --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --clusters {input.clusters:q} --sensitivity {input.sensitivity:q}"
         " --code {params.code} --journal {params.journal:q}"
-        " --front {output.front:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
+        " --front {output.front:q} --recipe {output.recipe:q}"
+        " --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"
 
 
 rule search_rate_distortion:
@@ -62,12 +64,14 @@ rule search_rate_distortion:
         code=code_hash_of("search_rate_distortion"),
         settings=settings_of("search_rate_distortion"),
         journal="results/{model}/search/{search}/journal.jsonl",
+        gpus=gpus_of,
     shell:
         "python -m wshare search_rate_distortion --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --extracted {input.extracted:q} --moments {input.moments:q}"
         " --code {params.code} --journal {params.journal:q} --front {output.front:q}"
-        " --losses {output.losses:q} --recipe {output.recipe:q} --threads {threads} > {log:q} 2>&1"
+        " --losses {output.losses:q} --recipe {output.recipe:q}"
+        " --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"
 
 
 rule pack_model:
@@ -157,10 +161,11 @@ rule evaluate_packed:
         benchmarks="results/{model}/benchmarks",
         layers_per_job=layers_per_job,
         dataset=lambda wildcards: config["models"][wildcards.model]["dataset"],
+        gpus=gpus_of,
     shell:
         "python -m wshare evaluate_packed --settings {params.settings:q}"
         " --model {wildcards.model:q} --search {wildcards.search:q} --dataset {params.dataset:q}"
         " --spec {input.spec:q} --packed {input.packed:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --recipe {input.recipe:q} --sizes {input.sizes:q}"
         " --benchmarks {params.benchmarks:q} --layers-per-job {params.layers_per_job} --metrics {output.metrics:q}"
-        " --answers {output.answers:q} --threads {threads} > {log:q} 2>&1"
+        " --answers {output.answers:q} --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"

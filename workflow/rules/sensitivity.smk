@@ -24,10 +24,12 @@ rule profile_layers:
     params:
         code=code_hash_of("profile_layers"),
         settings=settings_of("profile_layers"),
+        gpus=gpus_of,
     shell:
         "python -m wshare profile_layers --settings {params.settings:q}"
         " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
-        " --baseline {input.baseline:q} --clusters {input.clusters:q} --table {output.table:q} > {log:q} 2>&1"
+        " --baseline {input.baseline:q} --clusters {input.clusters:q} --table {output.table:q}"
+        " --gpus {params.gpus} > {log:q} 2>&1"
 
 
 rule gather_sensitivity:

@@ -32,7 +32,8 @@ class BatchNorm:
         weight = module.weight.detach().double() if module.affine else torch.ones_like(variance)
         bias = module.bias.detach().double() if module.affine else torch.zeros_like(variance)
         scale = weight / torch.sqrt(variance + module.eps)
-        return cls(scale.float().numpy(), (bias - mean * scale).float().numpy(), module.eps, module.affine)
+        shift = bias - mean * scale
+        return cls(scale.float().numpy(force=True), shift.float().numpy(force=True), module.eps, module.affine)
 
     def fits_half(self) -> bool:
         """Whether float16 holds every scale and shift, none as infinity and no scale as zero that is not."""

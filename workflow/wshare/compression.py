@@ -35,11 +35,11 @@ class Network:
         """
         norms = batch_norms(model)
         modules = {name: model.get_submodule(name) for name in fisher}
-        biases = {name: module.bias.detach().numpy() for name, module in modules.items() if module.bias is not None}
+        biases = {name: module.bias.numpy(force=True) for name, module in modules.items() if module.bias is not None}
         targets = {
             name: target(
                 name,
-                module.weight.detach().numpy(),
+                module.weight.numpy(force=True),
                 getattr(module, "groups", 1),
                 fisher[name],
                 moments[name],

@@ -24,7 +24,7 @@ def folded_norms(model: nn.Module, layers: list[str], sample: torch.Tensor) -> d
     norms = batch_norms(model)
     tensors: dict[str, np.ndarray] = {}
     for layer, norm in found.items():
-        weight = model.get_submodule(layer).weight.detach().numpy()
+        weight = model.get_submodule(layer).weight.numpy(force=True)
         tensors[f"{layer}.weight"] = weight * norms[norm].scale.reshape(-1, *[1] * (weight.ndim - 1))
         tensors |= replace(norms[norm], scale=np.ones_like(norms[norm].scale)).tensors(norm)
     before = forward(model, sample)

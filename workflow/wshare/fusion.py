@@ -1,23 +1,35 @@
 """Convolution, batch norm and activation as one kernel: what makes an evaluation as fast as an inference runtime's.
 
 Batch norm and activation each move all values through memory once more, which takes longer than many a convolution
-computes. oneDNN's convolution takes both along.
+computes. oneDNN's convolution takes both along; on a GPU the batch norm alone is saved.
 """
 
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-# Names and bounds by which oneDNN knows activations.
-ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
-    **dict.fromkeys((nn.ReLU, functional.relu, torch.relu), ("relu", [])),
-    **dict.fromkeys((nn.ReLU6, functional.relu6), ("hardtanh", [0.0, 6.0])),
-    **dict.fromkeys((nn.SiLU, functional.silu), ("swish", [])),
-    **dict.fromkeys((nn.Hardswish, functional.hardswish), ("hardswish", [])),
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation: name and bounds by which oneDNN knows it, and its function."""
+
+    name: str
+    bounds: list[float]
+    function: Callable[..., Tensor]
+
+
+# By a module's type, or the function itself.
+ACTIVATIONS: dict[object, Activation] = {
+    **dict.fromkeys((nn.ReLU, functional.relu, torch.relu), Activation("relu", [], functional.relu)),
+    **dict.fromkeys((nn.ReLU6, functional.relu6), Activation("hardtanh", [0.0, 6.0], functional.relu6)),
+    **dict.fromkeys((nn.SiLU, functional.silu), Activation("swish", [], functional.silu)),
+    **dict.fromkeys((nn.Hardswish, functional.hardswish), Activation("hardswish", [], functional.hardswish)),
 }
-NOTHING: tuple[str, list[float]] = ("none", [])
+NOTHING = Activation("none", [], lambda values, inplace: values)
 # Largest difference that fusing may make to a logit, as a share of the largest logit: rounding makes less.
 TOLERANCE = 1e-3
 # A search evaluates one network many times, and tracing takes as long as some images do.
@@ -45,15 +57,19 @@ def fused(model: nn.Module, sample: Tensor) -> nn.Module:
 class FusedConv(nn.Module):
     """A convolution with the batch norm and the activation behind it, if there are; their modules stay as they are."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, activation: tuple[str, list[float]]):
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, activation: Activation):
         super().__init__()
         self.conv, self.norm, self.activation = conv, norm, activation
 
     def forward(self, images: Tensor) -> Tensor:
-        conv = self.conv
+        conv, activation = self.conv, self.activation
+        if images.is_cuda:
+            values = functional.conv2d(images, *self._weights, conv.stride, conv.padding, conv.dilation, conv.groups)
+            return activation.function(values, inplace=True)
         # The operator behind torch.compile's fused convolutions on a CPU; there is no public one, and torch is pinned.
         return torch.ops.mkldnn._convolution_pointwise(
-            *(images, *self._weights, conv.padding, conv.stride, conv.dilation, conv.groups, *self.activation, "")
+            *(images, *self._weights, conv.padding, conv.stride, conv.dilation, conv.groups),
+            *(activation.name, activation.bounds, ""),
         )
 
     def fold(self) -> None:
@@ -73,7 +89,7 @@ class FusedConv(nn.Module):
 
 def _checked(model: nn.Module, sample: Tensor) -> tuple[nn.Module | None, str]:
     """The fused network, or None and why there is none."""
-    if not torch.backends.mkldnn.is_available():
+    if not (sample.is_cuda or torch.backends.mkldnn.is_available()):
         return None, "this torch has no oneDNN"
     try:
         candidate = _fuse(model)

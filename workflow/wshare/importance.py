@@ -27,13 +27,13 @@ def fisher_diagonal(
     for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
         for image in batch:
             log_probabilities = torch.log_softmax(model(image[None]), dim=1)[0]
-            label = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+            label = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
             # A layer that the output does not depend on has a gradient of zero.
             gradients = torch.autograd.grad(log_probabilities[label[0]], parameters, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient.double() ** 2
             count += 1
-    return {name: (total / count).float().numpy() for name, total in zip(layers, sums, strict=True)}
+    return {name: (total / count).float().numpy(force=True) for name, total in zip(layers, sums, strict=True)}
 
 
 def total(importance: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from wshare.errors import FormatError
-from wshare.models import Fetched, fast, load, state_of
+from wshare.models import CPU, Fetched, fast, load, state_of
 from wshare.storage import atomic, check_sha256, read_json, remedy, sha256_file, write_json
 
 
@@ -21,11 +21,11 @@ def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
     write_json(spec, fetched.spec | {"parameters": count, "sha256": digest})
 
 
-def read_model(spec: Path, weights: Path) -> torch.nn.Module:
-    """The network in evaluation mode; FormatError unless the weights are those the specification names."""
+def read_model(spec: Path, weights: Path, device: torch.device = CPU) -> torch.nn.Module:
+    """The network in evaluation mode, on a device; FormatError unless the weights are those the specification names."""
     description = read_json(spec)
     check_sha256(weights, description["sha256"], spec)
     try:
-        return fast(load(description, load_file(weights)))
+        return fast(load(description, load_file(weights)), device)
     except SafetensorError as error:
         raise FormatError(f"{weights}: damaged ({error}); {remedy(weights)}") from None

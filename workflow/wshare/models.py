@@ -13,6 +13,7 @@ from wshare import networks
 from wshare.errors import UserError
 
 PREPROCESSING = ("channels", "resize", "crop", "interpolation", "mean", "std")
+CPU = torch.device("cpu")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -62,12 +63,14 @@ def load(spec: dict, weights: Mapping[str, Tensor]) -> nn.Module:
     return module
 
 
-def fast(model: nn.Module) -> nn.Module:
-    """The model with its convolutions in channels_last order, in which CPU kernels run about twice as fast.
+def fast(model: nn.Module, device: torch.device = CPU) -> nn.Module:
+    """The model on a device, with its convolutions in the order in which float32 kernels are fastest there.
 
-    Every evaluation uses it, since the order of sums differs from that of the usual one.
+    On a CPU that is channels_last, about twice as fast; on a GPU the usual one, by up to a sixth. Every evaluation uses
+    it, since the order of sums differs between the two.
     """
-    return model.to(memory_format=torch.channels_last)
+    order = torch.contiguous_format if device.type == "cuda" else torch.channels_last
+    return model.to(device, memory_format=order)
 
 
 def finish(

@@ -86,8 +86,8 @@ class _Sums:
         self._generator = torch.Generator().manual_seed(seed)
         self._places: dict[int, torch.Tensor] = {}
         self._samples = 0
-        self._mean: np.ndarray | float = 0.0
-        self._second: np.ndarray | float = 0.0
+        self._mean: np.ndarray | torch.Tensor | float = 0.0
+        self._second: np.ndarray | torch.Tensor | float = 0.0
         self._patches = _linear_inputs if isinstance(module, nn.Linear) else _conv_inputs
 
     @property
@@ -99,16 +99,21 @@ class _Sums:
         count = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
         if count not in self._places:
             self._places[count] = torch.randperm(count, generator=self._generator)[:POSITIONS].sort().values
-        # [groups, columns, samples]; numpy multiplies many small matrices without copying each of them.
-        inputs = self._patches(module, arguments[0], output, self._places[count]).numpy()
+        # [groups, columns, samples]
+        inputs = self._patches(module, arguments[0], output, self._places[count])
         self._samples += inputs.shape[2]
-        self._mean += inputs @ np.ones(inputs.shape[2], dtype=np.float32)
-        whole = inputs.shape[1] <= MOST_COLUMNS
-        self._second += inputs @ inputs.transpose(0, 2, 1) if whole else (inputs**2).sum(2)
+        ones = inputs.new_ones(inputs.shape[2])
+        if not inputs.is_cuda:
+            # numpy multiplies many small matrices without copying each of them.
+            inputs, ones = inputs.numpy(), ones.numpy()
+        self._mean += inputs @ ones
+        self._second += inputs @ inputs.mT if inputs.shape[1] <= MOST_COLUMNS else (inputs**2).sum(2)
 
     def moments(self, images: int) -> Moments:
-        mean, second = self._mean / self._samples, self._second / self._samples
-        return Moments(mean.astype(np.float32), second.astype(np.float32), images, self._samples // images)
+        mean, second = (
+            torch.as_tensor(total / self._samples).float().numpy(force=True) for total in (self._mean, self._second)
+        )
+        return Moments(mean, second, images, self._samples // images)
 
 
 def _linear_inputs(module: nn.Module, inputs: torch.Tensor, output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -34,8 +34,12 @@ PROBED_AGAIN = 2.0
 # Fewest images that say anything of a price, and the standard errors by which they must miss.
 FEWEST = 100
 CERTAIN = 3.0
+# Divergence, in nats, by which float16 may change the float32 network and still be searched in.
+HALF_LOSS = 1e-4
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
+# Names of measurements in the journal: of a price in float32, and in float16.
+FULL, HALF = "slope", "half"
 LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
 QUALITY = ["images", "top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
 FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
@@ -56,7 +60,9 @@ class Scale:
     The images of one fold, by which errors were fed back and means corrected, would flatter the result: each fold's
     images are scored by a network that only the other fold has taught (images in no fold by that of the first).
     Attributes: `original`, the float32 network's score; `layers`, shapes by name; `weights` and `images`, how many;
-    `fingerprint` of the images; `measure_name`, what top-1 is; `taught`, images and mirror images of all folds.
+    `fingerprint` of the images; `measure_name`, what top-1 is; `taught`, images and mirror images of all folds;
+    `half`, whether prices may be measured in float16: if that is asked for, and changes the float32 network by no more
+    than HALF_LOSS.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Scale:
         reference: np.ndarray,
         options: Options,
         threads: int,
+        half: bool = False,
     ):
         self._model, self._folds, self._sample, self._reference = model, folds, sample, reference
         self._options, self._threads = options, threads
@@ -78,6 +85,7 @@ class Scale:
         self.weights = sum(layer.weights.size for layer in folds[0].targets.values())
         self.images, self.fingerprint, self.measure_name = len(sample), sample.fingerprint, measure_of(sample.labels)
         self.taught = sum(fold.images for fold in folds)
+        self.half = half and self._keeps_in_half()
 
     def parts(self, slope: float, factors: dict[str, float]) -> dict[str, Quantised]:
         """All layers at a price; the first images are new to them."""
@@ -99,7 +107,12 @@ class Scale:
             return score(predict(self._model, few, self._threads), self._reference[: len(few)], None).kl
 
     def measure(
-        self, slope: float, factors: dict[str, float], confidence: float | None, bounds: tuple[float, float] | None
+        self,
+        slope: float,
+        factors: dict[str, float],
+        confidence: float | None,
+        bounds: tuple[float, float] | None,
+        half: bool = False,
     ) -> dict:
         """Quality and analytic bits at a price, on all search images or on the first ones that rule it out.
 
@@ -119,8 +132,12 @@ class Scale:
                 if at == upto:
                     continue
                 with replaced(self._model, taught.all_tensors(shared)):
-                    logits[at:upto] = predict(self._model, self._sample.part(at, upto), self._threads)
+                    logits[at:upto] = predict(self._model, self._sample.part(at, upto), self._threads, half)
                 seen[at:upto] = True
+            if half and not np.isfinite(logits[seen]).all():
+                # Activations of a network that is broken may grow beyond its range.
+                print(f"price {slope:.3g} is measured in float32: it gives values beyond the range of float16")
+                return self.measure(slope, factors, confidence, bounds)
             quality = score(logits[seen], self._reference[seen], self._labels[seen])
             original = self.original.correct[seen]
             if bounds and _ruled_out(quality, original, *bounds):
@@ -139,6 +156,15 @@ class Scale:
             "agreement": quality.agreement,
             "k": {name: len(part.shared.codebook) for name, part in parts[-1].items()},
         }
+
+    def _keeps_in_half(self) -> bool:
+        logits = predict(self._model, self._sample, self._threads, half=True)
+        # A value beyond its range makes logits infinite, or no number.
+        loss = score(logits, self._reference, None).kl if np.isfinite(logits).all() else math.inf
+        kept = loss <= HALF_LOSS
+        chosen = "float16, and confirming in float32" if kept else "float32"
+        print(f"float16 alone costs {loss:.2g} nats: searching in {chosen}")
+        return kept
 
     def _looks(self) -> list[float]:
         """Shares of the images after which to look, ascending, the last one 1."""
@@ -190,7 +216,6 @@ def find(
     choices, target = settings["options"], settings["quality_target"]
     rate, nats = choices["compression_rate"], _nats(settings)
     confidence, bounds = settings["confidence"], None if rate else (nats, target)
-    prices: dict[float, dict] = {}
 
     def priced(factors: dict[str, float], start: float) -> float:
         """Price at which the layers have the size asked for."""
@@ -210,15 +235,33 @@ def find(
         if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
             break
 
-    def judged(slope: float) -> tuple[float, bool]:
-        if slope not in prices:
-            prices[slope] = remembered(("slope", slope), lambda: scale.measure(slope, factors, confidence, bounds))
-        found = prices[slope]
+    measured_at: dict[tuple[str, float], dict] = {}
+
+    def judged(slope: float, precision: str) -> tuple[float, bool]:
+        key = (precision, slope)
+        if key not in measured_at:
+            half = precision == HALF
+            measured_at[key] = remembered(key, lambda: scale.measure(slope, factors, confidence, bounds, half))
+        found = measured_at[key]
         return found["kl_high"], min(found["low"], found["expected_low"]) >= target
 
-    slope = start if rate else run(judged, start, nats, choices["evaluations"])
-    meets = judged(slope)[1]
-    chosen = prices[slope]
+    def verdict(slope: float, precision: str) -> tuple[bool, bool]:
+        kl, meets = judged(slope, precision)
+        return kl <= nats, meets
+
+    def chosen_in(precision: str) -> float:
+        return run(lambda slope: judged(slope, precision), start, nats, choices["evaluations"])
+
+    # A size that is asked for takes one measurement.
+    precision = HALF if scale.half and not rate else FULL
+    slope = start if rate else chosen_in(precision)
+    if verdict(slope, FULL) != verdict(slope, precision):
+        print("float32 gives another verdict than float16 on the price chosen: searching again, in float32")
+        precision = FULL
+        slope = chosen_in(precision)
+    meets = judged(slope, FULL)[1]
+    chosen = measured_at[FULL, slope]
+    prices = {at: found for (by, at), found in measured_at.items() if by == precision} | {slope: chosen}
     predicted, measured = [row["predicted"] for row in rows], [row["measured"] for row in rows]
     recipe = {
         "model": model,
@@ -231,11 +274,12 @@ def find(
         },
         "on_search_images": {key: chosen[key] for key in QUALITY}
         | {"measure": scale.measure_name, "meets_target": meets},
-        "evaluations": len(prices),
+        "evaluations": len(measured_at),
+        "precision": "float16" if precision == HALF else "float32",
         # Of layers with one loss there is no order.
         "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
         "images_forwarded": {
-            "search": sum(found["images"] for found in prices.values()),
+            "search": sum(found["images"] for found in measured_at.values()),
             "probe": len(probed) * len(rows) * scale.probe_size(choices["probe_images"]),
             "inputs": scale.taught,
         },

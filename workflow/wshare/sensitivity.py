@@ -68,7 +68,7 @@ def profile(
 def _profile_layer(
     model: nn.Module, layer: Clusters, images: ImageFile, reference: np.ndarray, prefix: bool, progress: tqdm
 ) -> Iterator[Probe]:
-    weight = model.get_submodule(layer.layer).weight.detach().numpy()
+    weight = model.get_submodule(layer.layer).weight.numpy(force=True)
     codebooks = {k: layer.sweep.codebook(k) for k in layer.candidates}
     # Indices of one byte where that is enough: the largest layers have 100 million weights.
     indices = {

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from wshare.devices import device_of, placed
 from wshare.images import ImageFile
 from wshare.logits import write_logits
 from wshare.modelfile import read_model
@@ -18,15 +19,17 @@ def evaluate_dense(
     held_out_logits: Path,
     metrics: Path,
     threads: int,
+    gpus: int,
 ) -> None:
     """Write the float32 network's logits on both splits and its accuracy on them."""
-    model = read_model(spec, weights)
+    device = device_of(gpus)
+    model = read_model(spec, weights, device)
     description = read_json(spec)
     hashes = {"model": description["sha256"]}
     result: dict = {"published": description["published"]}
     for name, path, target in (("search", search, search_logits), ("held_out", held_out, held_out_logits)):
         images = ImageFile(path, preprocessing=description["preprocessing"])
-        logits = predict(model, images, threads)
+        logits = predict(model, placed(images, device), threads)
         write_logits(target, logits, images, description["sha256"])
         hashes[f"{name}_images"] = images.fingerprint
         quality = score(logits, logits, images.labels)

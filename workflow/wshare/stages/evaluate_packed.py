@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from wshare.benchmarks import jobs_of, seconds_by_stage
+from wshare.devices import device_of, placed
 from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.metrics import describe
@@ -31,6 +32,7 @@ def evaluate_packed(
     metrics: Path,
     answers: Path,
     threads: int,
+    gpus: int,
 ) -> None:
     """Write metrics.json, and answers.csv with the classes that both networks give to each image.
 
@@ -45,9 +47,10 @@ def evaluate_packed(
     state = load_packed(packed)
     check_origin(sizes, size, hashes)
     reference = read_logits(baseline, sample, description["sha256"])
-    network = fast(build(description))
+    device = device_of(gpus)
+    network = fast(build(description), device)
     assign(network, state, str(packed))
-    logits = predict(network, sample, threads)
+    logits = predict(network, placed(sample, device), threads)
     quality = compare(logits, reference, sample.labels, settings["seed"])
     labels = [""] * len(sample) if sample.labels is None else sample.labels
     rows = zip(sample.keys, labels, reference.argmax(1), logits.argmax(1), strict=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from wshare.devices import device_of, placed
 from wshare.images import ImageFile
 from wshare.importance import fisher_diagonal
 from wshare.layers import inspect
@@ -10,13 +11,16 @@ from wshare.storage import read_json
 from wshare.weightfile import write_weights
 
 
-def extract_weights(settings: dict, name: str, spec: Path, weights: Path, images: Path, extracted: Path) -> None:
+def extract_weights(
+    settings: dict, name: str, spec: Path, weights: Path, images: Path, extracted: Path, gpus: int
+) -> None:
     """Write weights.h5; `name` is the model's name in the configuration, for messages."""
-    model, description = read_model(spec, weights), read_json(spec)
+    device = device_of(gpus)
+    model, description = read_model(spec, weights, device), read_json(spec)
     table = inspect(model, [], settings["include"], settings["exclude"], f"models.{name}.layers")
     names = [layer["name"] for layer in table["layers"]]
-    arrays = {layer: model.get_submodule(layer).weight.detach().numpy() for layer in names}
+    arrays = {layer: model.get_submodule(layer).weight.numpy(force=True) for layer in names}
     sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
-    importance = fisher_diagonal(model, sample.batches(), names, settings["seed"])
+    importance = fisher_diagonal(model, placed(sample, device).batches(), names, settings["seed"])
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     write_weights(extracted, arrays, importance, settings, made_from)

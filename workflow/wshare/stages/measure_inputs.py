@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from wshare.devices import device_of, placed
 from wshare.errors import UserError
 from wshare.images import ImageFile
 from wshare.modelfile import read_model
@@ -9,7 +10,9 @@ from wshare.moments import fold_moments, write_moments
 from wshare.storage import check_origin, read_json
 
 
-def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path) -> None:
+def measure_inputs(
+    settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path, gpus: int
+) -> None:
     """Write inputs.h5: two folds of search images, each with their mirror images.
 
     UserError for fewer than two images.
@@ -20,6 +23,7 @@ def measure_inputs(settings: dict, spec: Path, weights: Path, layers: Path, imag
     sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
     if len(sample) < 2:
         raise UserError(f"{images}: {len(sample)} search image; searches by rate_distortion need at least two")
-    model = read_model(spec, weights)
-    folds = fold_moments(model, sample, names, settings["seed"])
+    device = device_of(gpus)
+    model = read_model(spec, weights, device)
+    folds = fold_moments(model, placed(sample, device), names, settings["seed"])
     write_moments(moments, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from wshare.clusters import cluster_hashes, read_clusters
+from wshare.devices import device_of, placed
 from wshare.images import ImageFile
 from wshare.logits import read_logits
 from wshare.modelfile import read_model
@@ -13,7 +14,14 @@ from wshare.tables import write_sealed
 
 
 def profile_layers(
-    settings: dict, spec: Path, weights: Path, images: Path, baseline: Path, clusters: list[Path], table: Path
+    settings: dict,
+    spec: Path,
+    weights: Path,
+    images: Path,
+    baseline: Path,
+    clusters: list[Path],
+    table: Path,
+    gpus: int,
 ) -> None:
     """Write the group's rows of the sensitivity table; `clusters` are in the network's order."""
     sample, model = ImageFile(images, limit=settings["images"]), read_json(spec)["sha256"]
@@ -21,6 +29,7 @@ def profile_layers(
     made_from = {"model": model, "images": sample.fingerprint}
     reference = score(logits, logits, sample.labels)
     layers = [read_clusters(path, made_from) for path in clusters]
-    probes = profile(read_model(spec, weights), layers, sample, logits)
+    device = device_of(gpus)
+    probes = profile(read_model(spec, weights, device), layers, placed(sample, device), logits)
     made_from |= cluster_hashes(clusters, layers)
     write_sealed(table, COLUMNS, [row(probe, reference) for probe in probes], made_from)

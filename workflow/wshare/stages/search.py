@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from wshare.clusters import Clusters, cluster_hashes, read_clusters
 from wshare.codebooks import shared_weight
+from wshare.devices import device_of, placed
 from wshare.images import ImageFile
 from wshare.journal import Journal
 from wshare.layers import substituted
@@ -36,19 +37,21 @@ def search(
     front: Path,
     recipe: Path,
     threads: int,
+    gpus: int,
 ) -> None:
     """Write front.csv, every combination measured, and recipe.json, the chosen one.
 
     The journal holds each measurement as soon as it is made; a killed search goes on from there. It is
     void when the settings, an input or `code`, a hash of the program, differ.
     """
-    model = read_model(spec, weights)
-    sample = ImageFile(images)
+    device = device_of(gpus)
+    model = read_model(spec, weights, device)
+    sample = placed(ImageFile(images), device)
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     reference = read_logits(baseline, sample, made_from["model"])
     layers = [read_clusters(path, made_from) for path in clusters]
     shared_from = cluster_hashes(clusters, layers)
-    arrays = {layer.layer: model.get_submodule(layer.layer).weight.detach().numpy() for layer in layers}
+    arrays = {layer.layer: model.get_submodule(layer.layer).weight.numpy(force=True) for layer in layers}
     original = score(reference, reference, sample.labels)
     finder = method(settings["method"])
     check_images(len(sample), original.top1, settings["quality_target"], settings["confidence"])

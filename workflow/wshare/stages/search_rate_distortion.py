@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from wshare.devices import device_of, placed
 from wshare.images import ImageFile
 from wshare.journal import Journal
 from wshare.logits import read_logits
@@ -31,18 +32,20 @@ def search_rate_distortion(
     losses: Path,
     recipe: Path,
     threads: int,
+    gpus: int,
 ) -> None:
     """Write front.csv, every price measured; losses.csv, each layer's predicted and measured loss; recipe.json.
 
     The journal holds each measurement as soon as it is made, as for the other methods.
     """
     choices = settings["options"]
-    sample = ImageFile(images)
-    model = read_model(spec, weights)
+    device = device_of(gpus)
+    sample = placed(ImageFile(images), device)
+    model = read_model(spec, weights, device)
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     folds = read_folds(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
     reference = read_logits(baseline, sample, made_from["model"])
-    scale = Scale(model, folds, sample, reference, Options.of(choices), threads)
+    scale = Scale(model, folds, sample, reference, Options.of(choices), threads, half=device.type == "cuda")
     total = measurements(scale, settings)
     inputs = [spec, weights, images, baseline, extracted, moments]
     header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
