@@ -67,7 +67,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     # Only for stages that need it: layers.json may be the damaged file.
     gathering = stage in ("profile_layers", "search", "pack_model")
     clusters = {"clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()] if gathering else []}
-    threads, code = {"threads": 1}, {"code": "code", "journal": own["journal"]}
+    threads, code, gpus = {"threads": 1}, {"code": "code", "journal": own["journal"]}, {"gpus": 0}
 
     def some(*names: str) -> dict:
         return {name: own[name] for name in names}
@@ -79,28 +79,31 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             {"search": f"{R}/images/search.h5", "held_out": f"{R}/images/held_out.h5"},
         ),
         "evaluate_dense": (
-            MODEL | {"search": f"{R}/images/search.h5", "held_out": f"{R}/images/held_out.h5"} | threads,
+            MODEL | {"search": f"{R}/images/search.h5", "held_out": f"{R}/images/held_out.h5"} | threads | gpus,
             {"search_logits": f"{R}/baseline/search.h5", "held_out_logits": f"{R}/baseline/held_out.h5"}
             | {"metrics": f"{R}/baseline/metrics.json"},
         ),
         "inspect_model": (MODEL | {"name": "m"}, {"layers": f"{R}/model/layers.json"}),
-        "extract_weights": (MODEL | images | {"name": "m"}, {"extracted": f"{R}/weights.h5"}),
-        "measure_inputs": (MODEL | images | {"layers": f"{R}/model/layers.json"}, {"moments": f"{R}/inputs.h5"}),
+        "extract_weights": (MODEL | images | {"name": "m"} | gpus, {"extracted": f"{R}/weights.h5"}),
+        "measure_inputs": (
+            MODEL | images | {"layers": f"{R}/model/layers.json"} | gpus,
+            {"moments": f"{R}/inputs.h5"},
+        ),
         "cluster_layer": (
             {"layer": item, "weights": f"{R}/weights.h5"},
             {"clusters": f"{R}/layers/{item}/clusters.h5"},
         ),
         "profile_layers": (
-            MODEL | images | baseline | clusters,
+            MODEL | images | baseline | clusters | gpus,
             {"table": f"{R}/sensitivity/0.csv"},
         ),
         "gather_sensitivity": ({"tables": [f"{R}/sensitivity/0.csv"]}, {"sensitivity": f"{R}/sensitivity.csv"}),
         "search": (
-            MODEL | images | baseline | clusters | {"sensitivity": f"{R}/sensitivity.csv"} | code | threads,
+            MODEL | images | baseline | clusters | {"sensitivity": f"{R}/sensitivity.csv"} | code | threads | gpus,
             some("front", "recipe"),
         ),
         "search_rate_distortion": (
-            MODEL | images | baseline | shared | code | threads,
+            MODEL | images | baseline | shared | code | threads | gpus,
             some("front", "losses", "recipe"),
         ),
         "pack_model": (MODEL | images | clusters | some("recipe") | threads, some(*files)),
@@ -110,7 +113,8 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             | {"images": f"{R}/images/held_out.h5", "baseline": f"{R}/baseline/held_out.h5"}
             | some("recipe", "sizes")
             | {"benchmarks": f"{R}/benchmarks", "layers_per_job": 16}
-            | threads,
+            | threads
+            | gpus,
             some("answers", "metrics"),
         ),
         "summarise": (

@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from wshare import __version__
 from wshare.cli import COMMANDS, STAGES, main
@@ -217,3 +218,20 @@ def test_a_stage_is_documented_and_takes_what_a_flag_can_give(stage):
     for parameter in inspect.signature(function).parameters.values():
         assert parameter.annotation in (dict, Path, list[Path], str, int), parameter
         assert parameter.default is parameter.empty, parameter
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_a_gpu_that_is_full_gives_one_line_and_other_errors_show_where_they_are(tmp_path, monkeypatch, capsys, error):
+    def gather_sensitivity(tables: list[Path], sensitivity: Path) -> None:
+        raise error("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has less.")
+
+    monkeypatch.setattr(import_module("wshare.stages.gather_sensitivity"), "gather_sensitivity", gather_sensitivity)
+    arguments = ["gather_sensitivity", "--tables", str(tmp_path / "0.csv"), "--sensitivity", str(tmp_path / "out.csv")]
+    if error is RuntimeError:
+        with pytest.raises(RuntimeError, match="CUDA out of memory"):
+            main(arguments)
+        return
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        "wshare gather_sensitivity: error: CUDA out of memory; run it with a profile that gives it no gpu\n"
+    )

@@ -13,7 +13,7 @@ from tests.networks import random_weights
 from wshare import networks
 from wshare.devices import device_of, placed
 from wshare.errors import FormatError, UserError
-from wshare.images import DeviceImages, ImageArray, ImageFile, Images, batch_size
+from wshare.images import DeviceImages, ImageArray, ImageFile, Images
 from wshare.importance import fisher_diagonal
 from wshare.models import CPU, fast
 from wshare.moments import fold_moments, input_moments
@@ -42,7 +42,9 @@ def test_images_on_a_device_are_those_of_the_source(random_images, room, kind):
     assert (images.keys, images.fingerprint, images.shape) == (source.keys, source.fingerprint, source.shape)
     np.testing.assert_array_equal(images.labels, source.labels)
     assert images.batch_size > source.batch_size
-    torch.testing.assert_close(all_of(images), all_of(source), rtol=0, atol=0)
+    for size in (images.batch_size, 16):
+        images.batch_size = size
+        torch.testing.assert_close(all_of(images), all_of(source), rtol=0, atol=0)
     part, expected = images.part(40, 70).part(10, 25), source.part(40, 70).part(10, 25)
     assert part.keys == expected.keys
     torch.testing.assert_close(all_of(part), all_of(expected), rtol=0, atol=0)
@@ -69,7 +71,7 @@ def test_a_damaged_image_is_found_on_its_way_to_a_device(random_images, room):
 @pytest.mark.parametrize(("side", "size"), [(8, 1024), (224, 128), (299, 71), (4096, 1)])
 def test_a_batch_fits_a_device(side, size):
     images = DeviceImages(ImageArray(torch.zeros(1, 3, side, side), None), CPU, PLENTY)
-    assert images.batch_size == size >= min(batch_size(images.shape), size)
+    assert images.batch_size == size
 
 
 def test_no_gpu_is_the_cpu():
@@ -88,6 +90,14 @@ def test_a_gpu_that_is_not_there_ends_the_job(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"a GPU is asked for, and torch .* sees none; check the driver"):
         device_of(1)
+
+
+def test_half_precision_computes_in_float16(random_images):
+    source = random_images(20)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    half, full = predict(model, source, half=True), predict(model, source)
+    assert half.dtype == full.dtype == np.float32
+    assert 0 < np.abs(half - full).max() < 1e-2 * np.abs(full).max()
 
 
 def network(name: str, device: torch.device) -> torch.nn.Module:

@@ -56,6 +56,7 @@ def test_profiles_agree_on_what_jobs_ask_for(name: str):
     if name in GPU:
         given = {rule for rule, entry in asked.items() if set(entry) >= GPU[name]}
         assert given == FORWARDING
+        assert {asked[rule]["gpu"] for rule in given} == {1}
         asked = {rule: {key: entry[key] for key in set(entry) - GPU[name]} for rule, entry in asked.items()}
     assert asked == default["set-resources"]
 

@@ -424,7 +424,8 @@ def test_a_change_plans_exactly(finished: Path, edit: Callable[[Path], None], ex
 def test_threads_memory_and_gpus_plan_nothing(finished: Path):
     rules = ("evaluate_dense", "search", "search_rate_distortion", "pack_model", "evaluate_packed", "cluster_layer")
     threads = [f"{rule}=3" for rule in rules]
-    memory = [f"{rule}:{resource}" for rule in rules for resource in ("mem_mb=9000", "gpu=1")]
+    measuring = ("extract_weights", "measure_inputs", "profile_layers")
+    memory = [f"{rule}:{resource}" for rule in rules + measuring for resource in ("mem_mb=9000", "gpu=1")]
     assert planned(finished, "--cores", "7", "--set-threads", *threads, "--set-resources", *memory) == NOTHING
 
 

@@ -67,6 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"wshare {command}: error: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        # torch's, known by its name: torch is not imported here.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        reason = str(error).partition(". ")[0]
+        print(f"wshare {command}: error: {reason}; run it with a profile that gives it no gpu", file=sys.stderr)
+        return 1
     return 0
 
 

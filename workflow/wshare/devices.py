@@ -36,5 +36,7 @@ def placed(images: Images, device: torch.device) -> Images:
     """Images for networks on a device: in its memory, if it is a GPU's and they fit."""
     if device.type != "cuda":
         return images
+    # What earlier passes left in PyTorch's cache is free, too.
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return DeviceImages(images, device, int(SHARE * free))

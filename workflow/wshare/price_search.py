@@ -34,12 +34,13 @@ PROBED_AGAIN = 2.0
 # Fewest images that say anything of a price, and the standard errors by which they must miss.
 FEWEST = 100
 CERTAIN = 3.0
-# Divergence, in nats, by which float16 may change the float32 network and still be searched in.
-HALF_LOSS = 1e-4
+# Share of the divergence allowed by which float16 may change the float32 network and still be searched in.
+HALF_SHARE = 0.01
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
 # Names of measurements in the journal: of a price in float32, and in float16.
 FULL, HALF = "slope", "half"
+PRECISIONS = {FULL: "float32", HALF: "float16"}
 LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
 QUALITY = ["images", "top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
 FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
@@ -61,8 +62,8 @@ class Scale:
     images are scored by a network that only the other fold has taught (images in no fold by that of the first).
     Attributes: `original`, the float32 network's score; `layers`, shapes by name; `weights` and `images`, how many;
     `fingerprint` of the images; `measure_name`, what top-1 is; `taught`, images and mirror images of all folds;
-    `half`, whether prices may be measured in float16: if that is asked for, and changes the float32 network by no more
-    than HALF_LOSS.
+    `half_loss`, the divergence, in nats, by which float16 changes the float32 network; infinite where it cannot compute
+    it, or is not asked for with `half`.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Scale:
         self.weights = sum(layer.weights.size for layer in folds[0].targets.values())
         self.images, self.fingerprint, self.measure_name = len(sample), sample.fingerprint, measure_of(sample.labels)
         self.taught = sum(fold.images for fold in folds)
-        self.half = half and self._keeps_in_half()
+        self.half_loss = self._loss_in_half() if half else math.inf
 
     def parts(self, slope: float, factors: dict[str, float]) -> dict[str, Quantised]:
         """All layers at a price; the first images are new to them."""
@@ -157,14 +158,15 @@ class Scale:
             "k": {name: len(part.shared.codebook) for name, part in parts[-1].items()},
         }
 
-    def _keeps_in_half(self) -> bool:
-        logits = predict(self._model, self._sample, self._threads, half=True)
+    def _loss_in_half(self) -> float:
+        try:
+            logits = predict(self._model, self._sample, self._threads, half=True)
+        except RuntimeError as error:
+            # A network may run any operator, and some know no float16.
+            print(f"float16 cannot be used: {str(error).strip().splitlines()[0]}")
+            return math.inf
         # A value beyond its range makes logits infinite, or no number.
-        loss = score(logits, self._reference, None).kl if np.isfinite(logits).all() else math.inf
-        kept = loss <= HALF_LOSS
-        chosen = "float16, and confirming in float32" if kept else "float32"
-        print(f"float16 alone costs {loss:.2g} nats: searching in {chosen}")
-        return kept
+        return score(logits, self._reference, None).kl if np.isfinite(logits).all() else math.inf
 
     def _looks(self) -> list[float]:
         """Shares of the images after which to look, ascending, the last one 1."""
@@ -172,7 +174,7 @@ class Scale:
         return [0.5**halving for halving in range(halvings, -1, -1)]
 
     def _whole_batches(self, images: float) -> int:
-        """So many images, in whole batches: they are then the batches of a pass over all images."""
+        """So many images, in whole batches: on a CPU they are then the batches of a pass over all images."""
         return math.ceil(images / self._sample.batch_size) * self._sample.batch_size
 
 
@@ -191,8 +193,9 @@ def _ruled_out(quality: Score, original: np.ndarray, nats: float, target: float)
 
 
 def measurements(scale: Scale, settings: dict) -> int:
-    """Measurements that `find` makes at most; UserError if the images cannot confirm the target.
+    """Measurements that `find` makes at most, unless float32 disagrees with float16.
 
+    UserError if the images cannot confirm the target.
     `settings` is a search of the configuration, complete, and the seed.
     """
     choices, target = settings["options"], settings["quality_target"]
@@ -202,7 +205,7 @@ def measurements(scale: Scale, settings: dict) -> int:
         if not _nats(settings):
             raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
     probes = PROBES * len(scale.layers) if choices["probe_images"] else 0
-    return (1 if rate else choices["evaluations"]) + probes
+    return (1 if rate else choices["evaluations"] + _searches_in_half(scale, settings)) + probes
 
 
 def find(
@@ -252,8 +255,9 @@ def find(
     def chosen_in(precision: str) -> float:
         return run(lambda slope: judged(slope, precision), start, nats, choices["evaluations"])
 
-    # A size that is asked for takes one measurement.
-    precision = HALF if scale.half and not rate else FULL
+    precision = HALF if _searches_in_half(scale, settings) else FULL
+    if scale.half_loss < math.inf:
+        print(f"float16 alone costs {scale.half_loss:.2g} nats: searching in {PRECISIONS[precision]}")
     slope = start if rate else chosen_in(precision)
     if verdict(slope, FULL) != verdict(slope, precision):
         print("float32 gives another verdict than float16 on the price chosen: searching again, in float32")
@@ -274,8 +278,8 @@ def find(
         },
         "on_search_images": {key: chosen[key] for key in QUALITY}
         | {"measure": scale.measure_name, "meets_target": meets},
-        "evaluations": len(measured_at),
-        "precision": "float16" if precision == HALF else "float32",
+        "evaluations": len(prices),
+        "precision": PRECISIONS[precision],
         # Of layers with one loss there is no order.
         "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
         "images_forwarded": {
@@ -303,6 +307,11 @@ def _probed(
         row = (name, part.shared.indices.size, predicted, found["kl"], factor)
         rows.append(dict(zip(LOSSES, row, strict=True)))
     return rows
+
+
+def _searches_in_half(scale: Scale, settings: dict) -> bool:
+    """Whether prices are measured in float16 first; a size that is asked for takes one measurement, in float32."""
+    return not settings["options"]["compression_rate"] and scale.half_loss <= HALF_SHARE * _nats(settings)
 
 
 def _nats(settings: dict) -> float:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from wshare.clusters import Clusters
 from wshare.codebooks import assign
-from wshare.images import ImageFile
+from wshare.images import Images
 from wshare.layers import substituted
 from wshare.progress import PROGRESS
 from wshare.scoring import Score, forward, score
@@ -52,7 +52,7 @@ def row(probe: Probe, reference: Score) -> dict:
 
 
 def profile(
-    model: nn.Module, layers: list[Clusters], images: ImageFile, reference: np.ndarray, prefix: bool = True
+    model: nn.Module, layers: list[Clusters], images: Images, reference: np.ndarray, prefix: bool = True
 ) -> list[Probe]:
     """One probe for every layer and each of its candidates, on all images.
 
@@ -66,7 +66,7 @@ def profile(
 
 
 def _profile_layer(
-    model: nn.Module, layer: Clusters, images: ImageFile, reference: np.ndarray, prefix: bool, progress: tqdm
+    model: nn.Module, layer: Clusters, images: Images, reference: np.ndarray, prefix: bool, progress: tqdm
 ) -> Iterator[Probe]:
     weight = model.get_submodule(layer.layer).weight.numpy(force=True)
     codebooks = {k: layer.sweep.codebook(k) for k in layer.candidates}

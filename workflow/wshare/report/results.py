@@ -117,7 +117,7 @@ def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]], ba
         answers=_rows(
             folder / "answers.csv", {"packed": sizes["packed"], "images": baseline["held_out_images"]}, ANSWERS
         ),
-        trace=_trace(folder / "journal.jsonl", front, prices),
+        trace=_trace(folder / "journal.jsonl", front, recipe),
         layout=read_layout(packed),
         # An earlier report's own time is no cost of the result.
         usage={
@@ -128,14 +128,16 @@ def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]], ba
     )
 
 
-def _trace(journal: Path, front: list[dict[str, str]], prices: bool) -> list[int] | None:
+def _trace(journal: Path, front: list[dict[str, str]], recipe: dict) -> list[int] | None:
     """Positions in the front in the order of measurement; a price is known by itself, a combination by its ks."""
     if not journal.exists():
         return None
     keys = list(read_journal(journal))
-    if prices:
+    if recipe["settings"]["method"] == "rate_distortion":
         places = {float(row["slope"]): place for place, row in enumerate(front)}
-        order = [places.get(key[1]) for key in keys if key[0] == "slope"]
+        # What was measured in the other precision, before or after, is none of the front. Older recipes do not tell.
+        kept = "half" if recipe.get("precision") == "float16" else "slope"
+        order = [places.get(key[1]) for key in keys if key[0] == kept]
     else:
         ks = [tuple(value for column, value in row.items() if column not in QUALITY) for row in front]
         places = {combination: place for place, combination in enumerate(ks)}

@@ -45,7 +45,8 @@ def search_rate_distortion(
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     folds = read_folds(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
     reference = read_logits(baseline, sample, made_from["model"])
-    scale = Scale(model, folds, sample, reference, Options.of(choices), threads, half=device.type == "cuda")
+    half = device.type == "cuda" and not choices["compression_rate"]
+    scale = Scale(model, folds, sample, reference, Options.of(choices), threads, half=half)
     total = measurements(scale, settings)
     inputs = [spec, weights, images, baseline, extracted, moments]
     header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
