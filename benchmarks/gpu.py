@@ -25,7 +25,6 @@ from torch import nn
 from wshare.devices import device_of
 from wshare.images import DeviceImages, ImageArray, ImageFile
 from wshare.modelfile import read_model
-from wshare.models import fast
 from wshare.scoring import predict, score
 
 COLUMNS = ["contender", "precision", "images", "batch", "images_per_second", "slowest", "fastest", "kl"]
@@ -33,18 +32,16 @@ COLUMNS += ["other_classes", "rounds", "gpu"]
 EVERYTHING = 1 << 62
 
 
-def wshare(model: nn.Module, images: ImageFile, device: torch.device, half: bool, room: int) -> Callable:
+def wshare(model: nn.Module, images: DeviceImages, half: bool) -> Callable:
     """Our evaluation as jobs run it."""
-    placed = DeviceImages(images, device, room)
-    return lambda: predict(model, placed, threads=4, half=half)
+    return lambda: predict(model, images, threads=4, half=half)
 
 
-def eager(model: nn.Module, images: ImageFile, device: torch.device, half: bool, batch: int) -> Callable:
+def eager(model: nn.Module, images: torch.Tensor, half: bool, batch: int) -> Callable:
     """PyTorch as it comes; in float16 as its documents advise, with autocast and channels_last."""
     order = torch.channels_last if half else torch.contiguous_format
     network = copy.deepcopy(model).to(memory_format=order)
-    whole = torch.cat(list(images.batches()))
-    batches = [part.to(device, memory_format=order) for part in whole.split(batch)]
+    batches = [part.contiguous(memory_format=order) for part in images.split(batch)]
 
     def run() -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half):
@@ -74,15 +71,17 @@ def main() -> None:
     source = ImageFile(arguments.results / "images" / "search.h5")
     reference = predict(read_model(spec, weights), source, threads=8)
     images, device = Repeated(source, arguments.repeats), device_of(1)
-    model = fast(read_model(spec, weights), device)
+    model = read_model(spec, weights, device)
+    kept, sent = DeviceImages(images, device, EVERYTHING), DeviceImages(images, device, 0)
+    normalised = torch.cat(list(kept.batches()))
     runs = {
-        ("pytorch", "float32", "gpu", 32): eager(model, images, device, False, 32),
-        ("pytorch", "float32", "gpu", 128): eager(model, images, device, False, 128),
-        ("pytorch", "float16", "gpu", 128): eager(model, images, device, True, 128),
-        ("wshare", "float32", "gpu", 128): wshare(model, images, device, False, EVERYTHING),
-        ("wshare", "float16", "gpu", 128): wshare(model, images, device, True, EVERYTHING),
-        ("wshare", "float32", "host", 128): wshare(model, images, device, False, 0),
-        ("wshare", "float16", "host", 128): wshare(model, images, device, True, 0),
+        ("pytorch", "float32", "gpu", 32): eager(model, normalised, False, 32),
+        ("pytorch", "float32", "gpu", 128): eager(model, normalised, False, 128),
+        ("pytorch", "float16", "gpu", 128): eager(model, normalised, True, 128),
+        ("wshare", "float32", "gpu", 128): wshare(model, kept, False),
+        ("wshare", "float16", "gpu", 128): wshare(model, kept, True),
+        ("wshare", "float32", "host", 128): wshare(model, sent, False),
+        ("wshare", "float16", "host", 128): wshare(model, sent, True),
     }
     quality = {name: score(run()[: len(reference)], reference, None) for name, run in runs.items()}
     rates: dict[tuple, list[float]] = {name: [] for name in runs}

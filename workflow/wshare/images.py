@@ -30,7 +30,7 @@ KIND = "images"
 BATCH_RANGE = (4, 64)
 BATCH_VALUES = 1 << 19
 # The same on a GPU, which is busy from 128 images of 224 x 224 on (measured on an H200).
-GPU_BATCH_MOST = 1024
+GPU_BATCH_RANGE = (1, 1024)
 GPU_BATCH_VALUES = 128 * 3 * 224 * 224
 # A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
 CHUNK_BYTES = 1 << 16
@@ -86,10 +86,10 @@ def _hash(preprocessing: dict) -> str:
     return sha256_text(json.dumps(preprocessing, sort_keys=True))
 
 
-def batch_size(shape: Sequence[int]) -> int:
+def batch_size(shape: Sequence[int], bounds: tuple[int, int] = BATCH_RANGE, values: int = BATCH_VALUES) -> int:
     """Images of a batch; it follows from their shape alone: a float sum depends on it, and must not on the machine."""
-    least, most = BATCH_RANGE
-    return min(most, max(least, BATCH_VALUES // int(np.prod(shape))))
+    least, most = bounds
+    return min(most, max(least, values // int(np.prod(shape))))
 
 
 def normalised(pixels: np.ndarray | torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -232,8 +232,7 @@ class DeviceImages(Images):
 
     def __init__(self, images: Images, device: torch.device, room: int):
         self.keys, self.labels, self.fingerprint = images.keys, images.labels, images.fingerprint
-        self.shape = images.shape
-        self.batch_size = min(GPU_BATCH_MOST, max(1, GPU_BATCH_VALUES // int(np.prod(self.shape))))
+        self.shape, self.batch_size = images.shape, batch_size(images.shape, GPU_BATCH_RANGE, GPU_BATCH_VALUES)
         self._source, self._device, self._first = images, device, 0
         one = images.stored(0, 1)
         octets = len(images) * one.nbytes

@@ -11,6 +11,7 @@ from torch import nn
 from wshare.compression import Network
 from wshare.errors import UserError
 from wshare.images import Images
+from wshare.journal import PRICE_NAMES
 from wshare.layers import replaced
 from wshare.rate_distortion import Options, Quantised
 from wshare.scoring import (
@@ -38,9 +39,6 @@ CERTAIN = 3.0
 HALF_SHARE = 0.01
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
-# Names of measurements in the journal: of a price in float32, and in float16.
-FULL, HALF = "slope", "half"
-PRECISIONS = {FULL: "float32", HALF: "float16"}
 LOSSES = ["layer", "weights", "predicted", "measured", "factor"]
 QUALITY = ["images", "top1", "relative_accuracy", "low", "expected", "expected_low", "kl", "kl_high", "agreement"]
 FRONT = ["slope", "bits", "compression_rate_analytic", *QUALITY, "chosen"]
@@ -241,11 +239,12 @@ def find(
     measured_at: dict[tuple[str, float], dict] = {}
 
     def judged(slope: float, precision: str) -> tuple[float, bool]:
-        key = (precision, slope)
-        if key not in measured_at:
-            half = precision == HALF
-            measured_at[key] = remembered(key, lambda: scale.measure(slope, factors, confidence, bounds, half))
-        found = measured_at[key]
+        if (precision, slope) not in measured_at:
+            half = precision == "float16"
+            measured_at[precision, slope] = remembered(
+                (PRICE_NAMES[precision], slope), lambda: scale.measure(slope, factors, confidence, bounds, half)
+            )
+        found = measured_at[precision, slope]
         return found["kl_high"], min(found["low"], found["expected_low"]) >= target
 
     def verdict(slope: float, precision: str) -> tuple[bool, bool]:
@@ -255,16 +254,16 @@ def find(
     def chosen_in(precision: str) -> float:
         return run(lambda slope: judged(slope, precision), start, nats, choices["evaluations"])
 
-    precision = HALF if _searches_in_half(scale, settings) else FULL
+    precision = "float16" if _searches_in_half(scale, settings) else "float32"
     if scale.half_loss < math.inf:
-        print(f"float16 alone costs {scale.half_loss:.2g} nats: searching in {PRECISIONS[precision]}")
+        print(f"float16 alone costs {scale.half_loss:.2g} nats: searching in {precision}")
     slope = start if rate else chosen_in(precision)
-    if verdict(slope, FULL) != verdict(slope, precision):
+    if verdict(slope, "float32") != verdict(slope, precision):
         print("float32 gives another verdict than float16 on the price chosen: searching again, in float32")
-        precision = FULL
+        precision = "float32"
         slope = chosen_in(precision)
-    meets = judged(slope, FULL)[1]
-    chosen = measured_at[FULL, slope]
+    meets = judged(slope, "float32")[1]
+    chosen = measured_at["float32", slope]
     prices = {at: found for (by, at), found in measured_at.items() if by == precision} | {slope: chosen}
     predicted, measured = [row["predicted"] for row in rows], [row["measured"] for row in rows]
     recipe = {
@@ -279,7 +278,7 @@ def find(
         "on_search_images": {key: chosen[key] for key in QUALITY}
         | {"measure": scale.measure_name, "meets_target": meets},
         "evaluations": len(prices),
-        "precision": PRECISIONS[precision],
+        "precision": precision,
         # Of layers with one loss there is no order.
         "predicted_loss_rank_correlation": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else None,
         "images_forwarded": {
@@ -310,8 +309,8 @@ def _probed(
 
 
 def _searches_in_half(scale: Scale, settings: dict) -> bool:
-    """Whether prices are measured in float16 first; a size that is asked for takes one measurement, in float32."""
-    return not settings["options"]["compression_rate"] and scale.half_loss <= HALF_SHARE * _nats(settings)
+    """Whether prices are measured in float16 first."""
+    return scale.half_loss <= HALF_SHARE * _nats(settings)
 
 
 def _nats(settings: dict) -> float:

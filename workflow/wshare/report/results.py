@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wshare.benchmarks import Usage, jobs_of, usage_by_stage
 from wshare.errors import FormatError
-from wshare.journal import read_journal
+from wshare.journal import PRICE_NAMES, read_journal
 from wshare.packing import Layout, read_layout
 from wshare.storage import check_origin, check_sha256, get_text, open_h5, read_json
 from wshare.tables import ANSWERS, read_sealed
@@ -136,7 +136,7 @@ def _trace(journal: Path, front: list[dict[str, str]], recipe: dict) -> list[int
     if recipe["settings"]["method"] == "rate_distortion":
         places = {float(row["slope"]): place for place, row in enumerate(front)}
         # What was measured in the other precision, before or after, is none of the front. Older recipes do not tell.
-        kept = "half" if recipe.get("precision") == "float16" else "slope"
+        kept = PRICE_NAMES[recipe.get("precision", "float32")]
         order = [places.get(key[1]) for key in keys if key[0] == kept]
     else:
         ks = [tuple(value for column, value in row.items() if column not in QUALITY) for row in front]

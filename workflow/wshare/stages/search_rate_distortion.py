@@ -45,6 +45,7 @@ def search_rate_distortion(
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     folds = read_folds(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
     reference = read_logits(baseline, sample, made_from["model"])
+    # A size that is asked for takes one measurement, in float32.
     half = device.type == "cuda" and not choices["compression_rate"]
     scale = Scale(model, folds, sample, reference, Options.of(choices), threads, half=half)
     total = measurements(scale, settings)
