@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wshare.kmeans import sweep
-from wshare.tables import write_table
+from wshare.files.tables import write_table
+from wshare.quantize.kmeans import sweep
 
 COLUMNS = ["case", "layers", "weights", "k", "wall_seconds", "cpu_seconds", "peak_mb", "ratio"]
 K = 256

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from wshare.devices import device_of
-from wshare.images import DeviceImages, ImageArray, ImageFile
-from wshare.modelfile import read_model
-from wshare.scoring import predict, score
+from wshare.artifacts.model import read_model
+from wshare.data.devices import device_of
+from wshare.data.images import DeviceImages, ImageArray, ImageFile
+from wshare.evaluation.predict import predict
+from wshare.tasks.classification import score
 
 COLUMNS = ["contender", "precision", "images", "batch", "images_per_second", "slowest", "fastest", "kl"]
 COLUMNS += ["other_classes", "rounds", "gpu"]

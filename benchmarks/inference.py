@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wshare.environment import MALLOC
-from wshare.images import ImageFile
-from wshare.logits import read_logits
-from wshare.modelfile import read_model
-from wshare.scoring import predict
-from wshare.storage import read_json
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
+from wshare.config.environment import MALLOC
+from wshare.data.images import ImageFile
+from wshare.evaluation.predict import predict
+from wshare.files.sealed import read_json
 
 COLUMNS = ["contender", "threads", "batch", "images_per_second", "slowest", "fastest", "rounds", "largest_difference"]
 BATCH = 8
@@ -156,7 +156,7 @@ def serve(arguments: argparse.Namespace) -> None:
     run = prepare(arguments, threads, batch)
     images = _images(arguments)
     model = read_json(arguments.results / "model/model.json")["sha256"]
-    difference = np.abs(run() - read_logits(arguments.results / "baseline/search.h5", images, model)).max()
+    difference = np.abs(run() - read_outputs(arguments.results / "baseline/search.h5", images, model)).max()
     ready = {"threads": threads, "batch": batch or images.batch_size, "largest_difference": f"{difference:.1e}"}
     print(json.dumps(ready), file=answers, flush=True)
     for _ in sys.stdin:

@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
-from wshare.benchmarks import read_benchmark  # noqa: E402
+from wshare.artifacts.timings import read_benchmark  # noqa: E402
 
 
 def peaks(results: Path) -> dict[str, float]:

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from wshare.codebooks import shared_weight
-from wshare.images import ImageFile
-from wshare.kmeans import sweep
-from wshare.logits import read_logits
-from wshare.modelfile import read_model
-from wshare.scoring import predict, score
-from wshare.tables import write_table
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
+from wshare.data.images import ImageFile
+from wshare.evaluation.predict import predict
+from wshare.files.tables import write_table
+from wshare.quantize.codebooks import shared_weight
+from wshare.quantize.kmeans import sweep
+from wshare.tasks.classification import score
 
 COLUMNS = [
     "method",
@@ -41,7 +42,7 @@ COLUMNS = [
     "rate",
     "size_basis",
     "top1",
-    "relative_accuracy",
+    "relative_quality",
     "kl",
     "agreement",
     "seconds",
@@ -274,7 +275,7 @@ def main() -> None:
     model, search = read_model(*paths), ImageFile(arguments.results / "images/search.h5")
     state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     held_out = ImageFile(arguments.results / "images/held_out.h5")
-    reference = read_logits(arguments.results / "baseline/held_out.h5", held_out)
+    reference = read_outputs(arguments.results / "baseline/held_out.h5", held_out)
     float32 = paths[1].stat().st_size
     names = arguments.only or list(PEERS)
     rows = [row for row in _read(arguments.output) if row["method"] not in names]
@@ -297,7 +298,7 @@ def _quality(model: nn.Module, images: ImageFile, reference: np.ndarray) -> dict
     result = score(predict(model, images, THREADS), reference, images.labels)
     float32 = (reference.argmax(1) == images.labels).mean()
     quality = {name: getattr(result, name) for name in ("top1", "kl", "agreement")}
-    return quality | {"relative_accuracy": result.top1 / float32}
+    return quality | {"relative_quality": result.top1 / float32}
 
 
 def _shown(row: dict) -> dict:

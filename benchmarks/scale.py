@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
-from wshare.storage import write_json  # noqa: E402
+from wshare.files.sealed import write_json  # noqa: E402
 
 # One search goes by the price of a bit, the others by clusters.
 METHODS = ("rate_distortion", "slope", "uniform", "two_step")

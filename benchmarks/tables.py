@@ -74,12 +74,12 @@ def targets(found: dict[str, dict]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, m in found.items():
-        low, high = m["relative_accuracy_ci95"]
-        least, most = m["expected_relative_accuracy_ci95"]
+        low, high = m["relative_quality_ci95"]
+        least, most = m["expected_relative_quality_ci95"]
         lines.append(
             f"| `{name}` ({m['format']}) | {m['quality_target']} | **{m['compression_rate']['on_disk']:.2f}x** "
-            f"| {m['relative_accuracy']:.4f} ({low:.3f} to {high:.3f}) "
-            f"| {m['expected_relative_accuracy']:.4f} ({least:.3f} to {most:.3f}) | {m['compressed']['kl']:.4f} "
+            f"| {m['relative_quality']:.4f} ({low:.3f} to {high:.3f}) "
+            f"| {m['expected_relative_quality']:.4f} ({least:.3f} to {most:.3f}) | {m['compressed']['kl']:.4f} "
             f"| {m['compressed']['agreement']:.4f} | {m['images_forwarded']:,} |"
         )
     return lines
@@ -94,8 +94,8 @@ def seeds(studies: list[dict]) -> list[str]:
     for name in TARGETS:
         found = [metrics[name] for metrics in studies]
         rates = [m["compression_rate"]["on_disk"] for m in found]
-        shares = [m["relative_accuracy"] for m in found]
-        expected = mean(m["expected_relative_accuracy"] for m in found)
+        shares = [m["relative_quality"] for m in found]
+        expected = mean(m["expected_relative_quality"] for m in found)
         loss = mean(m["compressed"]["kl"] for m in found)
         lines.append(
             f"| `{name}` | {found[0]['quality_target']} | {min(rates):.2f}x to {max(rates):.2f}x "
@@ -121,7 +121,7 @@ def front(metrics: dict, peers: list[dict]) -> list[str]:
                     *words,
                     m["compression_rate"]["on_disk"],
                     "file",
-                    m["relative_accuracy"],
+                    m["relative_quality"],
                     m["compressed"]["kl"],
                     m["compressed"]["agreement"],
                 )
@@ -133,7 +133,7 @@ def front(metrics: dict, peers: list[dict]) -> list[str]:
                 row["setting"],
                 float(row["rate"]),
                 row["size_basis"],
-                float(row["relative_accuracy"]),
+                float(row["relative_quality"]),
                 float(row["kl"]),
                 float(row["agreement"]),
             )
@@ -177,7 +177,7 @@ def ablation(metrics: dict) -> list[str]:
             bits = m["bits_per_weight"] + 0.5 * math.log2(m["compressed"]["kl"] / whole["compressed"]["kl"])
             lines.append(
                 f"| {text} | {m['compression_rate']['on_disk']:.2f}x | {m['compressed']['kl']:.4f} "
-                f"| {m['relative_accuracy']:.3f} | {bits / whole['bits_per_weight'] - 1:+.1%} |"
+                f"| {m['relative_quality']:.3f} | {bits / whole['bits_per_weight'] - 1:+.1%} |"
             )
     return lines
 

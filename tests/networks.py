@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from wshare.models import state_of
+from wshare.models.state import state_of
 
 CONFIG = Path(__file__).parent / "config" / "networks.yaml"
 # Inception's smallest input is 75; twice that leaves its last batch norms some pixels to measure.

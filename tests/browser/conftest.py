@@ -19,7 +19,7 @@ PATIENCE = 120
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder results/ with the reports."""
     folder = tmp_path_factory.mktemp("reports")
-    program = ROOT / "tests" / "unit" / "made_up.py"
+    program = ROOT / "tests" / "unit" / "report" / "made_up.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
     subprocess.run([sys.executable, str(program), str(folder)], check=True, env=environment)
     return folder / "results"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 
-from wshare.storage import read_json
+from wshare.files.sealed import read_json
 
 PHONE = {"width": 375, "height": 720}
 # A4 upright without its margins, in CSS pixels.

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from wshare.codebooks import Shared
-from wshare.packing import BatchNorm, FoldedNorm, load_packed, write_packed
+from wshare.packed.format import BatchNorm, FoldedNorm, load_packed, write_packed
+from wshare.quantize.codebooks import Shared
 
 
 def parts() -> tuple:

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wshare import networks
+from wshare.artifacts.model import write_model
 from wshare.cli import main
-from wshare.modelfile import write_model
-from wshare.models import Fetched
-from wshare.settings import complete, stage_settings
-from wshare.storage import write_text
+from wshare.config.slices import stage_settings
+from wshare.config.validation import complete
+from wshare.files.atomic import write_text
+from wshare.models import zoo as networks
+from wshare.models.description import Fetched
 
 LAYERS = ("depthwise", "pointwise")
 CONFIG = complete(
@@ -53,7 +54,7 @@ def layers() -> list[str]:
 def searched(search: str) -> dict:
     """Files of one search by the names of flags."""
     names = ("recipe.json", "packed.safetensors", "dense.safetensors", "sizes.json", "front.csv")
-    names += ("answers.csv", "metrics.json")
+    names += ("predictions.csv", "metrics.json")
     files = {name.partition(".")[0]: f"{R}/search/{search}/{name}" for name in names}
     return files | {"journal": f"{R}/search/{search}/journal.jsonl", "losses": f"{R}/search/{search}/losses.csv"}
 
@@ -63,7 +64,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     own = searched(item)
     images = {"images": f"{R}/images/search.h5"}
     baseline = {"baseline": f"{R}/baseline/search.h5"}
-    shared = {"extracted": f"{R}/weights.h5", "moments": f"{R}/inputs.h5"}
+    shared = {"extracted": f"{R}/weights.h5", "moments": f"{R}/calibration.h5"}
     # Only for stages that need it: layers.json may be the damaged file.
     gathering = stage in ("profile_layers", "search", "pack_model")
     clusters = {"clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()] if gathering else []}
@@ -87,7 +88,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
         "extract_weights": (MODEL | images | {"name": "m"} | gpus, {"extracted": f"{R}/weights.h5"}),
         "measure_inputs": (
             MODEL | images | {"layers": f"{R}/model/layers.json"} | gpus,
-            {"moments": f"{R}/inputs.h5"},
+            {"moments": f"{R}/calibration.h5"},
         ),
         "cluster_layer": (
             {"layer": item, "weights": f"{R}/weights.h5"},

@@ -8,8 +8,8 @@ import resource
 import pytest
 import yaml
 
+from wshare.config.validation import complete
 from wshare.errors import UserError
-from wshare.settings import complete
 
 from ..workflow.conftest import snakemake
 

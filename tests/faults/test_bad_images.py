@@ -13,9 +13,9 @@ from torchvision import transforms
 from torchvision.datasets.folder import default_loader
 
 from wshare.cli import main
-from wshare.images import ImageFile
-from wshare.settings import complete
-from wshare.storage import read_json, write_json
+from wshare.config.validation import complete
+from wshare.data.images import ImageFile
+from wshare.files.sealed import read_json, write_json
 
 from .pipeline import MODEL, R, run, write_network
 

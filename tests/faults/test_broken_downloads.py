@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wshare.cli import main
-from wshare.sources import torchvision as source
+from wshare.models.sources import torchvision as source
 
 from ..unit.test_downloads import PAGE, server  # noqa: F401
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
+from wshare.data.images import ImageFile, write_images
 from wshare.errors import FormatError
-from wshare.images import ImageFile, write_images
 
 from ..runs import ROOT, run_to_end
 from ..workflow.conftest import CONFIG, snakemake
@@ -33,8 +33,8 @@ READERS = [
     (f"{R}/images/search.h5", "extract_weights", ""),
     (f"{R}/weights.h5", "cluster_layer", "pointwise"),
     (f"{R}/weights.h5", "search_rate_distortion", "rd"),
-    (f"{R}/inputs.h5", "search_rate_distortion", "rd"),
-    (f"{R}/inputs.h5", "pack_rate_distortion", "rd"),
+    (f"{R}/calibration.h5", "search_rate_distortion", "rd"),
+    (f"{R}/calibration.h5", "pack_rate_distortion", "rd"),
     (CLUSTERS[0], "profile_layers", ""),
     (CLUSTERS[1], "search", "slope"),
     (CLUSTERS[1], "pack_model", "slope"),
@@ -243,14 +243,14 @@ def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, sea
     [
         (f"{R}/model/layers.json", "measure_inputs", "", "model"),
         (f"{R}/images/search.h5", "evaluate_dense", "", "preprocessing"),
-        (f"{R}/inputs.h5", "search_rate_distortion", "rd", "model"),
+        (f"{R}/calibration.h5", "search_rate_distortion", "rd", "model"),
         (CLUSTERS[1], "search", "slope", "images"),
         (f"{R}/sensitivity.csv", "search", "slope", "images"),
         (f"{R}/sensitivity.csv", "search", "slope", "clusters of pointwise"),
         (SLOPE["recipe"], "pack_model", "slope", "images"),
         (SLOPE["recipe"], "pack_model", "slope", "clusters of depthwise"),
         (RD["recipe"], "pack_rate_distortion", "rd", "weights.h5"),
-        (RD["recipe"], "pack_rate_distortion", "rd", "inputs.h5"),
+        (RD["recipe"], "pack_rate_distortion", "rd", "calibration.h5"),
         (RD["recipe"], "evaluate_packed", "rd", "model"),
         (RD["sizes"], "evaluate_packed", "rd", "packed"),
         (f"{R}/model/layers.json", "report_model", "slope", "model"),
@@ -331,8 +331,8 @@ def known(path: Path, what: str) -> str:
 
 def resealed(path: Path, text: str) -> None:
     """Write a changed text with the right checksum."""
-    from wshare.storage import write_json
-    from wshare.tables import write_sealed
+    from wshare.files.sealed import write_json
+    from wshare.files.tables import write_sealed
 
     if path.suffix == ".json":
         write_json(path, {key: value for key, value in json.loads(text).items() if key not in ("version", "checksum")})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from wshare.packing import load_packed
+from wshare.packed.format import load_packed
 
 from ..data.golden_v2 import write_golden
 

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from wshare.artifacts.weights import read_layer, write_weights
 from wshare.errors import FormatError, UserError
-from wshare.layers import inspect
-from wshare.packing import load_packed
-from wshare.sources.file import read_state
-from wshare.storage import read_json
-from wshare.weightfile import read_layer, write_weights
+from wshare.files.sealed import read_json
+from wshare.models.layers import inspect
+from wshare.models.weights_file import read_state
+from wshare.packed.format import load_packed
 
 from ..fuzz.seeds import model_files
 from ..fuzz.targets import TARGETS, seal, split
@@ -56,7 +56,7 @@ import numpy as np
 from pathlib import Path
 from tests.faults.test_hostile_files import mutated
 from wshare.errors import FormatError
-from wshare.packing import load_packed
+from wshare.packed.format import load_packed
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (500 << 20),) * 2)
@@ -187,7 +187,7 @@ READ = """
 import resource, sys, torch
 from pathlib import Path
 from wshare.errors import FormatError
-from wshare.packing import load_packed
+from wshare.packed.format import load_packed
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 pages = int(Path("/proc/self/statm").read_text().split()[0])

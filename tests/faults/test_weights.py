@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wshare import networks as embedded
+from wshare.artifacts.clusters import read_clusters
 from wshare.cli import main
-from wshare.clusters import read_clusters
-from wshare.cost import index_bits
-from wshare.models import load, state_of
-from wshare.packing import load_packed
+from wshare.models import zoo as embedded
+from wshare.models.registry import load
+from wshare.models.state import state_of
+from wshare.packed.format import load_packed
+from wshare.quantize.cost import index_bits
 
 from . import networks
 from .pipeline import MODEL, R, layers, run_all, searched

@@ -12,7 +12,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["wshare.packing", "wshare.entropy", "wshare.codebooks", "wshare.sources.file"]
+    include=[
+        "wshare.packed.format",
+        "wshare.packed.format_v1",
+        "wshare.packed.entropy",
+        "wshare.quantize.codebooks",
+        "wshare.models.weights_file",
+    ]
 ):
     from tests.fuzz.seeds import write_seeds
     from tests.fuzz.targets import TARGETS

@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors.numpy import safe_open, save
 
 from wshare.errors import UserError
-from wshare.packing import load_packed
-from wshare.sources.file import read_state
+from wshare.models.weights_file import read_state
+from wshare.packed.format import load_packed
 
 
 def packed(content: bytes) -> None:

@@ -17,23 +17,24 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import wshare
-from wshare import api, networks
-from wshare.datasets import split_indices
+from wshare import api
+from wshare.artifacts.model import write_model
+from wshare.config.validation import complete_search
+from wshare.data.images import normalised, write_images
+from wshare.data.splits import split_indices
 from wshare.errors import FormatError, UserError
-from wshare.images import normalised, write_images
-from wshare.modelfile import write_model
-from wshare.models import Fetched
-from wshare.packing import load_packed
-from wshare.scoring import measure_of, score
-from wshare.settings import complete_search
+from wshare.files.sealed import read_json
+from wshare.files.tables import read_sealed
+from wshare.models import zoo as networks
+from wshare.models.description import Fetched
+from wshare.packed.format import load_packed
 from wshare.stages.evaluate_dense import evaluate_dense
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.inspect_model import inspect_model
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion
 from wshare.stages.search_rate_distortion import search_rate_distortion
-from wshare.storage import read_json
-from wshare.tables import read_sealed
+from wshare.tasks.classification import measure_of, score
 
 ROOT = Path(__file__).parents[2]
 COUNT, HELD_OUT = 90, 40
@@ -92,7 +93,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
     preprocessing = {"mean": MEAN, "std": STD}
     files = {
         name: folder / name
-        for name in ("model.json", "weights.safetensors", "layers.json", "weights.h5", "inputs.h5", "search.h5")
+        for name in ("model.json", "weights.safetensors", "layers.json", "weights.h5", "calibration.h5", "search.h5")
     }
     model, weights = files["model.json"], files["weights.safetensors"]
     write_model(Fetched(network(), spec | {"published": None, "preprocessing": preprocessing}), weights, model)
@@ -110,14 +111,14 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
     extract_weights(
         {"include": [], "exclude": [], "images": 128, "seed": 0}, "m", model, weights, images, files["weights.h5"], 0
     )
-    measure_inputs({"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["inputs.h5"], 0)
+    measure_inputs({"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["calibration.h5"], 0)
     made = model, weights, images
     search_rate_distortion(
         settings,
         *made,
         baseline,
         files["weights.h5"],
-        files["inputs.h5"],
+        files["calibration.h5"],
         [],
         folder / "journal.jsonl",
         folder / "front.csv",
@@ -131,7 +132,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         {"batch_norm": "auto"},
         *made,
         files["weights.h5"],
-        files["inputs.h5"],
+        files["calibration.h5"],
         folder / "recipe.json",
         packed,
         folder / "dense.safetensors",
@@ -150,7 +151,7 @@ def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
     assert result.packed == packed.read_bytes()
     recipe = read_json(tmp_path / "recipe.json")
     # The API has no files that a recipe could be made from.
-    assert recipe.pop("made_from").keys() == {"weights.h5", "inputs.h5"}
+    assert recipe.pop("made_from").keys() == {"weights.h5", "calibration.h5"}
     # The fingerprint of decoded pixels is another than that of floats.
     changed = {"model": recipe["model"] | {"name": "Sequential"}, "search_images": result.recipe["search_images"]}
     assert result.recipe == recipe | changed
@@ -381,7 +382,7 @@ EXAMPLE = """
 import sys
 import torch
 import wshare
-from wshare import networks
+from wshare.models import zoo as networks
 
 model = networks.tiny().eval()
 images = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from wshare import __version__
+from wshare.artifacts.clusters import read_clusters
+from wshare.artifacts.weights import write_weights
 from wshare.cli import COMMANDS, STAGES, main
-from wshare.clusters import read_clusters
-from wshare.settings import PACKAGE
-from wshare.storage import write_json
-from wshare.tables import write_sealed
-from wshare.weightfile import write_weights
+from wshare.config.validation import PACKAGE
+from wshare.files.sealed import write_json
+from wshare.files.tables import write_sealed
+from wshare.version import __version__
 
 CLUSTERING = {"method": "exact", "k_max": 8, "bins": 64, "weighting": "none", "candidates": [2, 6, 100], "seed": 0}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

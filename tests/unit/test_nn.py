@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from wshare import networks
-from wshare.codebooks import Shared
 from wshare.errors import UserError
-from wshare.models import fast, state_of, tied
+from wshare.models import zoo as networks
+from wshare.models.state import fast, state_of, tied
 from wshare.nn import SharedTensor, compressed
-from wshare.packing import load_packed, read_shared, write_packed
+from wshare.packed.format import load_packed, read_shared, write_packed
+from wshare.quantize.codebooks import Shared
 
 
 class Odd(nn.Conv2d):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from wshare.storage import get_text
-from wshare.tables import read_sealed
+from wshare.files.hdf5 import get_text
+from wshare.files.tables import read_sealed
 
 from .conftest import ROOT, snakemake
 
@@ -159,7 +159,7 @@ def test_metrics_are_the_arithmetic_of_the_files(study: Path, search: str):
     rate = metrics["compression_rate"]
     assert rate["analytic"] == pytest.approx(32 * sum(weights.values()) / sum(bits.values()))
     assert rate["on_disk"] == pytest.approx(octets["float32"] / octets["packed"])
-    share, (low, high) = metrics["relative_accuracy"], metrics["relative_accuracy_ci95"]
+    share, (low, high) = metrics["relative_quality"], metrics["relative_quality_ci95"]
     assert share == pytest.approx(metrics["compressed"]["top1"] / metrics["float32"]["top1"])
     assert low <= share <= high
     expected = "met" if low >= 0.9 else "missed" if high < 0.9 else "undecided"

@@ -7,10 +7,11 @@ import pytest
 import torch
 import yaml
 
-from wshare.layers import inspect
-from wshare.models import build
-from wshare.settings import complete, search_names
-from wshare.storage import write_json
+from wshare.config.slices import search_names
+from wshare.config.validation import complete
+from wshare.files.sealed import write_json
+from wshare.models.layers import inspect
+from wshare.models.registry import build
 
 from ..networks import CONFIG, random_weights
 from .conftest import ROOT, snakemake

@@ -12,18 +12,13 @@ from snakemake.exceptions import WorkflowError
 
 WORKFLOW = Path(workflow.current_basedir).parent
 sys.path.insert(0, str(WORKFLOW))
-from wshare.environment import prepare_for_jobs
+from wshare.config.environment import prepare_for_jobs
 from wshare.errors import UserError
 from wshare.names import check_patterns, layer_name
-from wshare.plan import plan
-from wshare.settings import (
-    code_hash,
-    complete,
-    model_names,
-    search_names,
-    stage_settings,
-    studies,
-)
+from wshare.config.plan import plan
+from wshare.config.code_hash import code_hash
+from wshare.config.validation import complete
+from wshare.config.slices import model_names, search_names, stage_settings, studies
 
 prepare_for_jobs(WORKFLOW, sys.argv if workflow.is_main_process else [])
 
@@ -87,7 +82,7 @@ def layers_of(model):
 def read_layers(path, mtime_ns):
     """Entries of a layers.json, read once per version of the file."""
     # Not at the top: only a DAG behind the checkpoint needs numpy and HDF5.
-    from wshare.storage import read_json
+    from wshare.files.sealed import read_json
 
     try:
         return read_json(path)["layers"]
@@ -158,7 +153,7 @@ def metrics_files(wildcards):
 
 def searched_files(wildcards):
     """What each of a model's searches leaves beside its verdict, as its report shows it."""
-    common = ["answers.csv", "front.csv", "packed.safetensors", "recipe.json", "sizes.json"]
+    common = ["predictions.csv", "front.csv", "packed.safetensors", "recipe.json", "sizes.json"]
     prices = set(search_names(config, rate_distortion=True))
     losses = [
         f"results/{model}/search/{search}/losses.csv"

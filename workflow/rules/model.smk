@@ -131,7 +131,7 @@ rule measure_inputs:
         layers="results/{model}/model/layers.json",
         images="results/{model}/images/search.h5",
     output:
-        moments="results/{model}/inputs.h5",
+        moments="results/{model}/calibration.h5",
     log:
         "results/{model}/logs/measure_inputs.log",
     benchmark:

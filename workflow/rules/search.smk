@@ -47,7 +47,7 @@ rule search_rate_distortion:
         images="results/{model}/images/search.h5",
         baseline="results/{model}/baseline/search.h5",
         extracted="results/{model}/weights.h5",
-        moments="results/{model}/inputs.h5",
+        moments="results/{model}/calibration.h5",
     output:
         front="results/{model}/search/{search}/front.csv",
         losses="results/{model}/search/{search}/losses.csv",
@@ -112,7 +112,7 @@ rule pack_rate_distortion:
         weights="results/{model}/model/weights.safetensors",
         images="results/{model}/images/search.h5",
         extracted="results/{model}/weights.h5",
-        moments="results/{model}/inputs.h5",
+        moments="results/{model}/calibration.h5",
         recipe="results/{model}/search/{search}/recipe.json",
     output:
         packed="results/{model}/search/{search}/packed.safetensors",
@@ -148,7 +148,7 @@ rule evaluate_packed:
         sizes="results/{model}/search/{search}/sizes.json",
     output:
         metrics="results/{model}/search/{search}/metrics.json",
-        answers="results/{model}/search/{search}/answers.csv",
+        predictions="results/{model}/search/{search}/predictions.csv",
     log:
         "results/{model}/logs/search/{search}/evaluate_packed.log",
     benchmark:
@@ -168,4 +168,4 @@ rule evaluate_packed:
         " --spec {input.spec:q} --packed {input.packed:q} --images {input.images:q}"
         " --baseline {input.baseline:q} --recipe {input.recipe:q} --sizes {input.sizes:q}"
         " --benchmarks {params.benchmarks:q} --layers-per-job {params.layers_per_job} --metrics {output.metrics:q}"
-        " --answers {output.answers:q} --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"
+        " --predictions {output.predictions:q} --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wshare.api import Result, compress, load
-    from wshare.packing import load_packed
+    from wshare.packed.format import load_packed
 
 __version__ = "0.1.0"
 __all__ = ["Result", "compress", "load", "load_packed"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> object:
     """What `__all__` names."""
     # Imported late: torch takes seconds, and stages that need none of this start without it.
     if name == "load_packed":
-        from wshare.packing import load_packed
+        from wshare.packed.format import load_packed
 
         return load_packed
     if name in __all__:

@@ -29,29 +29,31 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wshare.codebooks import Shared, assign
-from wshare.compression import Network
-from wshare.cost import layer_bits
-from wshare.datasets import split_indices
+from wshare.calibration.importance import fisher_diagonal, total
+from wshare.calibration.statistics import half_statistics
+from wshare.config.validation import complete_search, defaults
+from wshare.data.images import ImageArray, Images
+from wshare.data.splits import split_indices
 from wshare.errors import UserError
-from wshare.folding import folded_norms
-from wshare.images import ImageArray, Images
-from wshare.importance import fisher_diagonal, total
-from wshare.kmeans import sweep
-from wshare.layers import inspect
-from wshare.metrics import describe
-from wshare.models import assign as fill
-from wshare.models import check_finite, fast, state_of
-from wshare.moments import Moments, fold_moments, together
-from wshare.packedmodel import check_layers, pack
-from wshare.packing import load_packed
-from wshare.pieces import Pieces
-from wshare.price_search import Found, Scale, find, measurements
+from wshare.evaluation.predict import predict
+from wshare.evaluation.verdict import describe
+from wshare.files.atomic import atomic
+from wshare.models.folding import folded_norms
+from wshare.models.forward import forward
+from wshare.models.layers import inspect
+from wshare.models.state import check_finite, fast, load_state, state_of
+from wshare.packed.compressed import Compressed
+from wshare.packed.format import load_packed
+from wshare.packed.write import check_layers, pack
 from wshare.progress import PROGRESS
-from wshare.rate_distortion import Options
-from wshare.scoring import compare, forward, predict
-from wshare.settings import complete_search, defaults
-from wshare.storage import atomic
+from wshare.quantize.codebooks import Shared, nearest_indices
+from wshare.quantize.cost import layer_bits
+from wshare.quantize.kmeans import sweep
+from wshare.quantize.layer import Options
+from wshare.quantize.statistics import InputStatistics, together
+from wshare.search.rate_distortion.find import Found, Scale, find, measurements
+from wshare.search.rate_distortion.network import Network
+from wshare.tasks.classification import compare
 
 if TYPE_CHECKING:
     import altair
@@ -79,13 +81,13 @@ class Result:
 
     def __str__(self) -> str:
         octets, after = self.metrics["bytes"], self.metrics["compressed"]
-        low, high = self.metrics["relative_accuracy_ci95"]
+        low, high = self.metrics["relative_quality_ci95"]
         return (
             f"{octets['float32']:,} bytes -> {octets['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
             f"{self.metrics['measure']} {after['top1']:.2%} on {after['images']:,} held-out images, "
-            f"{self.metrics['relative_accuracy']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
+            f"{self.metrics['relative_quality']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
             f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}"
         )
 
@@ -187,7 +189,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
-    fill(model, state, str(path))
+    load_state(model, state, str(path))
     return model
 
 
@@ -259,7 +261,7 @@ def apply_recipe(
         return _packed(work, pieces, images, threads, octets)
 
 
-def _by_k(model: nn.Module, recipe: dict) -> Pieces:
+def _by_k(model: nn.Module, recipe: dict) -> Compressed:
     """The network by a recipe that gives each layer's number of shared values."""
     shared, bits = {}, 0
     for name, layer in recipe["layers"].items():
@@ -267,8 +269,8 @@ def _by_k(model: nn.Module, recipe: dict) -> Pieces:
         bits += layer_bits(weight.size, layer["k"])
         if layer["k"] is not None:
             codebook = sweep(weight, k_max=layer["k"]).codebook(layer["k"])
-            shared[f"{name}.weight"] = Shared(codebook, assign(weight, codebook))
-    return Pieces(shared, defaults("packing")["format"], bits)
+            shared[f"{name}.weight"] = Shared(codebook, nearest_indices(weight, codebook))
+    return Compressed(shared, defaults("packing")["format"], bits)
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ class _Taught:
     """
 
     fisher: dict[str, float]
-    folds: list[dict[str, Moments]]
+    folds: list[dict[str, InputStatistics]]
     folded: dict[str, str]
 
     @classmethod
@@ -291,7 +293,7 @@ class _Taught:
         importance = fisher_diagonal(model, first.batches(), names, seed)
         fisher = {name: total(array) for name, array in importance.items()}
         folded = folded_norms(model, names, images.batch(0)[:2]) if fold else {}
-        return cls(fisher, fold_moments(model, several, names, seed), folded)
+        return cls(fisher, half_statistics(model, several, names, seed), folded)
 
     def networks(self, model: nn.Module) -> list[Network]:
         """The layers, ready to be shared, by what each fold tells."""
@@ -317,7 +319,7 @@ def _found(
         return find(scale, settings, description, measured)
 
 
-def _packed(model: nn.Module, pieces: Pieces, images: Images, threads: int, float32: int) -> tuple[bytes, dict]:
+def _packed(model: nn.Module, pieces: Compressed, images: Images, threads: int, float32: int) -> tuple[bytes, dict]:
     """Content of the packed file, and of sizes.json; the model changes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "packed.safetensors"
@@ -328,7 +330,7 @@ def _packed(model: nn.Module, pieces: Pieces, images: Images, threads: int, floa
 def _quality(model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
     """Quality of the packed file, loaded anew into `model`, against the model itself."""
     reference = predict(model, images, threads)
-    fill(model, _state(packed), "the packed file")
+    load_state(model, _state(packed), "the packed file")
     return compare(predict(model, images, threads), reference, images.labels, seed)
 
 
@@ -387,7 +389,7 @@ def _check_sample(model: nn.Module, images: Images) -> None:
 def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
     """A copy of the model, on its device and in its types, with the compressed weights."""
     compressed = copy.deepcopy(model).eval()
-    fill(compressed, _state(packed), "the packed file")
+    load_state(compressed, _state(packed), "the packed file")
     return compressed
 
 

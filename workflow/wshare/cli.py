@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
-from wshare import __version__
 from wshare.errors import UserError
+from wshare.version import __version__
 
 POSITIONAL = inspect.Parameter.POSITIONAL_ONLY
 STAGES = (

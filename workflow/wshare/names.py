@@ -1,4 +1,4 @@
-"""Layer names: as folders, and matched by the patterns of the configuration."""
+"""Names: of layers as folders and by patterns, and what was meant by one that is unknown."""
 
 import difflib
 import re
@@ -34,3 +34,12 @@ def check_patterns(patterns: Iterable[str], names: list[str], where: str) -> Non
             close = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=1, cutoff=0)
             hint = f" Closest: {close[0]!r}." if close else ""
             raise UserError(f"{where}.{pattern!r}: no such layer.{hint} `inspect_model` lists them in layers.json")
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """`Closest: 'a', 'b'.` of `names`, or all of them if none is close and they are few."""
+    names = sorted(names)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    if near or len(names) > 12:
+        return f"Closest: {', '.join(map(repr, near or names[:3]))}."
+    return f"Known: {', '.join(map(repr, names))}."

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wshare.bitfields import fields, widths
-from wshare.codebooks import Shared, row_scale
-from wshare.cost import index_bits
 from wshare.errors import UserError
-from wshare.layers import SHAREABLE
-from wshare.models import assign
-from wshare.packing import read_shared
+from wshare.models.layers import SHAREABLE
+from wshare.models.state import load_state
+from wshare.packed.bitfields import fields, widths
+from wshare.packed.format import read_shared
+from wshare.quantize.codebooks import Shared, row_scale
+from wshare.quantize.cost import index_bits
 
 
 class SharedTensor(nn.Module):
@@ -97,7 +97,7 @@ def compressed(model: nn.Module, packed: str | Path) -> nn.Module:
         layer.__class__ = _class(type(layer))
         layer.shared = made[id(tensor)]
         own |= {f"{path}.shared.{leaf}": buffer for leaf, buffer in layer.shared.state_dict().items()}
-    assign(copied, {name: torch.from_numpy(array) for name, array in others.items()} | own, str(packed))
+    load_state(copied, {name: torch.from_numpy(array) for name, array in others.items()} | own, str(packed))
     return copied
 
 

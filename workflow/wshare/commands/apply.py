@@ -22,7 +22,8 @@ from wshare.commands.common import (
     open_folder,
 )
 from wshare.errors import FormatError
-from wshare.storage import atomic, read_json
+from wshare.files.atomic import atomic
+from wshare.files.sealed import read_json
 
 
 def apply(

@@ -7,10 +7,13 @@ from typing import Annotated
 import numpy as np
 from tqdm import tqdm
 
-from wshare.datasets import Dataset, open_dataset, prepared
+from wshare.data.dataset import Dataset
+from wshare.data.images import ImageFile, write_images
+from wshare.data.prepare import prepared
+from wshare.data.registry import open_dataset
 from wshare.errors import UserError
-from wshare.images import ImageFile, write_images
-from wshare.models import Fetched, fetch
+from wshare.models.description import Fetched
+from wshare.models.registry import fetch
 from wshare.progress import PROGRESS
 
 CACHE = Path(".cache/wshare")

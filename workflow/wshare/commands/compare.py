@@ -5,9 +5,9 @@ from typing import Annotated
 
 from wshare.commands.inspect import described
 from wshare.commands.tables import print_json, print_table
-from wshare.contents import contents
 from wshare.errors import UserError
-from wshare.storage import check_origin, read_json, sha256_file
+from wshare.files.sealed import check_origin, read_json, sha256_file
+from wshare.packed.contents import contents
 
 NONE = "-"
 
@@ -53,9 +53,9 @@ def compare(
 
 QUALITY = (
     ("top-1", "{:.2%}", lambda metrics: metrics["compressed"]["top1"]),
-    ("share of float32", "{:.2%}", lambda metrics: metrics["relative_accuracy"]),
-    ("interval from", "{:.2%}", lambda metrics: metrics["relative_accuracy_ci95"][0]),
-    ("interval to", "{:.2%}", lambda metrics: metrics["relative_accuracy_ci95"][1]),
+    ("share of float32", "{:.2%}", lambda metrics: metrics["relative_quality"]),
+    ("interval from", "{:.2%}", lambda metrics: metrics["relative_quality_ci95"][0]),
+    ("interval to", "{:.2%}", lambda metrics: metrics["relative_quality_ci95"][1]),
     ("divergence, nats", "{:.4f}", lambda metrics: metrics["compressed"]["kl"]),
     ("verdict", "{}", lambda metrics: metrics["verdict"]),
 )

@@ -26,10 +26,10 @@ from wshare.commands.common import (
     network,
     open_folder,
 )
-from wshare.datasets import split_indices
+from wshare.config.validation import complete_search
+from wshare.data.splits import split_indices
 from wshare.errors import UserError
-from wshare.settings import complete_search
-from wshare.storage import write_json
+from wshare.files.sealed import write_json
 
 
 def compress(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wshare.artifacts.model import read_model
 from wshare.commands.common import (
     CORES,
     Arguments,
@@ -25,15 +26,18 @@ from wshare.commands.common import (
     open_folder,
 )
 from wshare.commands.tables import print_json
-from wshare.datasets import Dataset, prepared
+from wshare.data.dataset import Dataset
+from wshare.data.images import batch_size, normalised
+from wshare.data.prepare import prepared
 from wshare.errors import UserError
-from wshare.images import batch_size, normalised
-from wshare.modelfile import read_model
-from wshare.models import assign, build, fast
-from wshare.packing import load_packed, read_index, weights_hash
+from wshare.evaluation.predict import predict
+from wshare.files.sealed import read_json
+from wshare.models.registry import build
+from wshare.models.state import fast, load_state
+from wshare.packed.format import load_packed, read_index
+from wshare.packed.hashes import weights_hash
 from wshare.progress import PROGRESS
-from wshare.scoring import compare, predict
-from wshare.storage import read_json
+from wshare.tasks.classification import compare
 
 SEED = 0
 
@@ -78,7 +82,7 @@ def evaluate(
         reference, description = fast(fetched.module), fetched.spec
     _check_reference(packed, reference)
     compressed = fast(build(description))
-    assign(compressed, state, str(packed))
+    load_state(compressed, state, str(packed))
     both = _Both(reference, compressed).eval()
     sample = _Sample(open_folder(images, labels, no_labels), description, enlarge, limit)
     with sample.progress:

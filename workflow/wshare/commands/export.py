@@ -8,9 +8,9 @@ import torch
 from wshare.commands.common import Arguments, Preprocessing, check_output
 from wshare.errors import UserError
 from wshare.exports import FORMATS
-from wshare.models import closest
-from wshare.packing import load_packed
-from wshare.sources.file import of_state
+from wshare.models.sources.file import of_state
+from wshare.names import closest
+from wshare.packed.format import load_packed
 
 
 def export(

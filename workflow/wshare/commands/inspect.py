@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from wshare.commands.tables import print_json, print_table
-from wshare.contents import Contents, contents
+from wshare.packed.contents import Contents, contents
 
 
 def inspect(file: Annotated[Path, "packed file"], /, *, json: Annotated[bool, "print JSON"] = False) -> None:

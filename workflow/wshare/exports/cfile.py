@@ -28,12 +28,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wshare.codebooks import EIGHTHS, Shared
-from wshare.cost import index_bits
-from wshare.entropy import pack_indices
 from wshare.errors import UserError
-from wshare.packing import REACH, read_shared
-from wshare.storage import atomic, write_text
+from wshare.files.atomic import atomic, write_text
+from wshare.packed.entropy import pack_indices
+from wshare.packed.format import REACH, read_shared
+from wshare.quantize.codebooks import EIGHTHS, Shared
+from wshare.quantize.cost import index_bits
 
 MAGIC = b"WSHR"
 ENTRY = struct.Struct("<10I")

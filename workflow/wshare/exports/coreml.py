@@ -13,11 +13,11 @@ from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from torch import nn
 
-from wshare.codebooks import Shared, row_scale
-from wshare.cost import index_bits
 from wshare.errors import UserError
-from wshare.models import assign
-from wshare.packing import load_packed, read_shared
+from wshare.models.state import load_state
+from wshare.packed.format import load_packed, read_shared
+from wshare.quantize.codebooks import Shared, row_scale
+from wshare.quantize.cost import index_bits
 
 PASS = "wshare::share"
 # Widths of indices that Core ML has.
@@ -47,7 +47,7 @@ def write_coreml(packed: Path, output: Path, model: nn.Module, example: torch.Te
 def convert(packed: Path, model: nn.Module, example: torch.Tensor) -> "coremltools.models.MLModel":
     """The network as a Core ML model, not loaded."""
     network = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
-    assign(network, load_packed(packed), str(packed))
+    load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
     # Passes are found by name, and need an instance each.
     PASS_REGISTRY.passes[PASS] = _Share({_key(tensor.weight()): tensor for tensor in shared.values()})

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wshare.errors import UserError
-from wshare.packing import load_packed
-from wshare.storage import atomic
+from wshare.files.atomic import atomic
+from wshare.packed.format import load_packed
 
 
 def write_float32(packed: Path, output: Path) -> None:

@@ -10,13 +10,13 @@ import torch
 from onnx import TensorProto, checker, helper, numpy_helper
 from torch import nn
 
-from wshare.bitfields import fields, widths
-from wshare.codebooks import Shared, row_scale
-from wshare.cost import index_bits
 from wshare.errors import UserError
-from wshare.models import assign
-from wshare.packing import load_packed, read_shared
-from wshare.storage import atomic
+from wshare.files.atomic import atomic
+from wshare.models.state import load_state
+from wshare.packed.bitfields import fields, widths
+from wshare.packed.format import load_packed, read_shared
+from wshare.quantize.codebooks import Shared, row_scale
+from wshare.quantize.cost import index_bits
 
 # The first with BitwiseAnd and BitwiseOr.
 OPSET = 18
@@ -29,7 +29,7 @@ def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tens
     it. UserError if the network cannot be exported, or uses a shared tensor otherwise than by its name.
     """
     network = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
-    assign(network, load_packed(packed), str(packed))
+    load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
     with atomic(output) as temporary:
         graph_file = _exported(network, example, temporary)

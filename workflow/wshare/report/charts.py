@@ -12,10 +12,10 @@ from pathlib import Path
 import altair as alt
 import vl_convert
 
+from wshare.files.atomic import atomic
 from wshare.report.histograms import Histogram
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, significant, size
-from wshare.storage import atomic
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
@@ -110,13 +110,13 @@ def front(model: Model, search: Search) -> Chart:
         points += [
             _point(entry, row, chosen if entry is search and row["chosen"] == "1" else kind) for row in entry.front
         ]
-    low, high = metrics["relative_accuracy_ci95"]
+    low, high = metrics["relative_quality_ci95"]
     points.append(
         {
             "kind": packed,
             "search": search.name,
             "kB": metrics["bytes"]["packed"] / 1000,
-            "share": significant(metrics["relative_accuracy"]),
+            "share": significant(metrics["relative_quality"]),
             "low": significant(low),
             "high": significant(high),
             "recipe": recipe(search.ks(_chosen(search)).values()),
@@ -173,8 +173,8 @@ def front(model: Model, search: Search) -> Chart:
     finding = (
         f"{counted(len(search.front), 'combination')} measured on the search images. The chosen one has "
         f"{size(float(row['bits']) / 8)} (analytic: indices and codebooks alone) and keeps "
-        f"{percent(float(row['relative_accuracy']))} {kept} there; its packed file has "
-        f"{size(metrics['bytes']['packed'])} on disk and keeps {percent(metrics['relative_accuracy'])} on the held-out "
+        f"{percent(float(row['relative_quality']))} {kept} there; its packed file has "
+        f"{size(metrics['bytes']['packed'])} on disk and keeps {percent(metrics['relative_quality'])} on the held-out "
         f"images ({percent(low)} to {percent(high)})."
     )
     if below:
@@ -188,7 +188,7 @@ def _point(search: Search, row: dict[str, str], kind: str) -> dict:
         "kind": kind,
         "search": search.name,
         "kB": significant(float(row["bits"]) / 8000),
-        "share": significant(float(row["relative_accuracy"])),
+        "share": significant(float(row["relative_quality"])),
         "kl": significant(float(row["kl"]), 3),
         "images": row.get("images", "all"),
         "recipe": recipe(search.ks(row).values()),
@@ -204,8 +204,8 @@ def _pareto(search: Search) -> list[dict]:
     best, line = -math.inf, []
     most = max(int(row.get("images", 0)) for row in search.front)
     whole = [row for row in search.front if int(row.get("images", 0)) == most]
-    for row in sorted(whole, key=lambda row: (float(row["bits"]), -float(row["relative_accuracy"]))):
-        share = float(row["relative_accuracy"])
+    for row in sorted(whole, key=lambda row: (float(row["bits"]), -float(row["relative_quality"]))):
+        share = float(row["relative_quality"])
         if share > best:
             best = share
             line.append({"kB": significant(float(row["bits"]) / 8000), "share": significant(share)})
@@ -490,7 +490,7 @@ def trace(search: Search) -> Chart | None:
             {
                 "number": number,
                 "kB": significant(float(row["bits"]) / 8000),
-                "share": significant(float(row["relative_accuracy"])),
+                "share": significant(float(row["relative_quality"])),
                 "kl": significant(float(row["kl"]), 3),
                 "images": row.get("images", "all"),
                 "state": state,
@@ -570,9 +570,9 @@ def comparison(results: list[dict]) -> Chart:
             "model": result["model"],
             "search": result["search"],
             "rate": significant(result["compression_rate"]["on_disk"]),
-            "share": significant(result["relative_accuracy"]),
-            "low": significant(result["relative_accuracy_ci95"][0]),
-            "high": significant(result["relative_accuracy_ci95"][1]),
+            "share": significant(result["relative_quality"]),
+            "low": significant(result["relative_quality_ci95"][0]),
+            "high": significant(result["relative_quality_ci95"][1]),
             "verdict": result["verdict"],
         }
         for result in results

@@ -13,16 +13,18 @@ SOURCE_NAMES = {
 }
 
 
-def class_names(categories: Iterable[str] | None, source: str | None, answers: list[dict[str, str]]) -> dict[str, str]:
+def class_names(
+    categories: Iterable[str] | None, source: str | None, predictions: list[dict[str, str]]
+) -> dict[str, str]:
     """Names by class index (as text): the network's own `categories`, else the source's, else the folders'.
 
-    `source` is that of the dataset. `answers` are rows of answers.csv; the key of an image with a label is its path
-    below the class folders, where it has any. Classes without a name are left out.
+    `source` is that of the dataset. `predictions` are rows of predictions.csv; the key of an image with a label is its
+    path below the class folders, where it has any. Classes without a name are left out.
     """
     known = categories or SOURCE_NAMES.get(source or "")
     if known:
         return {str(index): name for index, name in enumerate(known)}
-    return {row["label"]: row["image"].split("/")[0] for row in answers if row["label"] and "/" in row["image"]}
+    return {row["label"]: row["image"].split("/")[0] for row in predictions if row["label"] and "/" in row["image"]}
 
 
 def named(index: str, names: dict[str, str]) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wshare.codebooks import Shared
-from wshare.cost import index_bits
+from wshare.quantize.codebooks import Shared
+from wshare.quantize.cost import index_bits
 
 
 def fixed_bytes(shared: Iterable[Shared]) -> float:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from wshare.codebooks import Shared, row_scale
-from wshare.packing import Layout
+from wshare.packed.format import Layout
+from wshare.quantize.codebooks import Shared, row_scale
 
 BINS = 60
 

@@ -9,8 +9,9 @@ from html import escape
 import yaml
 from PIL import Image
 
-from wshare.codebooks import Shared
-from wshare.packing import read_shared
+from wshare.files.hdf5 import open_h5
+from wshare.packed.format import read_shared
+from wshare.quantize.codebooks import Shared
 from wshare.report import charts
 from wshare.report.charts import Chart
 from wshare.report.classes import class_names, named
@@ -19,7 +20,6 @@ from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size, told_skipped
-from wshare.storage import open_h5
 
 # The best first.
 VERDICTS = {"met": "✔ target met", "undecided": "? undecided", "missed": "✘ target missed"}
@@ -78,7 +78,7 @@ def _titled(search: Search) -> str:
 def _card(model: Model, search: Search) -> str:
     metrics = search.metrics
     octets, rate = metrics["bytes"], metrics["compression_rate"]
-    low, high = metrics["relative_accuracy_ci95"]
+    low, high = metrics["relative_quality_ci95"]
     head = (
         f'<span>{escape(search.name)}</span><span class="verdict {metrics["verdict"]}">'
         f"{VERDICTS[metrics['verdict']]}</span>"
@@ -94,7 +94,7 @@ def _card(model: Model, search: Search) -> str:
         quality = [
             ("top-1", f"{percent(before)} → {percent(after)}"),
             ("top-5", " → ".join(percent(metrics[network]["top5"]) for network in ("float32", "compressed"))),
-            ("share of float32", percent(metrics["relative_accuracy"])),
+            ("share of float32", percent(metrics["relative_quality"])),
         ]
     half = octets["float32"] / 2
     peaks = [used.memory for used in search.usage.values() if used.memory is not None]
@@ -289,16 +289,16 @@ def _loss_alone(model: Model, search: Search) -> dict[str, float]:
 def _held_out(model: Model, search: Search, settings: dict) -> str:
     metrics, on_search = search.metrics, search.recipe["on_search_images"]
     baseline, after = model.baseline, search.metrics["compressed"]
-    low, high = metrics["relative_accuracy_ci95"]
+    low, high = metrics["relative_quality_ci95"]
     images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
     agreement = ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"]))
     interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
     divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
-    least, most = metrics["expected_relative_accuracy_ci95"]
+    least, most = metrics["expected_relative_quality_ci95"]
     expected = (
         "share of its accuracy that float32 expects to be kept",
         percent(on_search["expected"]) if "expected" in on_search else "",
-        f"{percent(metrics['expected_relative_accuracy'])} ({percent(least)} to {percent(most)})",
+        f"{percent(metrics['expected_relative_quality'])} ({percent(least)} to {percent(most)})",
     )
     if metrics["measure"] == "agreement":
         pairs = [images, agreement, interval, expected, divergence]
@@ -307,7 +307,7 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
             images,
             ("float32 top-1", percent(baseline["search"]["top1"]), percent(metrics["float32"]["top1"])),
             ("compressed top-1", percent(on_search["top1"]), percent(after["top1"])),
-            ("share of float32", percent(on_search["relative_accuracy"]), percent(metrics["relative_accuracy"])),
+            ("share of float32", percent(on_search["relative_quality"]), percent(metrics["relative_quality"])),
             interval,
             expected,
             agreement,
@@ -332,13 +332,13 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
 
 def _changed(model: Model, search: Search, settings: dict) -> str:
     """Up to eight held-out images whose first answer changed."""
-    changed = [(place, row) for place, row in enumerate(search.answers) if row["float32"] != row["compressed"]]
-    total = len(search.answers)
+    changed = [(place, row) for place, row in enumerate(search.predictions) if row["float32"] != row["compressed"]]
+    total = len(search.predictions)
     if not changed:
         return f"<p>No first answer of {total:,} held-out images changed.</p>"
     labelled = search.metrics["measure"] == "accuracy"
     # Results of older versions have no categories.
-    names = class_names(model.spec.get("categories"), _source(search, settings), search.answers)
+    names = class_names(model.spec.get("categories"), _source(search, settings), search.predictions)
     words = f"The first answer changed for {len(changed):,} of {total:,} held-out images"
     if labelled:
         lost = [row for _, row in changed if row["float32"] == row["label"]]

@@ -4,16 +4,17 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from wshare.benchmarks import Usage, jobs_of, usage_by_stage
+from wshare.artifacts.timings import Usage, jobs_of, usage_by_stage
 from wshare.errors import FormatError
-from wshare.journal import PRICE_NAMES, read_journal
-from wshare.packing import Layout, read_layout
-from wshare.storage import check_origin, check_sha256, get_text, open_h5, read_json
-from wshare.tables import ANSWERS, read_sealed
+from wshare.files.hdf5 import get_text, open_h5
+from wshare.files.journal import PRICE_NAMES, read_journal
+from wshare.files.sealed import check_origin, check_sha256, read_json
+from wshare.files.tables import PREDICTIONS, read_sealed
+from wshare.packed.format import Layout, read_layout
 
 # Columns of front.csv that are no layer.
 QUALITY = (
-    *("slope", "bits", "compression_rate_analytic", "images", "top1", "relative_accuracy", "low"),
+    *("slope", "bits", "compression_rate_analytic", "images", "top1", "relative_quality", "low"),
     *("expected", "expected_low", "kl", "kl_high", "agreement", "pareto", "chosen"),
 )
 
@@ -33,7 +34,7 @@ class Search:
     sizes: dict
     front: list[dict[str, str]]
     losses: list[dict[str, str]]
-    answers: list[dict[str, str]]
+    predictions: list[dict[str, str]]
     trace: list[int] | None
     layout: Layout
     usage: dict[str, Usage]
@@ -114,8 +115,8 @@ def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]], ba
         sizes=sizes,
         front=front,
         losses=_rows(folder / "losses.csv", searched) if prices else [],
-        answers=_rows(
-            folder / "answers.csv", {"packed": sizes["packed"], "images": baseline["held_out_images"]}, ANSWERS
+        predictions=_rows(
+            folder / "predictions.csv", {"packed": sizes["packed"], "images": baseline["held_out_images"]}, PREDICTIONS
         ),
         trace=_trace(folder / "journal.jsonl", front, recipe),
         layout=read_layout(packed),

@@ -53,7 +53,7 @@ def study_page(results: list[dict]) -> tuple[str, Chart]:
 
 def _row(result: dict) -> list[tuple[str, object]]:
     octets, rate = result["bytes"], result["compression_rate"]
-    low, high = result["relative_accuracy_ci95"]
+    low, high = result["relative_quality_ci95"]
     model, verdict = result["model"], result["verdict"]
 
     def share(value: float) -> tuple[str, object]:
@@ -64,7 +64,7 @@ def _row(result: dict) -> list[tuple[str, object]]:
         (escape(result["search"]), result["search"]),
         (f"<strong>{rate['on_disk']:.2f}x</strong>", rate["on_disk"]),
         (f'<span class="verdict {verdict}">{VERDICTS[verdict]}</span>', verdict),
-        share(result["relative_accuracy"]),
+        share(result["relative_quality"]),
         share(low),
         share(high),
         share(result["quality_target"]),

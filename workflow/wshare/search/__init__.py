@@ -10,15 +10,15 @@ from types import ModuleType
 def method(name: str) -> ModuleType:
     """The search method of a name; only its own module is imported."""
     if name == "uniform":
-        from wshare.search import uniform as found
+        from wshare.search.by_k import uniform as found
     elif name == "two_step":
-        from wshare.search import two_step as found
+        from wshare.search.by_k import two_step as found
     elif name == "slope":
-        from wshare.search import slope as found
+        from wshare.search.by_k import slope as found
     elif name == "milp":
-        from wshare.search import milp as found
+        from wshare.search.by_k import milp as found
     elif name == "greedy":
-        from wshare.search import greedy as found
+        from wshare.search.by_k import greedy as found
     else:
         raise ValueError(f"no search method {name!r}")
     return found

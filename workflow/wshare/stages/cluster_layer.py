@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from wshare.clusters import Clusters, write_clusters
-from wshare.kmeans import sweep
-from wshare.weightfile import read_layer
+from wshare.artifacts.clusters import Clusters, write_clusters
+from wshare.artifacts.weights import read_layer
+from wshare.quantize.kmeans import sweep
 
 
 def cluster_layer(settings: dict, layer: str, weights: Path, clusters: Path) -> None:

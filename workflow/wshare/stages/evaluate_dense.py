@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from wshare.devices import device_of, placed
-from wshare.images import ImageFile
-from wshare.logits import write_logits
-from wshare.modelfile import read_model
-from wshare.scoring import measure_of, predict, score
-from wshare.storage import read_json, write_json
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import write_outputs
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
+from wshare.evaluation.predict import predict
+from wshare.files.sealed import read_json, write_json
+from wshare.tasks.classification import measure_of, score
 
 
 def evaluate_dense(
@@ -30,7 +31,7 @@ def evaluate_dense(
     for name, path, target in (("search", search, search_logits), ("held_out", held_out, held_out_logits)):
         images = ImageFile(path, preprocessing=description["preprocessing"])
         logits = predict(model, placed(images, device), threads)
-        write_logits(target, logits, images, description["sha256"])
+        write_outputs(target, logits, images, description["sha256"])
         hashes[f"{name}_images"] = images.fingerprint
         quality = score(logits, logits, images.labels)
         result["measure"] = measure_of(images.labels)

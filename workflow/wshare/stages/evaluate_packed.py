@@ -3,17 +3,19 @@
 import time
 from pathlib import Path
 
-from wshare.benchmarks import jobs_of, seconds_by_stage
-from wshare.devices import device_of, placed
-from wshare.images import ImageFile
-from wshare.logits import read_logits
-from wshare.metrics import describe
-from wshare.models import assign, build, fast
+from wshare.artifacts.outputs import read_outputs
+from wshare.artifacts.timings import jobs_of, seconds_by_stage
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
+from wshare.evaluation.predict import predict
+from wshare.evaluation.verdict import describe
+from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
+from wshare.files.tables import PREDICTIONS, write_sealed
+from wshare.models.registry import build
+from wshare.models.state import fast, load_state
 from wshare.names import folder_name
-from wshare.packing import load_packed
-from wshare.scoring import compare, predict
-from wshare.storage import check_origin, read_json, sha256_file, write_json
-from wshare.tables import ANSWERS, write_sealed
+from wshare.packed.format import load_packed
+from wshare.tasks.classification import compare
 
 
 def evaluate_packed(
@@ -30,11 +32,11 @@ def evaluate_packed(
     layers_per_job: int,
     search: str,
     metrics: Path,
-    answers: Path,
+    predictions: Path,
     threads: int,
     gpus: int,
 ) -> None:
-    """Write metrics.json, and answers.csv with the classes that both networks give to each image.
+    """Write metrics.json, and predictions.csv with the classes that both networks give to each image.
 
     `model`, `dataset` and `search` are names in the configuration. `layers_per_job` is 0 for a search that went by no
     clusters and no profile.
@@ -46,16 +48,16 @@ def evaluate_packed(
     hashes = {"recipe": sha256_file(recipe), "packed": sha256_file(packed)}
     state = load_packed(packed)
     check_origin(sizes, size, hashes)
-    reference = read_logits(baseline, sample, description["sha256"])
+    reference = read_outputs(baseline, sample, description["sha256"])
     device = device_of(gpus)
     network = fast(build(description), device)
-    assign(network, state, str(packed))
+    load_state(network, state, str(packed))
     logits = predict(network, placed(sample, device), threads)
     quality = compare(logits, reference, sample.labels, settings["seed"])
     labels = [""] * len(sample) if sample.labels is None else sample.labels
     rows = zip(sample.keys, labels, reference.argmax(1), logits.argmax(1), strict=True)
-    answered = [dict(zip(ANSWERS, row, strict=True)) for row in rows]
-    write_sealed(answers, ANSWERS, answered, {"packed": hashes["packed"], "images": sample.fingerprint})
+    listed = [dict(zip(PREDICTIONS, row, strict=True)) for row in rows]
+    write_sealed(predictions, PREDICTIONS, listed, {"packed": hashes["packed"], "images": sample.fingerprint})
     jobs = jobs_of([folder_name(layer) for layer in chosen["layers"]], layers_per_job)
     seconds = seconds_by_stage(benchmarks, search, jobs) | {"evaluate_packed": time.perf_counter() - started}
     hashes |= {

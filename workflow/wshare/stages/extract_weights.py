@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from wshare.devices import device_of, placed
-from wshare.images import ImageFile
-from wshare.importance import fisher_diagonal
-from wshare.layers import inspect
-from wshare.modelfile import read_model
-from wshare.storage import read_json
-from wshare.weightfile import write_weights
+from wshare.artifacts.model import read_model
+from wshare.artifacts.weights import write_weights
+from wshare.calibration.importance import fisher_diagonal
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
+from wshare.files.sealed import read_json
+from wshare.models.layers import inspect
 
 
 def extract_weights(

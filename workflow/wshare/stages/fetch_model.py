@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from wshare.modelfile import write_model
-from wshare.models import fetch
+from wshare.artifacts.model import write_model
+from wshare.models.registry import fetch
 
 
 def fetch_model(settings: dict, cache: Path, weights: Path, spec: Path) -> None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from wshare.errors import FormatError
-from wshare.storage import check_origin, remedy
-from wshare.tables import read_sealed, write_sealed
+from wshare.files.atomic import remedy
+from wshare.files.sealed import check_origin
+from wshare.files.tables import read_sealed, write_sealed
 
 
 def gather_sensitivity(tables: list[Path], sensitivity: Path) -> None:

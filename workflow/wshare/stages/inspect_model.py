@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from wshare.layers import inspect
-from wshare.modelfile import read_model
-from wshare.storage import read_json, write_json
+from wshare.artifacts.model import read_model
+from wshare.files.sealed import read_json, write_json
+from wshare.models.layers import inspect
 
 
 def inspect_model(settings: dict, name: str, spec: Path, weights: Path, layers: Path) -> None:

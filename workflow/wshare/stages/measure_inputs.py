@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from wshare.devices import device_of, placed
+from wshare.artifacts.calibration import write_statistics
+from wshare.artifacts.model import read_model
+from wshare.calibration.statistics import half_statistics
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
 from wshare.errors import UserError
-from wshare.images import ImageFile
-from wshare.modelfile import read_model
-from wshare.moments import fold_moments, write_moments
-from wshare.storage import check_origin, read_json
+from wshare.files.sealed import check_origin, read_json
 
 
 def measure_inputs(
     settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path, gpus: int
 ) -> None:
-    """Write inputs.h5: two folds of search images, each with their mirror images.
+    """Write calibration.h5: two folds of search images, each with their mirror images.
 
     UserError for fewer than two images.
     """
@@ -25,5 +26,5 @@ def measure_inputs(
         raise UserError(f"{images}: {len(sample)} search image; searches by rate_distortion need at least two")
     device = device_of(gpus)
     model = read_model(spec, weights, device)
-    folds = fold_moments(model, placed(sample, device), names, settings["seed"])
-    write_moments(moments, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})
+    folds = half_statistics(model, placed(sample, device), names, settings["seed"])
+    write_statistics(moments, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from wshare.clusters import cluster_hashes, read_clusters
-from wshare.codebooks import Shared, assign
-from wshare.cost import layer_bits
-from wshare.images import ImageFile
-from wshare.modelfile import read_model
-from wshare.packedmodel import check_recipe, write_files
-from wshare.pieces import Pieces
-from wshare.storage import read_json
+from wshare.artifacts.clusters import cluster_hashes, read_clusters
+from wshare.artifacts.model import read_model
+from wshare.data.images import ImageFile
+from wshare.files.sealed import read_json
+from wshare.packed.compressed import Compressed
+from wshare.packed.write import check_recipe, write_files
+from wshare.quantize.codebooks import Shared, nearest_indices
+from wshare.quantize.cost import layer_bits
 
 
 def pack_model(
@@ -40,7 +40,7 @@ def pack_model(
         if ks[layer.layer] is not None:
             codebook = layer.sweep.codebook(ks[layer.layer])
             weight = model.get_submodule(layer.layer).weight.detach().numpy()
-            shared[f"{layer.layer}.weight"] = Shared(codebook, assign(weight, codebook))
+            shared[f"{layer.layer}.weight"] = Shared(codebook, nearest_indices(weight, codebook))
     bits = sum(layer_bits(layer.weights, ks[layer.layer]) for layer in layers)
-    pieces = Pieces(shared, settings["format"], bits)
+    pieces = Compressed(shared, settings["format"], bits)
     write_files(model, pieces, settings["batch_norm"], sample, threads, weights, recipe, packed, dense, sizes)

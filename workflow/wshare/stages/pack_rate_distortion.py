@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from wshare.images import ImageFile
-from wshare.modelfile import read_model
-from wshare.networkfile import network_hashes, read_network
-from wshare.packedmodel import check_recipe, write_files
-from wshare.storage import read_json
+from wshare.artifacts.model import read_model
+from wshare.data.images import ImageFile
+from wshare.files.sealed import read_json
+from wshare.packed.write import check_recipe, write_files
+from wshare.search.rate_distortion.files import network_hashes, read_network
 
 
 def pack_rate_distortion(

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wshare.datasets import UnreadableImage, all_unreadable, open_dataset, prepared_split, splits_of
-from wshare.images import write_images
+from wshare.data.dataset import UnreadableImage, all_unreadable
+from wshare.data.images import write_images
+from wshare.data.prepare import prepared_split
+from wshare.data.registry import open_dataset
+from wshare.data.splits import splits_of
+from wshare.files.sealed import read_json
 from wshare.progress import PROGRESS
-from wshare.storage import read_json
 
 
 def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> None:

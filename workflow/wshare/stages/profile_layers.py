@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from wshare.clusters import cluster_hashes, read_clusters
-from wshare.devices import device_of, placed
-from wshare.images import ImageFile
-from wshare.logits import read_logits
-from wshare.modelfile import read_model
-from wshare.scoring import score
-from wshare.sensitivity import COLUMNS, profile, row
-from wshare.storage import read_json
-from wshare.tables import write_sealed
+from wshare.artifacts.clusters import cluster_hashes, read_clusters
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
+from wshare.calibration.sensitivity import COLUMNS, profile, row
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
+from wshare.files.sealed import read_json
+from wshare.files.tables import write_sealed
+from wshare.tasks.classification import score
 
 
 def profile_layers(
@@ -25,7 +25,7 @@ def profile_layers(
 ) -> None:
     """Write the group's rows of the sensitivity table; `clusters` are in the network's order."""
     sample, model = ImageFile(images, limit=settings["images"]), read_json(spec)["sha256"]
-    logits = read_logits(baseline, sample, model)
+    logits = read_outputs(baseline, sample, model)
     made_from = {"model": model, "images": sample.fingerprint}
     reference = score(logits, logits, sample.labels)
     layers = [read_clusters(path, made_from) for path in clusters]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from wshare.files.atomic import write_text
 from wshare.progress import PROGRESS
 from wshare.report.charts import write_figures
 from wshare.report.model import model_page
 from wshare.report.results import read_model_results
-from wshare.storage import write_text
 
 
 def report_model(

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from wshare.files.atomic import write_text
+from wshare.files.sealed import read_json
 from wshare.report.charts import write_figures
 from wshare.report.study import study_page
-from wshare.storage import read_json, write_text
 
 
 def report_study(metrics: list[Path], page: Path, figures: Path) -> None:

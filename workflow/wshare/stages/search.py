@@ -5,23 +5,25 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from wshare.clusters import Clusters, cluster_hashes, read_clusters
-from wshare.codebooks import shared_weight
-from wshare.devices import device_of, placed
-from wshare.images import ImageFile
-from wshare.journal import Journal
-from wshare.layers import substituted
-from wshare.logits import read_logits
-from wshare.modelfile import read_model
+from wshare.artifacts.clusters import Clusters, cluster_hashes, read_clusters
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
+from wshare.calibration.sensitivity import COLUMNS
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
+from wshare.evaluation.intervals import check_images, predicted_low
+from wshare.evaluation.predict import predict
+from wshare.files.journal import Journal
+from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
+from wshare.files.tables import read_sealed, write_sealed
+from wshare.models.layers import substituted
 from wshare.progress import PROGRESS
-from wshare.scoring import check_images, measure_of, predict, predicted_low, score
+from wshare.quantize.codebooks import shared_weight
 from wshare.search import method
-from wshare.search.problem import Combination, Layer, Measurement, Problem, Profiled
-from wshare.sensitivity import COLUMNS
-from wshare.storage import check_origin, read_json, sha256_file, write_json
-from wshare.tables import read_sealed, write_sealed
+from wshare.search.by_k.problem import Combination, Layer, Measurement, Problem, Profiled
+from wshare.tasks.classification import measure_of, score
 
-FRONT = ["bits", "compression_rate_analytic", "top1", "relative_accuracy", "low", "kl", "agreement", "pareto", "chosen"]
+FRONT = ["bits", "compression_rate_analytic", "top1", "relative_quality", "low", "kl", "agreement", "pareto", "chosen"]
 
 
 def search(
@@ -48,7 +50,7 @@ def search(
     model = read_model(spec, weights, device)
     sample = placed(ImageFile(images), device)
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
-    reference = read_logits(baseline, sample, made_from["model"])
+    reference = read_outputs(baseline, sample, made_from["model"])
     layers = [read_clusters(path, made_from) for path in clusters]
     shared_from = cluster_hashes(clusters, layers)
     arrays = {layer.layer: model.get_submodule(layer.layer).weight.numpy(force=True) for layer in layers}
@@ -67,7 +69,7 @@ def search(
         share, low = predicted_low(quality.correct, original.correct, settings["confidence"])
         return {
             "top1": quality.top1,
-            "relative_accuracy": share,
+            "relative_quality": share,
             "low": low,
             "kl": quality.kl,
             "agreement": quality.agreement,
@@ -125,7 +127,7 @@ def _read_profile(path: Path, layers: list[Clusters], made_from: dict[str, str])
             Profiled(
                 k=int(row["k"]),
                 inertia=float(row[columns[row["layer"]]]),
-                relative_accuracy=float(row["relative_accuracy"]),
+                relative_quality=float(row["relative_quality"]),
                 kl=float(row["kl"]),
                 images=int(row["images"]),
             )
@@ -142,15 +144,15 @@ def _front_rows(problem: Problem, measured: dict[Combination, dict], chosen: Com
     rows = []
     best = -np.inf
     dense = problem.bits((None,) * len(problem.layers))
-    order = sorted(measured, key=lambda c: (problem.bits(c), -measured[c]["relative_accuracy"]))
+    order = sorted(measured, key=lambda c: (problem.bits(c), -measured[c]["relative_quality"]))
     for combination in order:
         quality = measured[combination]
         bits = problem.bits(combination)
         rows.append(
             {"bits": bits, "compression_rate_analytic": dense / bits}
             | quality
-            | {"pareto": int(quality["relative_accuracy"] > best), "chosen": int(combination == chosen)}
+            | {"pareto": int(quality["relative_quality"] > best), "chosen": int(combination == chosen)}
             | {layer.name: "dense" if k is None else k for layer, k in zip(problem.layers, combination, strict=True)}
         )
-        best = max(best, quality["relative_accuracy"])
+        best = max(best, quality["relative_quality"])
     return rows

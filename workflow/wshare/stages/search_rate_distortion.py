@@ -5,17 +5,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wshare.devices import device_of, placed
-from wshare.images import ImageFile
-from wshare.journal import Journal
-from wshare.logits import read_logits
-from wshare.modelfile import read_model
-from wshare.networkfile import network_hashes, read_folds
-from wshare.price_search import FRONT, LOSSES, Scale, find, measurements
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
+from wshare.data.devices import device_of, placed
+from wshare.data.images import ImageFile
+from wshare.files.journal import Journal
+from wshare.files.sealed import read_json, sha256_file, write_json
+from wshare.files.tables import write_sealed
 from wshare.progress import PROGRESS
-from wshare.rate_distortion import Options
-from wshare.storage import read_json, sha256_file, write_json
-from wshare.tables import write_sealed
+from wshare.quantize.layer import Options
+from wshare.search.rate_distortion.files import network_hashes, read_folds
+from wshare.search.rate_distortion.find import FRONT, LOSSES, Scale, find, measurements
 
 
 def search_rate_distortion(
@@ -44,7 +44,7 @@ def search_rate_distortion(
     model = read_model(spec, weights, device)
     made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
     folds = read_folds(model, extracted, moments, made_from, sample.batch(0)[:2], choices["fold_batch_norm"])
-    reference = read_logits(baseline, sample, made_from["model"])
+    reference = read_outputs(baseline, sample, made_from["model"])
     # A size that is asked for takes one measurement, in float32.
     half = device.type == "cuda" and not choices["compression_rate"]
     scale = Scale(model, folds, sample, reference, Options.of(choices), threads, half=half)

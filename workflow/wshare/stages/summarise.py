@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from wshare.errors import FormatError
+from wshare.files.atomic import remedy, write_text
+from wshare.files.sealed import check_origin, read_json, sha256_file
+from wshare.files.tables import write_table
 from wshare.report.texts import counted, size, told_skipped
-from wshare.storage import check_origin, read_json, remedy, sha256_file, write_text
-from wshare.tables import write_table
 
 
 def summarise(metrics: list[Path], baseline: list[Path], summary: Path, table: Path) -> None:
@@ -47,7 +48,7 @@ def advice(found: list[tuple[dict, Path]]) -> str:
     undecided = [entry for entry in found if entry[0]["verdict"] == "undecided"]
     # The search that is nearest to its target.
     result, folder = max(
-        undecided or found, key=lambda entry: entry[0]["relative_accuracy"] - entry[0]["quality_target"]
+        undecided or found, key=lambda entry: entry[0]["relative_quality"] - entry[0]["quality_target"]
     )
     search = f"searches.{result['search']}"
     recipe = folder / "recipe.json"
@@ -66,7 +67,7 @@ def advice(found: list[tuple[dict, Path]]) -> str:
 
 def row(result: dict) -> dict:
     """One line of the table."""
-    low, high = result["relative_accuracy_ci95"]
+    low, high = result["relative_quality_ci95"]
     seconds = result["seconds"]
     return {
         "model": result["model"],
@@ -82,7 +83,7 @@ def row(result: dict) -> dict:
         "held_out_images": result["float32"]["images"],
         "float32_top1": round(result["float32"]["top1"], 5),
         "packed_top1": round(result["compressed"]["top1"], 5),
-        "relative_accuracy": round(result["relative_accuracy"], 5),
+        "relative_quality": round(result["relative_quality"], 5),
         "ci95_low": round(low, 5),
         "ci95_high": round(high, 5),
         "kl": float(f"{result['compressed']['kl']:.4g}"),
@@ -123,12 +124,12 @@ def paragraph(result: dict, folder: Path) -> str:
 
 def _quality(result: dict) -> str:
     before, after = result["float32"], result["compressed"]
-    low, high = result["relative_accuracy_ci95"]
+    low, high = result["relative_quality_ci95"]
     interval = f"95 % interval {low:.2%} to {high:.2%}"
     if result["measure"] == "agreement":
         # Against the float32 network's own classes its top-1 is 100 %: true of any network, so it tells nothing.
         return (
             f"agreement with float32 {after['top1']:.2%} on {after['images']} held-out images (no labels), {interval}"
         )
-    share = f"{result['relative_accuracy']:.2%} of float32"
+    share = f"{result['relative_quality']:.2%} of float32"
     return f"top-1 {before['top1']:.2%} -> {after['top1']:.2%}: {share}, {interval}"

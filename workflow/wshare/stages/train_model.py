@@ -5,13 +5,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wshare import networks
-from wshare.datasets import UnreadableImage, all_unreadable, first_readable, open_dataset, prepared_split, split_indices
+from wshare.artifacts.model import write_model
+from wshare.data.dataset import UnreadableImage, all_unreadable, first_readable
+from wshare.data.images import normalised
+from wshare.data.prepare import prepared_split
+from wshare.data.registry import open_dataset
+from wshare.data.splits import split_indices
 from wshare.errors import UserError
-from wshare.images import normalised
-from wshare.modelfile import write_model
-from wshare.models import complete_preprocessing, finish
-from wshare.training import train
+from wshare.models import zoo as networks
+from wshare.models.description import finish
+from wshare.models.preprocessing import complete_preprocessing
+from wshare.models.training import train
 
 
 def train_model(settings: dict, weights: Path, spec: Path) -> None:

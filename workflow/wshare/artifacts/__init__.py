@@ -1,0 +1,1 @@
+"""Files of a run: one module for each."""

@@ -1,0 +1,34 @@
+"""The model folder: weights.safetensors and model.json."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from wshare.errors import FormatError
+from wshare.files.atomic import atomic, remedy
+from wshare.files.sealed import check_sha256, read_json, sha256_file, write_json
+from wshare.models.description import Fetched
+from wshare.models.registry import load
+from wshare.models.state import CPU, fast, state_of
+
+
+def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
+    """Write the weights, then the specification that holds their SHA-256."""
+    state = state_of(fetched.module)
+    with atomic(weights, sum(tensor.nbytes for tensor in state.values())) as temporary:
+        save_file(state, temporary)
+        digest = sha256_file(temporary)
+    count = sum(parameter.numel() for parameter in fetched.module.parameters())
+    write_json(spec, fetched.spec | {"parameters": count, "sha256": digest})
+
+
+def read_model(spec: Path, weights: Path, device: torch.device = CPU) -> torch.nn.Module:
+    """The network in evaluation mode, on a device; FormatError unless the weights are those the specification names."""
+    description = read_json(spec)
+    check_sha256(weights, description["sha256"], spec)
+    try:
+        return fast(load(description, load_file(weights)), device)
+    except SafetensorError as error:
+        raise FormatError(f"{weights}: damaged ({error}); {remedy(weights)}") from None

@@ -1,0 +1,1 @@
+"""What images tell of a network: importance, calibration statistics, sensitivity."""

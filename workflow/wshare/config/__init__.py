@@ -1,0 +1,1 @@
+"""The configuration: validated, sliced for each stage, and described."""

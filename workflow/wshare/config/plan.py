@@ -1,0 +1,61 @@
+"""What a run is about to do, as a text for the terminal."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from wshare.artifacts.timings import read_benchmark
+from wshare.config.slices import studies
+from wshare.files.sealed import read_json
+
+
+def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) -> str:
+    """A line for each model, one for the jobs, and one for the time if earlier runs tell it.
+
+    `config` is complete; `jobs` are the rule and the benchmark file of each job that is to run. Of layers that no run
+    has listed yet nothing is said.
+    """
+    jobs = list(jobs)
+    counts = Counter(rule for rule, _ in jobs)
+    # Layers that are about to be listed anew may differ, and the old list may be what is damaged.
+    stale = {Path(file) for rule, file in jobs if rule == "inspect_model"}
+    lines = ["The plan:"]
+    for name in config["models"]:
+        fresh = results / name / "benchmarks" / "inspect_model.tsv" not in stale
+        lines.append(f"  {_model(config, results, name, fresh)}")
+    listed = ", ".join(f"{count} {rule}" for rule, count in counts.items() if rule not in ("all", "compress"))
+    lines.append(f"  jobs known now: {listed}")
+    if "inspect_model" in counts:
+        lines.append("  more jobs follow once inspect_model has listed the layers")
+    else:
+        lines += _time([file for rule, file in jobs if file])
+    return "\n".join(lines)
+
+
+def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
+    model = config["models"][name]
+    split = config["datasets"][model["dataset"]]["split"]
+    searches = [search for owner, search in studies(config) if owner == name]
+    parts = []
+    listed = results / name / "model" / "layers.json"
+    if fresh and listed.exists():
+        layers = read_json(listed)["layers"]
+        parts.append(f"{len(layers)} layers with {sum(layer['weights'] for layer in layers):,} weights")
+        if any(config["searches"][search]["method"] != "rate_distortion" for search in searches):
+            parts.append(f"{len(config['clustering']['candidates'])} candidates for k")
+    for key, words in (("search", "search images"), ("held_out", "held-out images")):
+        size = split[key]
+        parts.append(f"{size:,} {words}" if size >= 1 else f"{size:.0%} of the images as {words}")
+    parts.append(f"searches: {', '.join(searches)}")
+    return f"{name} on {model['dataset']}: {'; '.join(parts)}"
+
+
+def _time(benchmarks: list[str]) -> list[str]:
+    """Minutes that these jobs took when each last ran; nothing unless all of them did."""
+    files = [Path(file) for file in benchmarks]
+    if not files or not all(file.exists() for file in files):
+        return []
+    minutes = sum(seconds for file in files for seconds, _ in read_benchmark(file)) / 60
+    return [
+        f"  these jobs took {minutes:.1f} minutes in sum when they last ran; on several cores they run side by side"
+    ]

@@ -1,0 +1,131 @@
+"""A collection of images, read one by one."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from wshare.errors import UserError
+
+# Unreadable images that an error names.
+MOST_NAMED = 20
+
+
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: unreadable image ({reason}); replace or remove it")
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One image collection, read image by image.
+
+    `labels` is int64 [N], the class index of the network's output, or None. `keys` are N unique, stable names (path
+    below the folder, or the index as text); their order is the order of the images. `read(i)` decodes image
+    i to mode "L" or "RGB" as Pillow converts it (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and
+    rounded, where Pillow would clip it) and raises UserError if it cannot. `classes` is None where the source
+    does not know the number of classes. `splits` holds the image indices of each split where the source deals
+    them out itself. Images that are `cropped` already are resized to the network's input as they are.
+    """
+
+    labels: np.ndarray | None
+    keys: tuple[str, ...]
+    read: Callable[[int], PIL.Image.Image]
+    classes: int | None
+    splits: Mapping[str, np.ndarray] | None = None
+    cropped: bool = False
+
+
+def first_readable(dataset: Dataset) -> PIL.Image.Image:
+    """The first image that can be decoded; UserError if none can."""
+    for i in range(len(dataset.keys)):
+        try:
+            return dataset.read(i)
+        except UnreadableImage:
+            # It is no matter here what becomes of its split.
+            continue
+    raise all_unreadable(dataset, range(len(dataset.keys)))
+
+
+def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
+    """The error that names all unreadable images among those chosen, of which there is one at least."""
+    found = []
+    for i in chosen:
+        try:
+            dataset.read(i)
+        except UnreadableImage as error:
+            found.append(error)
+    if len(found) == 1:
+        return found[0]
+    return UserError(f"{len(found)} unreadable images; replace or remove them: {_names(found, MOST_NAMED)}")
+
+
+def _names(found: Iterable[UnreadableImage], most: int) -> str:
+    paths = sorted(str(error.path) for error in found)
+    return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")
+
+
+def _from_arrays(images: np.ndarray, labels: Any, where: str, classes: int | None) -> Dataset:
+    return _dataset(partial(_read_array, images), len(images), labels, where, classes)
+
+
+def _dataset(read: Callable, count: int, labels: Any, where: str, classes: int | None) -> Dataset:
+    if count == 0:
+        raise UserError(f"{where}: holds no image")
+    keys = tuple(map(str, range(count)))
+    if labels is None:
+        return Dataset(None, keys, read, classes)
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: {count} images, but labels are {labels.dtype} {list(labels.shape)}; give one integer an image"
+        )
+    if labels.min() < 0 or (classes is not None and labels.max() >= classes):
+        raise UserError(
+            f"{where}: labels from {labels.min()} to {labels.max()}; they must be class indices from 0 "
+            + ("on" if classes is None else f"to {classes - 1}")
+        )
+    return Dataset(labels.astype(np.int64), keys, read, classes)
+
+
+def _folder(settings: Mapping[str, Any]) -> Path:
+    if settings.get("path") is None:
+        raise UserError(f"source {settings['source']!r}: 'path' is missing; set it to the folder of the data")
+    path = Path(settings["path"]).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}; correct 'path'")
+    return path
+
+
+def _read_array(images: np.ndarray, index: int) -> PIL.Image.Image:
+    return PIL.Image.fromarray(images[index])
+
+
+def _as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    # Pillow would clip 16-bit grey at 255; here its range 0..65535 is mapped to 0..255, rounded. Such files
+    # are opened as "I;16" or as "I", which has room for more.
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"values from {values.min()} to {values.max()} are not 16-bit grey")
+        image = PIL.Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Closest: {close[0]!r}." if close else f" Known: {', '.join(list(known)[:10])}."
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Sources of images: a module each."""

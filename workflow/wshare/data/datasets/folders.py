@@ -1,0 +1,190 @@
+"""Folders of image files, one a class or without labels; ImageNet among them."""
+
+import fcntl
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from wshare.data.dataset import Dataset, UnreadableImage, _as_rgb, _closest, _folder, _line
+from wshare.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+
+
+IMAGENET_CLASSES = 1000
+
+
+WNID = re.compile(r"n\d{8}")
+
+
+@cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1,000 wnids of ImageNet-1k, sorted: a wnid's place is its class index.
+
+    Read from timm's data files; UserError if timm is not installed or its list is not what it should be.
+    """
+    # importlib.resources would import timm, and with it torch: 4 s for a list of names.
+    package = importlib.util.find_spec("timm")
+    if package is None:
+        raise UserError("ImageNet's class list comes with the package timm, which is missing; install it")
+    path = Path(package.submodule_search_locations[0], "data", "_info", "imagenet_synsets.txt")
+    try:
+        wnids = path.read_text(encoding="ascii").split()
+    except OSError:
+        raise UserError(f"{path}: no such file; install timm 1.0.31, which has it") from None
+    if wnids != sorted(set(wnids)) or len(wnids) != IMAGENET_CLASSES:
+        raise UserError(f"{path}: not the sorted list of {IMAGENET_CLASSES} wnids; install timm 1.0.31")
+    return tuple(wnids)
+
+
+def _open_imagenet(settings: Mapping[str, Any]) -> Dataset:
+    root = _folder(settings)
+    if not (root / "val").is_dir() and (root / "ILSVRC2012_img_val.tar").is_file():
+        try:
+            _unpack_imagenet(root)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"{root}: the archives could not be unpacked there ({_line(error)}); check both and the free space"
+            ) from None
+    return _open_imagenette(settings)
+
+
+def _unpack_imagenet(root: Path) -> None:
+    """Unpack the validation images into `root`/val, which is there only when it is whole."""
+    from torchvision.datasets.imagenet import parse_devkit_archive, parse_val_archive
+
+    # Several jobs may want the same folder: one unpacks, the others wait for it.
+    with open(root / "ILSVRC2012_img_val.tar", "rb") as archive:
+        fcntl.flock(archive, fcntl.LOCK_EX)
+        if (root / "val").is_dir():
+            return
+        partial_folder = root / "val.partial"
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        parse_devkit_archive(root)
+        parse_val_archive(root, folder=partial_folder.name)
+        partial_folder.rename(root / "val")
+
+
+def _open_imagenette(settings: Mapping[str, Any]) -> Dataset:
+    root = _folder(settings)
+    if (root / "val").is_dir():
+        root = root / "val"
+    return _from_folders(root, _wnid_indices(root, _class_folders(root)), IMAGENET_CLASSES)
+
+
+def _open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
+    root, class_map = _folder(settings), settings.get("class_map")
+    if not settings.get("labels", True):
+        return _from_unlabelled_folder(root)
+    folders = _class_folders(root)
+    if class_map == "sorted":
+        return _from_folders(root, {name: place for place, name in enumerate(folders)}, len(folders))
+    if class_map is not None:
+        return _from_folders(root, _mapped_indices(root, folders, Path(class_map).expanduser()), None)
+    if all(WNID.fullmatch(name) for name in folders):
+        return _from_folders(root, _wnid_indices(root, folders), IMAGENET_CLASSES)
+    unknown = next(name for name in folders if not WNID.fullmatch(name))
+    raise UserError(
+        f"{root / unknown}: no ImageNet wnid, so its class is unknown; set 'class_map' to a JSON file "
+        "{folder: class index}, or to 'sorted' for the place in the sorted folder names"
+    )
+
+
+def _class_folders(root: Path) -> list[str]:
+    _, folders, files = next(os.walk(root, onerror=_raise_unlistable))
+    loose = sorted(name for name in files if _is_image(name))
+    if loose:
+        # ImageNet's validation archive unpacks like this, and so does a sorting that was cut short.
+        raise UserError(
+            f"{root}: {len(loose)} images lie in no class folder, among them {loose[0]}; "
+            "move them to one folder a class"
+        )
+    folders = sorted(name for name in folders if not name.startswith("."))
+    if not folders:
+        raise UserError(f"{root}: holds no class folders; 'path' must hold one folder of images a class")
+    return folders
+
+
+def _wnid_indices(root: Path, folders: Sequence[str]) -> dict[str, int]:
+    indices = {wnid: index for index, wnid in enumerate(imagenet_wnids())}
+    for name in folders:
+        if name not in indices:
+            raise UserError(
+                f"{root / name}: not one of ImageNet's {IMAGENET_CLASSES} wnids.{_closest(name, indices)} "
+                "Remove the folder, or use the source 'imagefolder' with a class_map"
+            )
+    return {name: indices[name] for name in folders}
+
+
+def _mapped_indices(root: Path, folders: Sequence[str], path: Path) -> dict[str, int]:
+    try:
+        indices = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"class_map {path}: {error.strerror}; give a JSON file, or 'sorted'") from None
+    except ValueError as error:
+        raise UserError(f"class_map {path}: not JSON ({_line(error)}); correct it") from None
+    if not isinstance(indices, dict):
+        raise UserError(f"class_map {path}: must be an object {{folder: class index}}; correct it")
+    for name in folders:
+        if name not in indices:
+            raise UserError(f"class_map {path}: no index for folder {root / name}; add {name!r} to the map")
+        if type(indices[name]) is not int or indices[name] < 0:
+            raise UserError(f"class_map {path}: {name!r} is {indices[name]!r}; give an integer from 0 on")
+    return {name: indices[name] for name in folders}
+
+
+def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -> Dataset:
+    found = []
+    for name, index in indices.items():
+        found += [(key, index) for key in _images_below(root, root / name)]
+    if not found:
+        raise UserError(f"{root}: its class folders hold no image; known are {', '.join(IMAGE_SUFFIXES)}")
+    empty = sorted(indices.keys() - {key.split("/")[0] for key, _ in found})
+    if empty:
+        raise UserError(f"{root / empty[0]}: class folder without images; remove it, or put its images there")
+    found.sort()
+    keys = tuple(key for key, _ in found)
+    labels = np.array([index for _, index in found], dtype=np.int64)
+    return Dataset(labels, keys, partial(_read_file, root, keys), classes)
+
+
+def _from_unlabelled_folder(root: Path) -> Dataset:
+    keys = tuple(sorted(_images_below(root, root)))
+    if not keys:
+        raise UserError(f"{root}: holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
+    return Dataset(None, keys, partial(_read_file, root, keys), classes=None)
+
+
+def _images_below(root: Path, start: Path) -> Iterator[str]:
+    """Paths below `root` of the images at any depth of `start`."""
+    for folder, _, files in os.walk(start, onerror=_raise_unlistable):
+        yield from (Path(folder, file).relative_to(root).as_posix() for file in files if _is_image(file))
+
+
+def _raise_unlistable(error: OSError) -> None:
+    # os.walk skips what it cannot list unless it is told otherwise, and a class would lose its images.
+    raise UserError(f"{error.filename}: {error.strerror}; make the folder readable")
+
+
+def _is_image(name: str) -> bool:
+    # Archives made on a Mac have a "._name.JPEG" beside each image.
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def _read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
+    path = root / keys[index]
+    try:
+        with PIL.Image.open(path) as image:
+            return _as_rgb(image)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise UnreadableImage(path, _line(error)) from None

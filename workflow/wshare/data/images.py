@@ -1,0 +1,263 @@
+"""Images, in batches: decoded in an HDF5 file, written once in order and read lazily, or in memory."""
+
+import copy
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from wshare.errors import FormatError
+from wshare.files.atomic import check_space, remedy
+from wshare.files.hdf5 import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
+from wshare.files.sealed import sha256_text
+
+KIND = "images"
+
+
+# Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
+# in the cache, and small images should not drown in calls.
+BATCH_RANGE = (4, 64)
+
+
+BATCH_VALUES = 1 << 19
+
+
+# The same on a GPU, which is busy from 128 images of 224 x 224 on (measured on an H200).
+GPU_BATCH_RANGE = (1, 1024)
+
+
+GPU_BATCH_VALUES = 128 * 3 * 224 * 224
+
+
+# A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
+CHUNK_BYTES = 1 << 16
+
+
+def write_images(
+    path: str | Path,
+    images: Iterable[np.ndarray | None],
+    labels: np.ndarray | None,
+    keys: list[str],
+    preprocessing: dict,
+    settings: dict,
+) -> str:
+    """Write decoded images one by one; returns their fingerprint.
+
+    Each image is uint8 [C, H, W], all of one shape, or None if it is skipped: it is counted, and left out with its
+    label and its key. `labels` is int64 [N] or None; `keys` names each image.
+    `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, kept for the readers.
+    The fingerprint is the SHA-256 over all pixels and, where there are any, labels, in order.
+    """
+    digest = hashlib.sha256()
+    checksums, kept = [], []
+    with create_h5(path, KIND, settings, {"preprocessing": _hash(preprocessing)}) as file:
+        stored = None
+        # Strict: a reader would take an image that was never written for a black one.
+        for position, (image, _) in enumerate(zip(images, keys, strict=True)):
+            if image is None:
+                continue
+            if stored is None:
+                check_space(Path(path), len(keys) * image.nbytes)
+                shape = (len(keys), *image.shape)
+                chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
+                stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)
+            stored[len(kept)] = image
+            kept.append(position)
+            checksums.append(zlib.crc32(image.tobytes()))
+            digest.update(image.tobytes())
+        stored.resize(len(kept), axis=0)
+        if labels is not None:
+            if len(labels) != len(keys):
+                raise ValueError(f"{len(labels)} labels for {len(keys)} images")
+            labels = np.asarray(labels, dtype="<i8")[kept]
+            digest.update(labels.tobytes())
+        table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
+        given = {} if labels is None else {"labels": labels}
+        write_arrays(file, **table, **given)
+        set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
+        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped=len(keys) - len(kept))
+    return digest.hexdigest()
+
+
+def _hash(preprocessing: dict) -> str:
+    return sha256_text(json.dumps(preprocessing, sort_keys=True))
+
+
+def batch_size(shape: Sequence[int], bounds: tuple[int, int] = BATCH_RANGE, values: int = BATCH_VALUES) -> int:
+    """Images of a batch; it follows from their shape alone: a float sum depends on it, and must not on the machine."""
+    least, most = bounds
+    return min(most, max(least, values // int(np.prod(shape))))
+
+
+def normalised(pixels: np.ndarray | torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Pixels as a network takes them: float32 [N, C, H, W], of uint8; mean and std a channel, on the [0, 1] scale."""
+    pixels = torch.as_tensor(pixels)
+    centre, scale = (
+        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1) for values in (mean, std)
+    )
+    return (pixels.float() / 255 - centre) / scale
+
+
+class Images:
+    """Images of one split, read batch by batch, from a file, from memory or from a GPU.
+
+    Attributes: `labels` int64 [N], None where there are none, `keys`, a name for each image, `fingerprint`
+    (hexadecimal SHA-256), `shape` [C, H, W], `batch_size`.
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray | None
+    fingerprint: str
+    shape: tuple[int, ...]
+    batch_size: int
+    _first: int
+
+    def stored(self, first: int, stop: int) -> torch.Tensor:
+        """Images from `first` up to `stop` as they are kept: [stop - first, C, H, W]."""
+        raise NotImplementedError
+
+    def prepared(self, stored: torch.Tensor) -> torch.Tensor:
+        """The same as a network takes them: float32, on the same device."""
+        raise NotImplementedError
+
+    def batch(self, start: int) -> torch.Tensor:
+        """Images from `start` on as a network takes them: float32 [at most batch_size, C, H, W]."""
+        return self.prepared(self.stored(start, min(start + self.batch_size, len(self))))
+
+    def part(self, first: int, stop: int) -> "Images":
+        """Images from `first` up to `stop`; batches are those of the whole if `first` is a multiple of their size."""
+        view = copy.copy(self)
+        view._first = self._first + first
+        view.keys = self.keys[first:stop]
+        view.labels = None if self.labels is None else self.labels[first:stop]
+        return view
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def middle(self) -> int:
+        """Where to cut the images into two folds of about one size, between batches if there are several."""
+        half = len(self) // 2
+        return half // self.batch_size * self.batch_size or half
+
+    def starts(self) -> range:
+        """First image of each batch."""
+        return range(0, len(self), self.batch_size)
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """All batches in order."""
+        return map(self.batch, self.starts())
+
+
+class ImageFile(Images):
+    """Images of one split, read batch by batch.
+
+    Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
+    [C, H, W], `batch_size`, `skipped`, the number of images of the split that were left out as unreadable. `limit`
+    keeps the first images only; they are in random order in the file, so this is a random sample. FormatError if the
+    file is not whole, or was made with another `preprocessing`, if one is given; each image is compared with its
+    checksum when it is read.
+    """
+
+    def __init__(self, path: str | Path, limit: int | None = None, preprocessing: dict | None = None):
+        self.path = Path(path)
+        with open_h5(path, KIND, preprocessing and {"preprocessing": _hash(preprocessing)}) as file:
+            # Both must say the same: labels that are lost must not pass for labels that never were.
+            if get_text(file.attrs, "labels") != ("given" if "labels" in file else "none"):
+                raise FormatError(f"{path}: damaged (its labels are not as it says); {remedy(path)}")
+            names = ("keys", "checksums", "labels") if "labels" in file else ("keys", "checksums")
+            keys, self._checksums, *labels = (array[:limit] for array in read_arrays(file, *names))
+            self.labels = labels[0] if labels else None
+            self.keys = tuple(key.decode() for key in keys)
+            self.fingerprint = get_text(file.attrs, "fingerprint")
+            self.shape = file["images"].shape[1:]
+            self.skipped = int(file.attrs["skipped"])
+            self._mean, self._std = file.attrs["mean"], file.attrs["std"]
+        self.batch_size = batch_size(self.shape)
+        self._first = 0
+        # Stays open: a pass over the images has many batches.
+        self._images = h5py.File(path, "r")["images"]
+
+    def stored(self, first: int, stop: int) -> torch.Tensor:
+        """Pixels, uint8 [stop - first, C, H, W]."""
+        place = slice(self._first + first, self._first + stop)
+        try:
+            pixels = self._images[place]
+        except OSError as error:
+            raise FormatError(f"{self.path}: damaged ({error}); {remedy(self.path)}") from None
+        for image, checksum, key in zip(pixels, self._checksums[place], self.keys[first:stop], strict=True):
+            if zlib.crc32(image) != checksum:
+                raise FormatError(f"{self.path}: image {key!r} damaged (checksum differs); {remedy(self.path)}")
+        return torch.from_numpy(pixels)
+
+    def prepared(self, stored: torch.Tensor) -> torch.Tensor:
+        """Normalised as the file tells."""
+        return normalised(stored, self._mean, self._std)
+
+
+class ImageArray(Images):
+    """Images in memory: float32 [N, C, H, W] as a network takes them, and labels int64 [N] or None."""
+
+    def __init__(self, images: torch.Tensor, labels: np.ndarray | None):
+        self._images, self.labels = images, labels
+        self.keys = tuple(map(str, range(len(images))))
+        self.shape = tuple(images.shape[1:])
+        self.batch_size = batch_size(self.shape)
+        digest = hashlib.sha256()
+        for image in images:
+            digest.update(image.numpy().tobytes())
+        if labels is not None:
+            digest.update(labels.astype("<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
+        self._first = 0
+
+    def stored(self, first: int, stop: int) -> torch.Tensor:
+        """Images, float32 [stop - first, C, H, W]."""
+        return self._images[self._first + first : self._first + stop]
+
+    def prepared(self, stored: torch.Tensor) -> torch.Tensor:
+        """As they are."""
+        return stored
+
+
+class DeviceImages(Images):
+    """Images on a GPU, where a network there finds them; `batch_size` is larger than on a CPU.
+
+    They are sent there once, as they are kept, if they take no more than `room` bytes. If not, each batch is sent when
+    it is asked for; a line on the standard output says so.
+    """
+
+    def __init__(self, images: Images, device: torch.device, room: int):
+        self.keys, self.labels, self.fingerprint = images.keys, images.labels, images.fingerprint
+        self.shape, self.batch_size = images.shape, batch_size(images.shape, GPU_BATCH_RANGE, GPU_BATCH_VALUES)
+        self._source, self._device, self._first = images, device, 0
+        one = images.stored(0, 1)
+        octets = len(images) * one.nbytes
+        self._kept = None
+        if octets > room:
+            print(f"{octets / 1e6:.0f} MB of images are sent to the GPU batch by batch: {room / 1e6:.0f} MB are theirs")
+            return
+        self._kept = torch.empty((len(images), *one.shape[1:]), dtype=one.dtype, device=device)
+        for start in images.starts():
+            stop = min(start + images.batch_size, len(images))
+            self._kept[start:stop] = images.stored(start, stop)
+
+    def stored(self, first: int, stop: int) -> torch.Tensor:
+        """Images as the source keeps them, on the GPU."""
+        first, stop = self._first + first, self._first + stop
+        if self._kept is None:
+            return self._source.stored(first, stop).to(self._device)
+        return self._kept[first:stop]
+
+    def prepared(self, stored: torch.Tensor) -> torch.Tensor:
+        """As the source prepares them, on the GPU."""
+        return self._source.prepared(stored)
+
+    def middle(self) -> int:
+        """That of the source: folds do not depend on the device."""
+        return self._source.part(self._first, self._first + len(self)).middle()

@@ -1,0 +1,35 @@
+"""Outputs of a network on many images."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import nn
+
+from wshare.data.images import Images
+from wshare.models.forward import forward
+from wshare.models.fusion import fused
+
+
+def predict(model: nn.Module, images: Images, threads: int = 1, half: bool = False) -> np.ndarray:
+    """Logits, float32 [N, classes]; model and images are on one device.
+
+    Batches run side by side on `threads` threads, each on one core: the result does not depend on
+    their number, unlike that of torch's own parallel sums. `half` computes in float16, for GPUs alone.
+    """
+    first = images.batch(0)
+    network = fused(model, first[:2])
+
+    def logits(start: int) -> np.ndarray:
+        batch = images.batch(start) if start else first
+        return _forward_half(network, batch) if half else forward(network, batch)
+
+    # A GPU takes one batch at a time, and more of them would only take its memory.
+    with ThreadPoolExecutor(1 if first.is_cuda else threads) as pool:
+        return np.concatenate(list(pool.map(logits, images.starts())))
+
+
+def _forward_half(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
+    # Tensor cores take the channels of a pixel in a row.
+    with torch.autocast(batch.device.type, torch.float16):
+        return forward(model, batch.contiguous(memory_format=torch.channels_last))

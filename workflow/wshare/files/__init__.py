@@ -1,0 +1,1 @@
+"""Files: atomic, sealed, HDF5, journals, downloads."""

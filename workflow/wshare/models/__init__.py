@@ -1,0 +1,1 @@
+"""Networks: described, preprocessed, loaded, folded, fused."""

@@ -1,0 +1,153 @@
+"""A network with its weights, checked and described: the last step of each source."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wshare.errors import UserError
+from wshare.models.preprocessing import complete_preprocessing
+from wshare.models.state import check_finite
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A network with its weights, and what builds the same network again.
+
+    `module` is in eval mode and float32, without the parts that an evaluation never uses. `spec` is JSON: `name`;
+    `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W]; `classes`;
+    `categories`, their names in the order of their indices, or None; `preprocessing` (see `complete_preprocessing`);
+    `published` {`top1` in percent, `dataset`} or None; `origin`, a sentence on where the weights came from.
+    """
+
+    module: nn.Module
+    spec: dict
+
+
+def finish(
+    module: nn.Module,
+    settings: dict,
+    *,
+    builder: dict,
+    preprocessing: dict,
+    origin: str,
+    published: dict | None = None,
+    categories: Sequence[str] | None = None,
+) -> Fetched:
+    """A module with its weights, checked and described: the last step of each source.
+
+    `builder` goes into the spec as it is. `preprocessing` is what the source knows; `settings["preprocessing"]` has the
+    last word. `categories` are the names of the classes, which the spec holds if there is one for each. UserError if a
+    weight or a statistic is not finite, the input does not fit, the output is not [N, classes], or the number of
+    classes is not `settings["classes"]`.
+    """
+    module = module.float().eval()
+    check_finite(module, origin)
+    preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
+    shape = [preprocessing["channels"], preprocessing["crop"], preprocessing["crop"]]
+    classes = _count_classes(module, shape, settings["architecture"])
+    if settings.get("classes") not in (None, classes):
+        raise UserError(
+            f"classes: {settings['classes']}: {settings['architecture']} gives {classes}; correct or remove the key"
+        )
+    spec = {
+        "name": settings["architecture"],
+        "builder": builder,
+        "dropped": drop_unused(module, shape),
+        "input": shape,
+        "classes": classes,
+        "categories": list(categories) if categories and len(categories) == classes else None,
+        "preprocessing": preprocessing,
+        "published": published,
+        "origin": origin,
+    }
+    return Fetched(module, spec)
+
+
+def drop_unused(module: nn.Module, input_shape: Sequence[int]) -> list[str]:
+    """Names of the outermost submodules with parameters that an evaluation never uses; they are taken out.
+
+    `input_shape` is [C, H, W]. Such are the auxiliary heads of GoogLeNet and InceptionV3. A module that is never
+    called may still lend its parameters to a function, so each has to pass a proof on a fixed random input: the
+    output stays equal to the bit with NaN in all its tensors, and with the module gone.
+    """
+    called: set[nn.Module] = set()
+    probe = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    hooks = [part.register_forward_pre_hook(lambda part, _: called.add(part)) for part in module.modules()]
+    try:
+        expected = _output_bytes(module, probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    dropped = []
+    pending = list(module.named_children())
+    while pending:
+        name, part = pending.pop(0)
+        if next(part.parameters(), None) is None:
+            continue
+        if called.isdisjoint(part.modules()) and _is_unused(module, name, probe, expected):
+            _replace(module, name, None)
+            dropped.append(name)
+        else:
+            pending += [(f"{name}.{key}", child) for key, child in part._modules.items() if child is not None]
+    return dropped
+
+
+def refuse(settings: dict, keys: Iterable[str]) -> None:
+    """UserError if `settings` has a value for one of `keys`, which its source never reads."""
+    for key in keys:
+        if settings.get(key):
+            raise UserError(f"{key}: {settings[key]!r}: source {settings['source']!r} does not read it; remove the key")
+
+
+def _is_unused(module: nn.Module, name: str, probe: Tensor, expected: bytes) -> bool:
+    part = module.get_submodule(name)
+    tensors = [t for t in itertools.chain(part.parameters(), part.buffers()) if t.is_floating_point()]
+    saved = [tensor.detach().clone() for tensor in tensors]
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.fill_(torch.nan)
+        same = _gives(module, probe, expected)
+        for tensor, value in zip(tensors, saved, strict=True):
+            tensor.copy_(value)
+    if not same:
+        return False
+    _replace(module, name, None)
+    same = _gives(module, probe, expected)
+    _replace(module, name, part)
+    return same
+
+
+def _gives(module: nn.Module, probe: Tensor, expected: bytes) -> bool:
+    try:
+        return _output_bytes(module, probe) == expected
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        # A network that fails once a part is gone or filled with NaN uses that part.
+        return False
+
+
+def _output_bytes(module: nn.Module, probe: Tensor) -> bytes:
+    with torch.no_grad():
+        return module(probe).contiguous().numpy().tobytes()
+
+
+def _count_classes(module: nn.Module, shape: Sequence[int], name: str) -> int:
+    try:
+        with torch.no_grad():
+            output = module(torch.zeros(2, *shape))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{name}: fails on an input of {list(shape)} ({reason}); set preprocessing.channels and preprocessing.crop"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
+        found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"{name}: gives {found} for 2 images, not a tensor [2, classes]; only classifiers can be used")
+    return output.shape[1]
+
+
+def _replace(module: nn.Module, name: str, part: nn.Module | None) -> None:
+    parent, _, key = name.rpartition(".")
+    setattr(module.get_submodule(parent), key, part)

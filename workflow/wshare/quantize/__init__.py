@@ -1,0 +1,1 @@
+"""Algorithms on arrays: codebooks, k-means, entropy-constrained quantization, error feedback."""

@@ -1,0 +1,84 @@
+"""Codebooks, and weights replaced by their values."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Exponents count eighths of an octave. The constants are 2^(i/8) rounded to float32; `exp2` differs between platforms.
+STEPS = 8
+
+
+# Largest exponent: 2^126.
+REACH = STEPS * 126
+
+
+EIGHTHS = np.array(
+    [1, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081], dtype=np.float32
+)  # fmt: skip
+
+
+# Weights looked up at once: numpy widens indices to 8 bytes.
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Codebooks and inertia of one layer for k = 1 .. K.
+
+    `inertia` and `weighted_inertia` are float64 [K], entry k - 1 for k shared values, in squared
+    weight units (times importance). `codebooks` is float32 [K (K + 1) / 2], one codebook after another.
+    K is `k_max` or the number of distinct weights, whichever is less.
+    """
+
+    inertia: np.ndarray
+    weighted_inertia: np.ndarray
+    codebooks: np.ndarray
+
+    def codebook(self, k: int) -> np.ndarray:
+        """Shared values of the k-value solution: float32 [k], ascending; k is clamped to K."""
+        k = min(k, len(self.inertia))
+        return self.codebooks[k * (k - 1) // 2 : k * (k + 1) // 2]
+
+
+def nearest_indices(weights: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Index of the nearest shared value of each weight: uint16, the shape of `weights`; ties go down."""
+    wide = codebook.astype(np.float64)
+    middles = (wide[1:] + wide[:-1]) / 2
+    return np.searchsorted(middles, weights, side="left").astype(np.uint16)
+
+
+def shared_weight(weight: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Each weight replaced by its nearest shared value: float32, the shape of `weight`."""
+    return codebook[nearest_indices(weight, codebook)]
+
+
+def row_scale(exponents: np.ndarray) -> np.ndarray:
+    """2^(e/8) of each exponent: float32 [rows], the same on every platform; infinite or 0 beyond float32's range."""
+    octaves, eighths = np.divmod(exponents.astype(np.int32), STEPS)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(EIGHTHS[eighths], octaves)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A shared tensor: value = 2^(exponents/8) of its row (first axis) times codebook[indices].
+
+    `codebook` is float32 [k], ascending; `indices` uint16, the tensor's shape; `exponents` int16 [rows] in
+    eighths of an octave, None if all are 0.
+    """
+
+    codebook: np.ndarray
+    indices: np.ndarray
+    exponents: np.ndarray | None = None
+
+    def weight(self) -> np.ndarray:
+        """Weights: float32, the tensor's shape."""
+        values = np.empty(self.indices.shape, np.float32)
+        flat, indices = values.reshape(-1), np.ascontiguousarray(self.indices).reshape(-1)
+        for start in range(0, indices.size, BLOCK):
+            flat[start : start + BLOCK] = self.codebook[indices[start : start + BLOCK]]
+        if self.exponents is not None:
+            for start in range(0, len(values), BLOCK):
+                scale = row_scale(self.exponents[start : start + BLOCK])
+                values[start : start + BLOCK] *= scale.reshape(-1, *[1] * (values.ndim - 1))
+        return values

@@ -1,0 +1,42 @@
+"""Calibration statistics: what the error of a layer's outputs follows from."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """First and second moments of the inputs that one output of a layer is a weighted sum of.
+
+    `mean` is float32 [groups, columns]; `second`, about zero, is float32 [groups, columns, columns], or
+    [groups, columns] where only the diagonal is known. Columns are in the order of the flattened weight of
+    one output. `images` and `positions` tell how many samples they are averages of.
+    """
+
+    mean: np.ndarray
+    second: np.ndarray
+    images: int
+    positions: int
+
+    @property
+    def energy(self) -> np.ndarray:
+        """Mean square of each input: float32 [groups, columns]."""
+        return self.second if self.second.ndim == 2 else np.einsum("gii->gi", self.second)
+
+
+def merged(first: InputStatistics, second: InputStatistics) -> InputStatistics:
+    """InputStatistics over the images of both."""
+    share = first.images / (first.images + second.images)
+    return InputStatistics(
+        share * first.mean + (1 - share) * second.mean,
+        share * first.second + (1 - share) * second.second,
+        first.images + second.images,
+        first.positions,
+    )
+
+
+def together(folds: list[dict[str, InputStatistics]]) -> dict[str, InputStatistics]:
+    """InputStatistics by layer over the images of all folds."""
+    return {name: functools.reduce(merged, (fold[name] for fold in folds)) for name in folds[0]}

@@ -1,0 +1,1 @@
+"""Search methods that choose the number of shared values of each layer."""

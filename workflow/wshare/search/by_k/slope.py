@@ -1,0 +1,96 @@
+"""One Lagrange multiplier for all layers, bisected against the measured quality.
+
+The predicted loss of a layer is its sensitivity times its exact inertia curve. The fewest bits at a
+given sum of predicted losses are found layer by layer, with one price of a bit for all (Shoham & Gersho
+1988); the price is the only unknown left. Prices reach only the convex hull of all combinations, which
+leaves bits on the table where layers are few: what evaluations remain go to single layers.
+"""
+
+import math
+
+import numpy as np
+
+from wshare.quantize.cost import layer_bits
+from wshare.search.by_k.problem import Combination, Layer, Problem, loss_per_bit, narrower
+
+# Halvings of the price's logarithm, after which neighbouring prices give the same combination.
+BISECTIONS = 14
+
+
+USES_PROFILE = True
+
+
+def budget(options: dict) -> int:
+    """Combinations measured at most."""
+    return options["evaluations"]
+
+
+def run(problem: Problem, options: dict) -> Combination:
+    """Smallest combination met among at most `evaluations`: prices by bisection, then narrower single layers."""
+    losses = [predicted_loss(layer) for layer in problem.layers]
+    bits = [np.array([layer_bits(layer.weights, k + 1) for k in range(len(layer.inertia))]) for layer in problem.layers]
+    cheap, dear = _price_range(losses, bits)
+    tried: list[Combination] = []
+    for _ in range(BISECTIONS):
+        price = math.sqrt(cheap * dear)
+        combination = allocate(problem.layers, losses, bits, price)
+        if combination not in tried:
+            if len(tried) == options["evaluations"]:
+                break
+            tried.append(combination)
+        if problem.meets(combination):
+            cheap = price
+        else:
+            dear = price
+    best = problem.smallest_met(tried)
+    while problem.meets(best) and len(tried) < options["evaluations"]:
+        moves = {move: price for move, price in _narrower(problem, losses, best).items() if move not in tried}
+        if not moves:
+            break
+        tried.append(min(moves, key=moves.__getitem__))
+        if problem.meets(tried[-1]):
+            best = tried[-1]
+    return best
+
+
+def _narrower(problem: Problem, losses: list[np.ndarray], combination: Combination) -> dict[Combination, float]:
+    """The combination with one layer's index narrower, for each layer that has one, with its loss per saved bit."""
+    moves = {}
+    for place, (layer, loss, old) in enumerate(zip(problem.layers, losses, combination, strict=True)):
+        new = narrower(layer, old)
+        if new is not None:
+            move = (*combination[:place], new, *combination[place + 1 :])
+            moves[move] = loss_per_bit(layer, loss, old, new)
+    return moves
+
+
+def predicted_loss(layer: Layer) -> np.ndarray:
+    """Predicted KL of sharing one layer alone with k = 1 .. K values: float64 [K].
+
+    KL over inertia is interpolated between the profiled k on logarithmic axes and held constant beyond
+    them; a second-order expansion of the loss makes this factor constant for small changes.
+    """
+    probes = sorted((p.inertia, p.kl) for p in layer.profile if p.inertia > 0 and p.kl > 0)
+    if not probes:
+        return np.zeros_like(layer.inertia)
+    inertia, kl = np.array(probes).T
+    curve = np.maximum(layer.inertia, np.finfo(float).tiny)
+    factor = np.exp(np.interp(np.log(curve), np.log(inertia), np.log(kl / inertia)))
+    return np.where(layer.inertia > 0, factor * layer.inertia, 0.0)
+
+
+def allocate(layers: tuple[Layer, ...], losses: list[np.ndarray], bits: list[np.ndarray], price: float) -> Combination:
+    """k of least loss + price * bits for each layer, or None where keeping it dense is cheaper still."""
+    combination = []
+    for layer, loss, cost in zip(layers, losses, bits, strict=True):
+        total = loss + price * cost
+        best = int(total.argmin())
+        combination.append(best + 1 if total[best] <= price * layer_bits(layer.weights, None) else None)
+    return tuple(combination)
+
+
+def _price_range(losses: list[np.ndarray], bits: list[np.ndarray]) -> tuple[float, float]:
+    """Prices of a bit between which the best combination must lie: almost no loss, and total loss."""
+    total = max(sum(float(loss.max()) for loss in losses), np.finfo(float).tiny)
+    weights = sum(float(cost.max()) for cost in bits)
+    return total / weights * 1e-9, total / weights * 1e3

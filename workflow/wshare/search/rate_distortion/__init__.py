@@ -1,0 +1,1 @@
+"""The search method rate_distortion."""

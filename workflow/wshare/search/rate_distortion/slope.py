@@ -1,0 +1,138 @@
+"""One price of a bit for all layers, each coded at the rate that price buys.
+
+The loss measured on the search images grows smoothly with the price, so that its target is met by a secant on
+logarithmic axes within a bracket. Divergence from the float32 network is the loss: it varies far less from image to
+image than accuracy, which only confirms the choice.
+"""
+
+import math
+from collections.abc import Callable
+
+from scipy.optimize import brentq
+
+from wshare.errors import UserError
+
+# Share of the budget that the chosen price must spend, unless evaluations run out.
+CLOSE = 0.93
+
+
+# Prices nearer to each other than this, as a logarithm, are taken for one.
+NEAREST = 0.005
+
+
+# What is left of the divergence allowed when accuracy does not confirm it.
+TIGHTER = 0.8
+
+
+# Share of a divergence that was not confirmed from which on one that was is near enough.
+NEAR_ENOUGH = 0.9
+
+
+# A first bracket: prices this far from the guess break any network, or none.
+WIDEST = 1e4
+
+
+# Less than this, in nats, is no loss.
+LEAST_LOSS = 1e-12
+
+
+# First step towards a size, as a logarithm of the price: about half a bit a weight.
+BRACKET = math.log(2)
+
+
+# Divergence allowed for each share of accuracy that may be lost. On EfficientNet-Lite0, and in its peers' files, 4 nats
+# lose about all of it on average, so that every second sample of images would miss the target. The rest is the margin.
+NATS = 2.5
+
+
+def first_guess(nats: float, weights: int) -> float:
+    """Price of a bit, in nats, at which `weights` weights lose `nats` in all at high rate.
+
+    A uniform quantizer of rate R has distortion c 4^-R, so that the price is its derivative, 2 ln 2 times the loss.
+    """
+    return 2 * math.log(2) * nats / weights
+
+
+def guess(price: float, loss: float, nats: float) -> float:
+    """Price at which a network loses `nats` in all that loses `loss` at `price`.
+
+    Loss grows with the price as it does in `first_guess`; the step is at most that of a search's bracket.
+    """
+    return price * min(max(nats / max(loss, LEAST_LOSS), 1 / WIDEST), WIDEST)
+
+
+def aim(probed: list[tuple[float, float]], nats: float) -> float:
+    """Price at which a network should lose `nats`, from prices and the losses there, the last of them the nearest."""
+    low = max((price for price, loss in probed if loss <= nats), default=0.0)
+    high = min((price for price, loss in probed if loss > nats), default=math.inf)
+    price = guess(*probed[-1], nats)
+    # Of a broken network the loss says little, and next to none says as little.
+    return price if low <= price <= high else math.sqrt(low * high)
+
+
+def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: float, evaluations: int) -> float:
+    """Highest price found whose divergence is at most `nats` and that is confirmed; the best of all if none is.
+
+    `measure` returns the divergence in nats at a price, and whether accuracy confirms it; the second is looked at
+    only where the first fits.
+    """
+    tried: dict[float, tuple[float, bool]] = {}
+    # Least divergence that accuracy did not confirm.
+    price, allowed, failed = start, nats, 0.0
+    while len(tried) < evaluations:
+        tried[price] = measure(price)
+        loss, confirmed = tried[price]
+        if loss <= nats and not confirmed:
+            failed, nats = loss, TIGHTER * loss
+        elif confirmed and CLOSE * nats <= loss <= nats:
+            if loss >= NEAR_ENOUGH * failed:
+                break
+            nats = math.sqrt(loss * failed)
+        price = _next(tried, nats, start)
+        if any(abs(math.log(price / other)) < NEAREST for other in tried):
+            break
+    fitting = [price for price, (loss, confirmed) in tried.items() if confirmed and loss <= allowed]
+    return max(fitting) if fitting else min(tried, key=lambda price: tried[price][0])
+
+
+def within(bits: Callable[[float], float], most: float, start: float) -> float:
+    """Lowest price found at which `bits` is at most `most`, to a factor of 1 + NEAREST; `start` is a guess.
+
+    UserError if no price is high enough.
+    """
+    small: list[float] = []
+
+    def excess(logarithm: float) -> float:
+        over = bits(math.exp(logarithm)) - most
+        if over <= 0:
+            small.append(math.exp(logarithm))
+        return over
+
+    high = math.log(start)
+    while excess(high) > 0:
+        high += BRACKET
+        if high > math.log(start * WIDEST):
+            raise UserError(
+                f"no price of a bit makes the layers as small as {most / 8:,.0f} bytes; lower options.compression_rate"
+            )
+    low = high - BRACKET
+    while low > math.log(start / WIDEST) and excess(low) <= 0:
+        high, low = low, low - BRACKET
+    if low > math.log(start / WIDEST):
+        brentq(excess, low, high, xtol=NEAREST)
+    return min(small)
+
+
+def _next(tried: dict[float, tuple[float, bool]], nats: float, start: float) -> float:
+    """Price between the nearest one below the budget and the nearest one above it, where the loss should be right."""
+    aim = math.log(nats * (1 + CLOSE) / 2)
+    points = sorted((math.log(price), math.log(max(loss, 1e-9))) for price, (loss, _) in tried.items())
+    below = max((p for p in points if p[1] <= aim), default=None)
+    above = min((p for p in points if p[1] > aim and (below is None or p[0] > below[0])), default=None)
+    if below and above:
+        share = (aim - below[1]) / (above[1] - below[1])
+        # Never at the bracket's end, where a secant may stick.
+        return math.exp(below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0]))
+    known, loss = below or above or points[0]
+    step = min(max(aim - loss, -math.log(WIDEST)), math.log(WIDEST))
+    return min(max(math.exp(known + step), start / WIDEST), start * WIDEST)
