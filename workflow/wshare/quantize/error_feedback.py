@@ -80,8 +80,9 @@ def descend(weights, covariance, levels, lengths, price, indices):
     """Each row's loss, [rows], once `indices` are moved, in place, up or down one at a time while that lowers its cost.
 
     The cost of a row is (c[q] - w)^T C (c[q] - w) + price * lengths, with arguments as for `assign_with_feedback`.
-    Whether a weight goes up or down is chosen by the output error it makes together with all others, the objective of AdaRound (Nagel et al.
-    2020, eq. 9 and 21), by coordinate descent: there is no relaxation, and neither labels nor gradients.
+    Whether a weight goes up or down is chosen by the output error it makes together with all others, the objective of
+    AdaRound (Nagel et al. 2020, eq. 9 and 21), by coordinate descent: there is no relaxation, and neither labels nor
+    gradients.
     """
     columns, rows = weights.shape
     k = len(levels)
