@@ -9,6 +9,7 @@ from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import read_json
 from wshare.models.layers import inspect
+from wshare.tasks.table import task
 
 
 def extract_weights(
@@ -21,6 +22,8 @@ def extract_weights(
     names = [layer["name"] for layer in table["layers"]]
     arrays = {layer: model.get_submodule(layer).weight.numpy(force=True) for layer in names}
     sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
-    importance = fisher_diagonal(model, placed(sample, device).batches(), names, settings["seed"])
+    importance = fisher_diagonal(
+        task(description["task"]), model, placed(sample, device).batches(), names, settings["seed"]
+    )
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     write_weights(extracted, arrays, importance, settings, made_from)
