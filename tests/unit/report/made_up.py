@@ -6,26 +6,26 @@ writes them and their reports below a folder, for the tests in a browser.
 """
 
 import sys
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from wshare.calibration.sensitivity import COLUMNS
+from wshare.calibration.sensitivity import columns
 from wshare.data.images import write_images
-from wshare.evaluation.intervals import verdict
-from wshare.files.journal import Journal
+from wshare.evaluation.verdict import compare, describe
 from wshare.files.sealed import sha256_file, write_json
-from wshare.files.tables import PREDICTIONS, write_sealed
+from wshare.files.tables import write_sealed
 from wshare.packed.format import BatchNorm, FoldedNorm, write_packed
 from wshare.quantize.codebooks import Shared, nearest_indices
 from wshare.quantize.cost import layer_bits
+from wshare.report.results import ModelReportFiles
 from wshare.stages.report_model import report_model
 from wshare.stages.report_study import report_study
-from wshare.stages.search import FRONT
-from wshare.stages.search_rate_distortion import FRONT as PRICES
-from wshare.stages.search_rate_distortion import LOSSES
-from wshare.tasks.classification import compare
+from wshare.tasks.table import task
+from wshare.tasks.task import Task
 
 MODEL = "made_up"
 METHODS = ("rate_distortion", "slope", "milp", "greedy", "two_step", "uniform")
@@ -36,20 +36,27 @@ TARGET = 0.9
 RULES = ("fetch_model", "inspect_model", "prepare_images", "evaluate_dense", "extract_weights")
 PARTS = ("search", "pack_model", "evaluate_packed")
 MADE = {"recipe": "recipe.json", "packed": "packed.safetensors"}
-PRICE_PARTS = ("search_rate_distortion", "pack_rate_distortion", "evaluate_packed")
+QUALITY = ("relative_quality", "low", "expected", "expected_low", "kl", "kl_high")
+LOSSES = ["layer", "weights", "predicted", "measured", "sensitivity_scale"]
 CLUSTERS = {f"clusters of {name}": "1" * 64 for name in LAYERS}
 
 
 def write_results(
-    folder: Path, methods: tuple[str, ...] = METHODS, labels: bool = True, skipped: int = 0, dense: bool = False
+    folder: Path,
+    methods: tuple[str, ...] = METHODS,
+    labels: bool = True,
+    skipped: int = 0,
+    dense: bool = False,
+    layers: dict[str, tuple[int, ...]] = LAYERS,
+    task_name: str = "classification",
 ) -> Path:
     """Write `folder`/results/made_up with a search of each method, named after it; returns that folder.
 
-    Without `labels`, quality is agreement; `skipped` held-out images were unreadable. If `dense`, the recipes share
-    no layer.
+    Without `labels`, quality is agreement; `skipped` held-out images were unreadable. If `dense`, the searches share
+    no layer. `layers` are the shapes of the layers' weights.
     """
-    root, rng = folder / "results" / MODEL, np.random.default_rng(0)
-    weights = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in LAYERS.items()}
+    root, rng, kind = folder / "results" / MODEL, np.random.default_rng(0), task(task_name)
+    weights = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in layers.items()}
     norm = {
         "norm.weight": rng.uniform(0.5, 2, 16).astype(np.float32),
         "norm.bias": rng.normal(0, 1, 16).astype(np.float32),
@@ -59,49 +66,79 @@ def write_results(
     state = weights | norm | {"fc.bias": np.zeros(10, np.float32)}
     (root / "model").mkdir(parents=True)
     save_file(state, root / "model" / "weights.safetensors")
-    spec = {"name": MODEL, "parameters": 778, "origin": "made up"}
+    parameters = sum(array.size for name, array in state.items() if "running" not in name)
+    spec = {"name": MODEL, "task": task_name, "parameters": parameters, "origin": "made up"}
     spec["sha256"] = sha256_file(root / "model" / "weights.safetensors")
     write_json(root / "model" / "model.json", spec)
-    write_json(root / "model" / "layers.json", {"model": spec["sha256"]} | _layers())
+    write_json(root / "model" / "layers.json", {"model": spec["sha256"]} | _layers(layers))
     pixels = rng.integers(0, 256, (IMAGES, 3, 16, 16), dtype=np.uint8)
-    answers = rng.integers(CLASSES, size=IMAGES) if labels else None
+    classes = rng.integers(CLASSES, size=IMAGES) if labels else None
     keys = [f"<{i}>.png" for i in range(IMAGES)]
     look = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    images = write_images(root / "images" / "held_out.h5", pixels, answers, keys, look, {})
+    images = write_images(root / "images" / "held_out.h5", pixels, classes, keys, look, {})
     hashes = {"model": spec["sha256"], "search_images": "0" * 64, "held_out_images": images}
-    # The float32 network is right on most images, if there is a right answer.
+    # The float32 network is right on most images, if anything is right.
     reference = (
-        np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=IMAGES) if answers is None else answers] * 4
+        np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=IMAGES) if classes is None else classes] * 4
     )
     reference[:6] = np.roll(reference[:6], 1, axis=1)
     for rule in RULES:
         _benchmark(root / "benchmarks" / f"{rule}.tsv", rng)
-    found = []
+    made_up = MadeUp(root, task_name, layers, state, reference, classes, keys, hashes, dense)
     for number, method in enumerate(methods):
-        logits = reference + rng.normal(0, 0.4 + 0.35 * number, reference.shape).astype(np.float32)
-        found.append(_write_search(root, method, state, logits, reference, answers, keys, rng, hashes, dense))
-    baseline = found[0]["float32"] | {"loss": 0.5}
-    measure = found[0]["measure"]
+        outputs = reference + rng.normal(0, 0.4 + 0.35 * number, reference.shape).astype(np.float32)
+        _write_search(made_up, method, outputs, rng)
+    found = kind.score(reference, reference, classes).figures
+    baseline = {figure.key: found[figure.key] for figure in kind.FIGURES if not figure.compares} | {"images": IMAGES}
     write_json(
         root / "baseline" / "metrics.json",
-        {"published": None, "measure": measure, "sha256": hashes}
+        {"published": None, "measure": kind.measure(classes), "sha256": hashes}
         | {"search": baseline | {"skipped": 0}, "held_out": baseline | {"skipped": skipped}},
     )
     if set(methods) - {"rate_distortion"}:
-        write_sealed(root / "sensitivity.csv", COLUMNS, _sensitivity(rng), _searched(hashes) | CLUSTERS)
+        write_sealed(
+            root / "sensitivity.csv", columns(kind), _sensitivity(kind, layers, rng), _searched(hashes) | CLUSTERS
+        )
     return root
+
+
+def report_files(root: Path, methods: tuple[str, ...] | None = None) -> ModelReportFiles:
+    """All files that the report of `write_results` shows, of all its searches in order of their names or of some."""
+    names = methods or sorted(path.name for path in (root / "search").iterdir())
+
+    def each(file: str) -> list[Path]:
+        return [root / "search" / name / file for name in names]
+
+    sensitivity = root / "sensitivity.csv"
+    return ModelReportFiles(
+        spec=root / "model" / "model.json",
+        weights=root / "model" / "weights.safetensors",
+        layers=root / "model" / "layers.json",
+        held_out_images=root / "images" / "held_out.h5",
+        baseline=root / "baseline" / "metrics.json",
+        metrics=each("metrics.json"),
+        timings=each("timings.json"),
+        recipes=each("recipe.json"),
+        sizes=each("sizes.json"),
+        fronts=each("front.csv"),
+        losses=each("losses.csv"),
+        predictions=each("predictions.csv"),
+        packed=each("packed.safetensors"),
+        benchmarks=sorted((root / "benchmarks").rglob("*.tsv")),
+        sensitivity=sensitivity if sensitivity.exists() else None,
+    )
 
 
 def write_reports(folder: Path) -> None:
     """Write the reports of results that `write_results` made."""
-    metrics = sorted((folder / "results" / MODEL / "search").glob("*/metrics.json"))
-    report = folder / "results" / MODEL / "report"
-    report_model({"models": {MODEL: {}}}, MODEL, metrics, 16, report / "index.html", report / "figures")
+    root = folder / "results" / MODEL
+    files, report = report_files(root), root / "report"
+    report_model({"models": {MODEL: {}}}, MODEL, files, report / "index.html", report / "figures")
     study = folder / "results" / "report"
-    report_study(metrics, study / "index.html", study / "figures")
+    report_study(files.metrics, study / "index.html", study / "figures")
 
 
-def _layers() -> dict:
+def _layers(shapes: dict[str, tuple[int, ...]]) -> dict:
     layers = [
         {
             "name": name,
@@ -111,7 +148,7 @@ def _layers() -> dict:
             "groups": 16 if name == "depthwise" else 1,
             "weights": int(np.prod(shape)),
         }
-        for name, shape in LAYERS.items()
+        for name, shape in shapes.items()
     ]
     parameters = [
         {
@@ -136,111 +173,123 @@ def _searched(hashes: dict[str, str]) -> dict[str, str]:
     return {"model": hashes["model"], "images": hashes["search_images"]}
 
 
-def _write_search(root, method, state, logits, reference, labels, keys, rng, hashes, dense) -> dict:
-    """Files of one search; returns its metrics."""
-    folder, prices = root / "search" / method, method == "rate_distortion"
-    ks = dict(zip(LAYERS, (16, 8, 4), strict=True))
+@dataclass(frozen=True)
+class MadeUp:
+    """What all searches of the made-up network share; the fields are those of `write_results`."""
+
+    root: Path
+    task_name: str
+    layers: dict[str, tuple[int, ...]]
+    state: dict[str, np.ndarray]
+    reference: np.ndarray
+    labels: np.ndarray | None
+    keys: list[str]
+    hashes: dict[str, str]
+    dense: bool
+
+    def ks(self, method: str) -> dict[str, int]:
+        """Number of shared values of each layer, as the search chose them."""
+        return {name: 8 if method == "uniform" else k for name, k in zip(self.layers, cycle((16, 8, 4)))}
+
+
+def _write_search(made_up: MadeUp, method: str, outputs: np.ndarray, rng: np.random.Generator) -> None:
+    """Files of one search."""
+    folder, by_slope = made_up.root / "search" / method, method == "rate_distortion"
+    folder.mkdir(parents=True)
+    kind, hashes, searched = task(made_up.task_name), made_up.hashes, _searched(made_up.hashes)
+    sizes = _write_packed(made_up, method, folder)
+    front = _front(made_up, method, sizes["analytic_bits"])
+    write_sealed(folder / "front.csv", list(front[0]), front, searched)
+    rows = [(name, 9, 10.0 ** -(i + 2), 10.0 ** -(i + 2.2), 0.6) for i, name in enumerate(made_up.layers)]
+    losses = [dict(zip(LOSSES, row, strict=True)) for row in rows if by_slope]
+    write_sealed(folder / "losses.csv", LOSSES, losses, searched)
+    (chosen,) = (row for row in front if row["chosen"])
+    recipe = {
+        "task": made_up.task_name,
+        "model": {"name": MODEL, "sha256": hashes["model"]},
+        "search_images": hashes["search_images"],
+        "settings": {"method": method, "quality_target": TARGET},
+        "packing": {"format": sizes["format"], "batch_norm": "auto"},
+        "made_from": {"weights.h5": "2" * 64, "calibration.h5": "3" * 64} if by_slope else CLUSTERS,
+        "layers": {name: {"shape": list(shape)} for name, shape in made_up.layers.items()},
+        "on_search_images": {key: chosen[key] for key in ("images", *kind.COLUMNS, *QUALITY)},
+        "evaluations": len(front),
+        "images_forwarded": {"search": 240},
+    }
+    recipe |= {"predicted_loss_rank_correlation": 1.0} if by_slope else {}
+    write_json(folder / "recipe.json", recipe)
+    made = {name: sha256_file(folder / file) for name, file in MADE.items()}
+    write_json(folder / "sizes.json", sizes | made)
+    told, rows = kind.predictions(outputs, made_up.reference, made_up.labels, made_up.keys)
+    shown = {"packed": made["packed"], "images": hashes["held_out_images"]}
+    write_sealed(folder / "predictions.csv", told, rows, shown)
+    for rule in PARTS:
+        _benchmark(made_up.root / "benchmarks" / "search" / method / f"{rule}.tsv", rng)
+    quality = compare(kind, outputs, made_up.reference, made_up.labels, 0)
+    found = describe(quality, TARGET, sizes, recipe, 0, hashes | made)
+    write_json(folder / "metrics.json", {"model": MODEL, "search": method, "dataset": "made-up images"} | found)
+    seconds = dict.fromkeys((*RULES, *PARTS), 1.5)
+    write_json(folder / "timings.json", {"seconds": seconds, "sha256": {"packed": made["packed"]}})
+
+
+def _write_packed(made_up: MadeUp, method: str, folder: Path) -> dict:
+    """Write the packed file; returns the content of sizes.json, but for hashes."""
+    by_slope, state, ks = method == "rate_distortion", made_up.state, made_up.ks(method)
+    folds = by_slope and "depthwise" in made_up.layers
     shared, norms, folded = {}, {}, {}
     for name, k in ks.items():
         weight = state[f"{name}.weight"]
         codebook = np.quantile(weight, (np.arange(k) + 0.5) / k).astype(np.float32)
-        exponents = np.arange(16, dtype=np.int16) if prices and name == "depthwise" else None
-        shared[f"{name}.weight"] = Shared(codebook, nearest_indices(weight, codebook), exponents)
-    if prices:
+        exponents = np.arange(16, dtype=np.int16) if folds and name == "depthwise" else None
+        if not made_up.dense:
+            shared[f"{name}.weight"] = Shared(codebook, nearest_indices(weight, codebook), exponents)
+    if folds:
         folded["norm"] = FoldedNorm("depthwise.weight", np.arange(16, dtype=np.int32), 0.01, 1e-5, True)
     else:
         norms["norm"] = BatchNorm(state["norm.weight"], state["norm.bias"], 1e-5, True)
-    folder.mkdir(parents=True)
-    form = "entropy" if prices else "fixed"
+    form = "entropy" if by_slope else "fixed"
     parts = write_packed(folder / "packed.safetensors", state, shared, norms, folded, {}, form)
-    octets = {"float32": (root / "model" / "weights.safetensors").stat().st_size} | parts
-    bits = sum(layer_bits(int(np.prod(LAYERS[name])), k) for name, k in ks.items())
-    sizes = {"bytes": octets, "format": form, "analytic_bits": bits, "weights": 736, "parameters": 778}
-    quality = compare(logits, reference, labels, 0)
-    on_search = {
-        "top1": 0.8,
-        "relative_quality": 0.95,
-        "low": 0.93,
-        "expected": 0.96,
-        "expected_low": 0.955,
-        "images": 400,
-        "kl": 0.05,
-        "kl_high": 0.06,
-        "agreement": 0.9,
+    weights = {name: int(np.prod(shape)) for name, shape in made_up.layers.items()}
+    return {
+        "bytes": {"float32": (made_up.root / "model" / "weights.safetensors").stat().st_size} | parts,
+        "format": form,
+        "batch_norm": "float32",
+        "folded_batch_norms": len(folded),
+        "analytic_bits": sum(layer_bits(weights[name], k) for name, k in ks.items()),
+        "weights": sum(weights.values()),
+        "parameters": sum(array.size for name, array in state.items() if "running" not in name),
     }
-    rows = []
-    for number, change in enumerate((-1, 0, 1, 2)):
-        row = on_search | {
+
+
+def _front(made_up: MadeUp, method: str, bits: int) -> list[dict]:
+    """Rows of front.csv, of which the second is the chosen one; they were measured in another order than by size."""
+    quality = {"expected": 0.96, "expected_low": 0.955, "kl": 0.05, "kl_high": 0.06}
+    return [
+        {
+            "evaluation": evaluation,
             "bits": bits * 2**change,
             "compression_rate_analytic": 6 / 2**change,
+            "images": 400,
+            **dict.fromkeys(task(made_up.task_name).COLUMNS, 0.8),
+            "relative_quality": 0.9 + 0.02 * number,
+            "low": 0.87 + 0.02 * number,
+            **quality,
+            "pareto": 1,
             "chosen": int(change == 0),
+            **({"slope": 0.1 / 2**change} if method == "rate_distortion" else {}),
+            **{f"k:{name}": "dense" if made_up.dense else k + number - 1 for name, k in made_up.ks(method).items()},
         }
-        row |= {"relative_quality": 0.9 + 0.02 * number, "low": 0.87 + 0.02 * number, "slope": 0.1 / 2**change}
-        row["pareto"] = 1
-        rows.append(
-            {key: row[key] for key in (PRICES if prices else FRONT)} | {name: k + number - 1 for name, k in ks.items()}
-        )
-    write_sealed(folder / "front.csv", (PRICES if prices else FRONT) + list(ks), rows, _searched(hashes))
-    # Measured in another order than that of size.
-    with Journal(folder / "journal.jsonl", {}) as journal:
-        for row in reversed(rows[1:] + rows[:1]):
-            journal.append(("slope", row["slope"]) if prices else tuple(row[name] for name in ks), {})
-    if prices:
-        losses = [
-            dict(zip(LOSSES, (name, 9, 10.0 ** -(i + 2), 10.0 ** -(i + 2.2), 0.6), strict=True))
-            for i, name in enumerate(ks)
-        ]
-        write_sealed(folder / "losses.csv", LOSSES, losses, _searched(hashes))
-    correlation = 1.0 if prices else None
-    write_json(
-        folder / "recipe.json",
-        {
-            "settings": {"method": method, "quality_target": TARGET},
-            "made_from": {"weights.h5": "2" * 64, "calibration.h5": "3" * 64} if prices else CLUSTERS,
-            "layers": {name: {"shape": list(LAYERS[name]), "k": None if dense else k} for name, k in ks.items()},
-            "on_search_images": on_search,
-            "predicted_loss_rank_correlation": correlation,
-        },
-    )
-    made = {name: sha256_file(folder / file) for name, file in MADE.items()}
-    write_json(folder / "sizes.json", sizes | made)
-    labelled = [""] * IMAGES if labels is None else labels
-    table = zip(keys, labelled, reference.argmax(1), logits.argmax(1), strict=True)
-    told = [dict(zip(PREDICTIONS, row, strict=True)) for row in table]
-    write_sealed(
-        folder / "predictions.csv", PREDICTIONS, told, {"packed": made["packed"], "images": hashes["held_out_images"]}
-    )
-    for rule in PRICE_PARTS if prices else PARTS:
-        _benchmark(root / "benchmarks" / "search" / method / f"{rule}.tsv", rng)
-    metrics = {
-        "model": MODEL,
-        "search": method,
-        "dataset": "made-up images",
-        "quality_target": TARGET,
-        **quality,
-        "verdict": verdict(*quality["relative_quality_ci95"], TARGET),
-        "bytes": octets,
-        "compression_rate": {"on_disk": octets["float32"] / octets["packed"], "analytic": 32 * 736 / bits},
-        "bits_per_weight": 8 * octets["packed"] / 778,
-        "predicted_loss_rank_correlation": correlation,
-        "evaluations": len(rows),
-        "images_forwarded": 240,
-        "seconds": {},
-        "versions": {"wshare": "0.1.0", "python": "3.11"},
-        "seed": 0,
-        "sha256": hashes | made,
-    }
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+        for number, (change, evaluation) in enumerate(zip((-1, 0, 1, 2), (1, 4, 3, 2), strict=True))
+    ]
 
 
-def _sensitivity(rng: np.random.Generator) -> list[dict]:
+def _sensitivity(kind: Task, layers: dict[str, tuple[int, ...]], rng: np.random.Generator) -> list[dict]:
     rows = []
-    for name in LAYERS:
+    for name in layers:
         for k in (2, 4, 8, 16):
             kl = float(rng.uniform(0.5, 2) / k**2)
-            row = {"layer": name, "k": k, "inertia": kl, "weighted_inertia": kl, "top1": 0.8, "relative_quality": 0.9}
-            rows.append(row | {"loss": 0.5, "kl": kl, "agreement": 0.9, "images": IMAGES})
+            row = {"layer": name, "k": k, "inertia": kl, "weighted_inertia": kl, "images": IMAGES}
+            rows.append(row | dict.fromkeys(kind.PROFILED, 0.9) | {"kl": kl})
     return rows
 
 

@@ -14,13 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from wshare.artifacts.timings import Usage, read_benchmark, usage_by_stage
+from wshare.artifacts.timings import Usage, of_search, read_benchmark, usage_by_stage
 from wshare.config.plan import plan
 from wshare.config.slices import stage_settings
 from wshare.config.validation import complete
-from wshare.errors import FormatError
 from wshare.files.atomic import write_text
-from wshare.files.journal import Journal
 from wshare.files.sealed import read_json, write_json
 from wshare.files.tables import read_sealed, write_sealed
 from wshare.packed.format import read_layout, read_shared, write_packed
@@ -32,14 +30,13 @@ from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
 from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
-from wshare.stages.search_rate_distortion import LOSSES
 
-from .made_up import LAYERS, METHODS, MODEL, write_reports, write_results
+from .made_up import LAYERS, LOSSES, METHODS, MODEL, report_files, write_reports, write_results
 
 ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 SECTIONS = [
-    "Accuracy against size",
+    "Quality against size",
     "Layers",
     "Sensitivity of each layer",
     "Bits of each layer",
@@ -158,20 +155,20 @@ def test_page_carries_the_metrics_word_for_word(page, metrics):
 def test_card_says_what_metrics_say(page, metrics, search):
     (card,) = page.find("section", data_search=search)
     found, text = metrics[search], card[2]
-    octets, rate = found["bytes"], found["compression_rate"]
-    assert f"{size(octets['float32'])} → {size(octets['packed'])}" in text
+    nbytes, rate = found["bytes"], found["compression_rate"]
+    assert f"{size(nbytes['float32'])} → {size(nbytes['packed'])}" in text
     assert f"{rate['on_disk']:.2f}x on disk ({rate['analytic']:.2f}x analytic)" in text
     pairs = dict(zip(*([e[2] for e in page.inside(card, tag)] for tag in ("dt", "dd")), strict=True))
     low, high = found["relative_quality_ci95"]
-    half = octets["float32"] / 2
+    float16 = nbytes["float32"] / 2
     assert pairs["top-1"] == f"{percent(found['float32']['top1'])} → {percent(found['compressed']['top1'])}"
     assert pairs["share of float32"] == percent(found["relative_quality"])
     assert pairs["95 % interval"] == f"{percent(low)} to {percent(high)}"
     assert pairs["quality target"] == "90.00 %"
     assert pairs["bits a weight"] == f"{found['bits_per_weight']:.2f}"
-    assert pairs["float32 file"] == f"{octets['float32']:,} B"
-    assert pairs["half of it (float16)"] == f"{half:,.0f} B, {half / octets['packed']:.2f}x"
-    assert pairs["packed file"] == f"{octets['packed']:,} B"
+    assert pairs["float32 file"] == f"{nbytes['float32']:,} B"
+    assert pairs["half of it (float16)"] == f"{float16:,.0f} B, {float16 / nbytes['packed']:.2f}x"
+    assert pairs["packed file"] == f"{nbytes['packed']:,} B"
     (badge,) = [e for e in page.inside(card, "span") if "verdict" in e[1].get("class", "")]
     assert badge[1]["class"] == f"verdict {found['verdict']}"
     assert found["verdict"] in badge[2]
@@ -184,7 +181,7 @@ def test_every_search_has_every_section_in_order(page, search):
     drawn = {e[1]["data-chart"].partition("/")[2] for e in page.inside(article, "div") if "data-chart" in e[1]}
     always = {"front", "sensitivity", "bits", "bytes", "trace", "time", "memory", "weights_1", "weights_2"}
     assert drawn - {"weights_3"} == always | ({"losses"} if search == "rate_distortion" else set())
-    sentence = f"Searches by {search} keep no predicted loss"
+    sentence = "This search measured no layer alone, so there is no prediction to check."
     assert (sentence in article[2]) == (search != "rate_distortion")
 
 
@@ -221,7 +218,7 @@ def test_layer_table_adds_up_to_the_packed_file(page, folder, metrics, search):
     cells = [e[1]["data-value"] for e in page.inside(table, "td")]
     rows = [cells[i : i + 10] for i in range(0, len(cells), 10)]
     assert [row[0] for row in rows] == list(LAYERS)
-    assert [row[4] for row in rows] == ["16", "8", "4"]
+    assert [row[4] for row in rows] == (["8"] * 3 if search == "uniform" else ["16", "8", "4"])
     layout = read_layout(folder / "results" / MODEL / "search" / search / "packed.safetensors")
     assert [int(row[6]) for row in rows] == [layout.octets[f"{name}.weight"] for name in LAYERS]
     for name, row in zip(LAYERS, rows, strict=True):
@@ -236,22 +233,22 @@ def test_names_are_escaped(page):
     assert "stem.&lt;conv&gt;" in page.source
 
 
-def test_images_whose_answer_changed_are_shown(page, folder, metrics):
+def test_images_whose_prediction_changed_are_shown(page, folder, metrics):
     search = max(METHODS, key=lambda name: -metrics[name]["compressed"]["agreement"])
-    answers, _ = read_sealed(folder / "results" / MODEL / "search" / search / "predictions.csv")
-    rows = [row for row in answers if row["float32"] != row["compressed"]]
+    predictions, _ = read_sealed(folder / "results" / MODEL / "search" / search / "predictions.csv")
+    rows = [row for row in predictions if row["float32"] != row["compressed"]]
     (article,) = page.find("article", data_search=search)
     images = page.inside(article, "img")
     assert len(images) == min(8, len(rows)) > 0
     assert [e[1]["alt"] for e in images] == [f"Held-out image {row['image']}" for row in rows[:8]]
-    assert f"The first answer changed for {len(rows)} of 60 held-out images" in article[2]
+    assert f"The top-1 prediction changed for {len(rows)} of 60 held-out images" in article[2]
 
 
 def test_names_of_the_networks_classes_are_shown(tmp_path):
     root = write_results(tmp_path)
     # The roughest of the made-up searches.
-    answers, _ = read_sealed(root / "search" / "uniform" / "predictions.csv")
-    row = next(row for row in answers if row["float32"] != row["compressed"])
+    predictions, _ = read_sealed(root / "search" / "uniform" / "predictions.csv")
+    row = next(row for row in predictions if row["float32"] != row["compressed"])
     spec = root / "model" / "model.json"
     old = page_of(tmp_path, root)
     assert "Classes are indices." in old
@@ -273,7 +270,7 @@ def page_of(folder, root):
 
 def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
     root = write_results(tmp_path, ("rate_distortion",))
-    model = read_model_results(MODEL, [root / "search" / "rate_distortion" / "metrics.json"], 16)
+    model = read_model_results(MODEL, report_files(root))
     (search,) = model.searches
     found = front(model, replace(search, metrics=search.metrics | {"quality_target": 0.8}))
     assert min(float(row["relative_quality"]) for row in search.front) > 0.85
@@ -281,34 +278,29 @@ def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
     assert low < 0.8 < high
 
 
-def test_trace_is_in_the_order_of_the_journal(folder):
-    metrics = [folder / "results" / MODEL / "search" / name / "metrics.json" for name in METHODS]
-    for search in read_model_results(MODEL, metrics, 16).searches:
-        assert search.trace == [0, 3, 2, 1]
-
-
-def test_journal_of_another_front_is_refused(tmp_path):
-    root = write_results(tmp_path, ("slope",))
-    path = root / "search" / "slope" / "journal.jsonl"
-    with Journal(path, {}) as journal:
-        journal.append((1, 1, 1), {})
-    with pytest.raises(FormatError, match=r"than front\.csv; remove both, .*: rm .*journal\.jsonl .*front\.csv$"):
-        read_model_results(MODEL, [root / "search" / "slope" / "metrics.json"], 16)
+@pytest.mark.parametrize("search", METHODS)
+def test_trace_is_in_the_order_of_measurement(page, search):
+    spec = json.loads(page.find("script", id="charts")[0][2])["specs"][f"{search}/trace"]
+    values = spec["layer"][0].get("data", spec.get("data"))["values"]
+    assert [value["number"] for value in values] == [1, 2, 3, 4]
+    sizes = [value["kB"] for value in values]
+    # The smallest first, then from the largest downwards.
+    assert sizes[0] == min(sizes)
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)
+    assert [value["state"] for value in values][3] == "chosen"
 
 
 def test_sections_without_data_say_so(tmp_path):
     root = write_results(tmp_path, ("rate_distortion",))
     search = root / "search" / "rate_distortion"
-    (search / "journal.jsonl").unlink()
     write_sealed(search / "losses.csv", LOSSES, [], read_sealed(search / "losses.csv")[1])
     write_reports(tmp_path)
     found = Page(root / "report" / "index.html")
     text = found.find("article")[0][2]
     assert [heading[2] for heading in found.find("h2")][1:] == SECTIONS
-    assert "This search measured no layer alone (probe_images is 0), and no other search profiled the layers." in text
-    assert "The order of the evaluations is lost" in text
+    assert "This search measured no layer alone, and no other search profiled the layers." in text
     names = {e[1]["data-chart"] for e in found.find("div") if "data-chart" in e[1]}
-    assert not names & {f"rate_distortion/{chart}" for chart in ("sensitivity", "losses", "trace")}
+    assert not names & {f"rate_distortion/{chart}" for chart in ("sensitivity", "losses")}
     # One search needs no choice between searches.
     assert not found.find("select")
 
@@ -320,11 +312,11 @@ def test_without_labels_the_page_says_agreement(tmp_path):
     (card,) = found.find("section", data_search="slope")
     assert "agreement with float32" in card[2]
     assert "top-1" not in card[2]
-    assert "what is measured is agreement with the float32 network, not accuracy" in found.find("article")[0][2]
+    assert "what is measured is agreement with float32, not whether it is right" in found.find("article")[0][2]
     # Against its own answers the float32 network is always right: no number of that kind stands anywhere.
     assert "float32 accuracy" not in found.find("article")[0][2]
     assert "share of float32" not in found.find("article")[0][2]
-    assert "no labels, so it is held against the float32 network's own first answers" in found.find("header")[0][2]
+    assert "no labels, so it is held against the float32 network's own top-1 predictions" in found.find("header")[0][2]
 
 
 def test_one_combination_has_no_trace_to_draw(tmp_path):
@@ -333,9 +325,6 @@ def test_one_combination_has_no_trace_to_draw(tmp_path):
     rows, made_from = read_sealed(search / "front.csv")
     chosen = [row for row in rows if row["chosen"] == "1"]
     write_sealed(search / "front.csv", list(chosen[0]), chosen, made_from)
-    head, *lines = (search / "journal.jsonl").read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)[0] == ["slope", float(chosen[0]["slope"])]]
-    write_text(search / "journal.jsonl", "\n".join([head, *kept]) + "\n")
     write_reports(tmp_path)
     found = Page(root / "report" / "index.html")
     (article,) = found.find("article")
@@ -422,7 +411,7 @@ def test_program_is_a_commit_or_says_that_it_is_none():
 
 def test_histogram_is_relative_to_rows_with_the_norm_folded_in(tmp_path):
     root = write_results(tmp_path, ("rate_distortion",))
-    (search,) = read_model_results(MODEL, [root / "search" / "rate_distortion" / "metrics.json"], 16).searches
+    (search,) = read_model_results(MODEL, report_files(root)).searches
     tensors, _ = read_shared(search.packed)
     weights = root / "model" / "weights.safetensors"
     found = histogram("depthwise", "why", weights, tensors["depthwise.weight"], search.layout)
@@ -457,22 +446,29 @@ def packed_file(path: Path) -> dict:
 
 def test_layout_of_a_packed_file_adds_up(tmp_path):
     path = tmp_path / "packed.safetensors"
-    octets = packed_file(path)
+    nbytes = packed_file(path)
     layout = read_layout(path)
     assert set(layout.octets) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
-    parts = octets["indices"] + octets["codebooks"] + octets["scales"] + octets["shifts"] + octets["kept"]
+    parts = nbytes["indices"] + nbytes["codebooks"] + nbytes["scales"] + nbytes["shifts"] + nbytes["kept"]
     # Checksums, flags and lengths count as header.
-    assert 0 < sum(layout.octets.values()) - parts < octets["header"]
+    assert 0 < sum(layout.octets.values()) - parts < nbytes["header"]
     assert layout.folded == {"b.weight": ("bn", 1e-3)}
 
 
+def benchmarks(folder: Path, rows: dict[str, str]) -> list[Path]:
+    """Benchmark files of these jobs, each with a row of seconds, the same in words, and memory."""
+    paths = [folder / "benchmarks" / f"{name}.tsv" for name in rows]
+    for path, row in zip(paths, rows.values(), strict=True):
+        write_text(path, f"s\th:m:s\tmax_rss\n{row}\n")
+    return paths
+
+
 def test_usage_takes_the_sum_of_times_and_the_peak_of_memory(tmp_path):
-    rows = {"cluster_layer/a": "2\tx\t30", "cluster_layer/b": "3\tx\tNA", "inspect_model": "1\tx\t-"}
-    for name, row in rows.items():
-        write_text(tmp_path / f"{name}.tsv", f"s\th:m:s\tmax_rss\n{row}\n")
-    usage = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a", "b"]})
+    rows = {"inspect_model": "1\tx\t-", "cluster_layer/a": "2\tx\t30", "cluster_layer/b": "3\tx\tNA"}
+    paths = benchmarks(tmp_path, rows)
+    usage = usage_by_stage([*paths, tmp_path / "gone.tsv"])
     assert usage == {"inspect_model": Usage(1.0, None, 1), "cluster_layer": Usage(5.0, 30.0, 2)}
-    assert read_benchmark(tmp_path / "inspect_model.tsv") == [(1.0, None)]
+    assert read_benchmark(paths[0]) == [(1.0, None)]
 
 
 def test_sizes_of_indices_by_hand(tmp_path):
@@ -502,11 +498,10 @@ def test_codings_of_indices_are_listed(page, folder, metrics, search):
 
 
 def test_usage_leaves_out_stages_that_only_other_searches_need(tmp_path):
-    for stage in ("extract_weights", "measure_inputs", "gather_sensitivity", "cluster_layer/a"):
-        write_text(tmp_path / f"{stage}.tsv", "s\th:m:s\tmax_rss\n1\tx\t-\n")
-    assert set(usage_by_stage(tmp_path, "rate_distortion", {})) == {"extract_weights", "measure_inputs"}
-    profiled = usage_by_stage(tmp_path, "slope", {"cluster_layer": ["a"]})
-    assert set(profiled) == {"extract_weights", "gather_sensitivity", "cluster_layer"}
+    stages = ("extract_weights", "measure_inputs", "cluster_layer/a", "search/one/search", "search/two/search")
+    paths = benchmarks(tmp_path, dict.fromkeys(stages, "1\tx\t-"))
+    found = of_search(paths, "one", ["extract_weights", "measure_inputs", "search"])
+    assert found == [paths[0], paths[1], paths[3]]
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 models"), (1, "1 model"), (1500, "1,500 models")])
@@ -560,6 +555,52 @@ def test_numbers_read_well(text, expected):
 def test_a_search_that_kept_all_layers_dense_has_no_histograms(tmp_path):
     root = write_results(tmp_path, ("slope",), dense=True)
     report = root / "report"
-    report_model({}, MODEL, [root / "search" / "slope" / "metrics.json"], 16, report / "index.html", report / "figures")
+    report_model({}, MODEL, report_files(root), report / "index.html", report / "figures")
     text = (report / "index.html").read_text()
     assert "The search kept all layers dense: there are no shared values." in text
+
+
+NAMES = ("low", "kl", "bits", "images", "slope", "chosen", "k", "layer", "index", "model", "con", "weight")
+
+
+@pytest.mark.parametrize("method", ["rate_distortion", "slope"])
+def test_layers_named_like_anything_are_shown_right(tmp_path, method):
+    """Names of columns of tables, of files on other systems, and of what lies in them."""
+    root = write_results(tmp_path, (method,), layers={name: (16, 4 + i) for i, name in enumerate(NAMES)})
+    model = read_model_results(MODEL, report_files(root))
+    (search,) = model.searches
+    ks = dict(zip(NAMES, ["16", "8", "4"] * 4, strict=True))
+    assert [search.ks(row) for row in search.front if row["chosen"] == "1"] == [ks]
+    assert [float(row["low"]) for row in search.front] == pytest.approx([0.87, 0.89, 0.91, 0.93])
+    write_reports(tmp_path)
+    page = Page(root / "report" / "index.html")
+    (table,) = page.find("table", id=f"layers-{method}")
+    cells = [e[1]["data-value"] for e in page.inside(table, "td")]
+    rows = [cells[i : i + 10] for i in range(0, len(cells), 10)]
+    assert [(row[0], row[4]) for row in rows] == list(ks.items())
+    assert [int(row[6]) for row in rows] == [search.layout.octets[f"{name}.weight"] for name in NAMES]
+    specs = json.loads(page.find("script", id="charts")[0][2])["specs"]
+    drawn = specs[f"{method}/bits"]["data"]["values"]
+    assert [(row["layer"], row["k"]) for row in drawn] == list(ks.items())
+    points = max((layer["data"]["values"] for layer in specs[f"{method}/front"]["layer"]), key=len)
+    (chosen,) = (point for point in points if point["kind"].startswith("chosen"))
+    assert chosen["recipe"] == ", ".join(ks.values())
+    assert chosen["share"] == 0.92
+    values = specs[f"{method}/sensitivity"]["data"]["values"]
+    assert list(dict.fromkeys(row["layer"] for row in values)) == list(NAMES)
+
+
+def test_baselines_of_one_k_are_told_apart_by_what_they_measured(tmp_path):
+    """Layers of fewer weights may have fewer values."""
+    layers = {"a": (16, 3), "tiny": (2, 2)}
+    root = write_results(tmp_path, ("uniform", "slope"), layers=layers)
+    search = root / "search" / "uniform"
+    rows, made_from = read_sealed(search / "front.csv")
+    for row in rows:
+        row["k:tiny"] = str(min(4, int(row["k:a"])))
+    write_sealed(search / "front.csv", list(rows[0]), rows, made_from)
+    model = read_model_results(MODEL, report_files(root))
+    chart = front(model, next(search for search in model.searches if search.name == "slope"))
+    points = max((layer["data"]["values"] for layer in chart.spec["layer"]), key=len)
+    assert {p["search"] for p in points if p["kind"].startswith("uniform")} == {"uniform"}
+    assert not [p for p in points if p["kind"] == "another search"]

@@ -15,6 +15,7 @@ def result(measure: str, before: float, after: float) -> dict:
         "model": f"net_{measure}",
         "search": "slope",
         "dataset": "d",
+        "task": "classification",
         "measure": measure,
         "quality_target": 0.97,
         "float32": {"top1": before, "top5": 1.0, "images": 400},
@@ -27,26 +28,29 @@ def result(measure: str, before: float, after: float) -> dict:
         "bits_per_weight": 3.2,
         "evaluations": 7,
         "images_forwarded": 2800,
-        "seconds": {"search": 1.5},
     }
+
+
+def files(folder: Path, content: dict) -> tuple[Path, Path, Path, Path]:
+    """Paths of a result's metrics, timings, recipe and baseline."""
+    model = folder / content["model"]
+    search = model / "search" / content["search"]
+    return (*(search / f"{name}.json" for name in ("metrics", "timings", "recipe")), model / "baseline/metrics.json")
 
 
 def summary(
     folder: Path, *results: dict, skipped: tuple[int, int] = (0, 0), options: dict | None = None
 ) -> tuple[str, list[dict]]:
     """The text and the table of results; `skipped` search and held-out images of each model were unreadable."""
-    paths, baselines = [], []
-    for content in results:
-        model = folder / content["model"]
-        paths.append(model / "search" / content["search"] / "metrics.json")
-        baselines.append(model / "baseline" / "metrics.json")
-        recipe = paths[-1].with_name("recipe.json")
+    written = [files(folder, content) for content in results]
+    for content, (metrics, timings, recipe, baseline) in zip(results, written, strict=True):
         write_json(recipe, {"settings": {"options": options or {}}})
         hashes = {"model": "0", "search_images": "1", "held_out_images": "2", "recipe": sha256_file(recipe)}
-        write_json(paths[-1], content | {"sha256": hashes})
+        write_json(metrics, content | {"sha256": hashes | {"packed": "3"}})
+        write_json(timings, {"seconds": {"search": 1.5}, "sha256": {"packed": "3"}})
         counts = {"search": {"skipped": skipped[0]}, "held_out": {"skipped": skipped[1]}}
-        write_json(baselines[-1], counts | {"sha256": {"model": "0", "search_images": "1", "held_out_images": "2"}})
-    summarise(paths, baselines, folder / "summary.txt", folder / "summary.csv")
+        write_json(baseline, counts | {"sha256": {"model": "0", "search_images": "1", "held_out_images": "2"}})
+    summarise(*map(list, zip(*written, strict=True)), folder / "summary.txt", folder / "summary.csv")
     with open(folder / "summary.csv", newline="") as file:
         return (folder / "summary.txt").read_text(), list(csv.DictReader(file))
 
@@ -61,9 +65,9 @@ def test_without_labels_the_text_says_agreement_and_no_top1(tmp_path):
     assert row["measure"] == "agreement"
 
 
-def test_the_seconds_of_a_search_by_rate_distortion_are_those_of_its_own_stage(tmp_path):
-    _, (row,) = summary(tmp_path, result("accuracy", 0.8, 0.796) | {"seconds": {"search_rate_distortion": 2.5}})
-    assert row["search_seconds"] == "2.5"
+def test_the_seconds_are_those_of_the_search(tmp_path):
+    _, (row,) = summary(tmp_path, result("accuracy", 0.8, 0.796))
+    assert row["search_seconds"] == "1.5"
 
 
 def test_with_labels_the_text_says_top1_before_and_after(tmp_path):
@@ -137,20 +141,24 @@ def test_advice_after_a_met_target_is_to_load_the_smallest_file(tmp_path):
     )
 
 
-def test_metrics_of_another_baseline_or_recipe_are_refused(tmp_path):
-    folder = tmp_path / "m"
-    summary(tmp_path, result("accuracy", 0.9, 0.88) | {"model": "m", "search": "s"})
-    metrics, baseline = folder / "search/s/metrics.json", folder / "baseline/metrics.json"
-    content, reference = read_json(metrics), read_json(baseline)
+def test_files_that_were_not_made_from_one_another_are_refused(tmp_path):
+    given = result("accuracy", 0.9, 0.88) | {"model": "m", "search": "s"}
+    summary(tmp_path, given)
+    metrics, timings, recipe, baseline = files(tmp_path, given)
+    content, reference, clock = read_json(metrics), read_json(baseline), read_json(timings)
 
     def again() -> None:
-        summarise([metrics], [baseline], tmp_path / "summary.txt", tmp_path / "summary.csv")
+        summarise([metrics], [timings], [recipe], [baseline], tmp_path / "summary.txt", tmp_path / "summary.csv")
 
     for name in ("model", "search_images", "held_out_images"):
         write_json(baseline, reference | {"sha256": reference["sha256"] | {name: "other"}})
         with pytest.raises(FormatError, match=f"^{metrics}: of another model or other images than {baseline}; "):
             again()
     write_json(baseline, reference)
+    write_json(timings, clock | {"sha256": {"packed": "other"}})
+    with pytest.raises(FormatError, match=f"^{timings}: made from other packed than are there now; "):
+        again()
+    write_json(timings, clock)
     write_json(metrics, content | {"sha256": content["sha256"] | {"recipe": "other"}})
     with pytest.raises(FormatError, match=f"^{metrics}: made from other recipe than are there now; "):
         again()
