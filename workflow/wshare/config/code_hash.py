@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from wshare.config.validation import PACKAGE
+from wshare.search.methods import METHODS
 
 # Modules of `sources` that a model of each source is built with.
 _SOURCE_MODULES = {
@@ -25,7 +26,7 @@ def code_files(stage: str, source: str = "file", method: str | None = None) -> t
     Read from the import statements, wherever they stand, so that no list has to be kept by hand. Of the model
     sources only those count that a model of `source` needs, of the search methods only `method`, or all.
     """
-    chosen = PACKAGE / "search" / "__init__.py"
+    table = PACKAGE / "search" / "methods.py"
     found: set[Path] = set()
     waiting = [PACKAGE / "stages" / f"{stage}.py"]
     while waiting:
@@ -33,9 +34,10 @@ def code_files(stage: str, source: str = "file", method: str | None = None) -> t
         foreign = file.parent.name == "sources" and file.stem not in ("__init__", *_SOURCE_MODULES[source])
         if file not in found and not foreign:
             found.add(file)
-            # That file imports the one method that is named.
-            own = method and file == chosen
-            waiting += [PACKAGE / "search" / f"{method}.py"] if own else _imports(file)
+            waiting += _imports(file)
+            if file == table:
+                rows = [METHODS[method]] if method else METHODS.values()
+                waiting += [found for row in rows for found in _files(f"wshare.search.{row.module}")]
     return tuple(sorted(str(file) for file in found))
 
 
@@ -59,12 +61,12 @@ def _imports(file: Path) -> tuple[Path, ...]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wshare"):
             modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    bases = [PACKAGE.joinpath(*module.split(".")[1:]) for module in modules]
-    files = [
-        path
-        for base in bases
-        for path in (base.with_suffix(".py"), base / "__init__.py", base.parent / "__init__.py")
-        if path.is_file()
-    ]
+    return tuple(path for module in modules for path in _files(module))
+
+
+def _files(module: str) -> list[Path]:
+    """Files of the package that an import of a name reads: a module, or what a module holds."""
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    files = (base.with_suffix(".py"), base / "__init__.py", base.parent / "__init__.py")
     # The package's own __init__ is a door for users: what it offers is written elsewhere.
-    return tuple(path for path in files if path != PACKAGE / "__init__.py")
+    return [path for path in files if path.is_file() and path != PACKAGE / "__init__.py"]

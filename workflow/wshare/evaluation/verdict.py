@@ -14,14 +14,13 @@ def describe(
     target: float,
     sizes: dict,
     recipe: dict,
-    seconds: dict[str, float],
     seed: int,
     hashes: dict[str, str],
 ) -> dict:
     """Quality, verdict, sizes, cost and versions of one compressed network.
 
     `quality` is what `wshare.scoring.compare` returns for the held-out images, `sizes` the content of sizes.json,
-    `recipe` that of recipe.json; `seconds` goes by stage, `hashes` by what they are of.
+    `recipe` that of recipe.json; `hashes` go by what they are of.
     """
     octets = sizes["bytes"]
     return {
@@ -40,7 +39,6 @@ def describe(
         "predicted_loss_rank_correlation": recipe.get("predicted_loss_rank_correlation"),
         "evaluations": recipe["evaluations"],
         "images_forwarded": sum(recipe["images_forwarded"].values()),
-        "seconds": seconds,
         "versions": {"wshare": __version__, "python": platform.python_version()}
         | {package: _version(package) for package in PACKAGES},
         "seed": seed,

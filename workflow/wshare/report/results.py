@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from wshare.artifacts.timings import Usage, jobs_of, usage_by_stage
+from wshare.artifacts.timings import Usage, of_search, usage_by_stage
 from wshare.errors import FormatError
 from wshare.files.hdf5 import get_text, open_h5
 from wshare.files.journal import PRICE_NAMES, read_journal
@@ -17,6 +17,31 @@ QUALITY = (
     *("slope", "bits", "compression_rate_analytic", "images", "top1", "relative_quality", "low"),
     *("expected", "expected_low", "kl", "kl_high", "agreement", "pareto", "chosen"),
 )
+
+
+@dataclass(frozen=True)
+class ModelReportFiles:
+    """All that the report of a model shows.
+
+    The lists from `metrics` to `packed` have a file for each search, in one order. `benchmarks` are those of all jobs
+    that led to these results; `sensitivity` is None where no search goes by it.
+    """
+
+    spec: Path
+    weights: Path
+    layers: Path
+    held_out_images: Path
+    baseline: Path
+    metrics: list[Path]
+    timings: list[Path]
+    recipes: list[Path]
+    sizes: list[Path]
+    fronts: list[Path]
+    losses: list[Path]
+    predictions: list[Path]
+    packed: list[Path]
+    benchmarks: list[Path]
+    sensitivity: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,64 +93,54 @@ class Model:
     searches: list[Search]
 
 
-def read_model_results(name: str, metrics: list[Path], layers_per_job: int) -> Model:
-    """Everything under results/<model>/ that a report shows; `metrics` are its metrics.json, one a search."""
-    folder = metrics[0].parents[2]
-    names = ("model/model.json", "model/layers.json", "baseline/metrics.json")
-    described, listed, measured = (folder / file for file in names)
-    spec, table, baseline = (read_json(path) for path in (described, listed, measured))
-    check_sha256(folder / "model" / "weights.safetensors", spec["sha256"], described)
-    check_origin(listed, table, {"model": spec["sha256"]})
-    with open_h5(folder / "images" / "held_out.h5", "images") as images:
+def read_model_results(name: str, files: ModelReportFiles) -> Model:
+    """Everything of a model that a report shows; UserError unless all files were made from one another."""
+    spec, table, baseline = (read_json(path) for path in (files.spec, files.layers, files.baseline))
+    check_sha256(files.weights, spec["sha256"], files.spec)
+    check_origin(files.layers, table, {"model": spec["sha256"]})
+    with open_h5(files.held_out_images, "images") as images:
         held_out = get_text(images.attrs, "fingerprint")
-    check_origin(measured, baseline["sha256"], {"model": spec["sha256"], "held_out_images": held_out})
+    check_origin(files.baseline, baseline["sha256"], {"model": spec["sha256"], "held_out_images": held_out})
     searched = {"model": spec["sha256"], "images": baseline["sha256"]["search_images"]}
-    jobs = jobs_of([layer["folder"] for layer in table["layers"]], layers_per_job)
-    searches = [_read_search(path, folder / "benchmarks", jobs, baseline["sha256"]) for path in metrics]
+    searches = [_read_search(files, place, baseline["sha256"]) for place in range(len(files.metrics))]
     # All searches that go by profiles go by the same ones.
     profiled = [search.recipe["made_from"] for search in searches if search.method != "rate_distortion"]
     return Model(
         name=name,
-        folder=folder,
+        folder=files.baseline.parents[1],
         spec=spec,
         layers=table["layers"],
         parameters=table["parameters"],
         baseline=baseline,
-        sensitivity=_rows(folder / "sensitivity.csv", searched | profiled[0]) if profiled else [],
+        sensitivity=_rows(files.sensitivity, searched | profiled[0]) if profiled else [],
         searches=searches,
     )
 
 
-def _read_search(metrics: Path, benchmarks: Path, jobs: dict[str, list[str]], baseline: dict[str, str]) -> Search:
-    """One search's files, all of them made from one another and from what `baseline` names by hashes."""
-    folder = metrics.parent
-    verdict, recipe = read_json(metrics), read_json(folder / "recipe.json")
-    sizes, packed = read_json(folder / "sizes.json"), folder / "packed.safetensors"
-    for name, path in (("recipe", folder / "recipe.json"), ("packed", packed)):
-        check_sha256(path, sizes[name], folder / "sizes.json")
+def _read_search(files: ModelReportFiles, place: int, baseline: dict[str, str]) -> Search:
+    """Files of the search at a place, all of them made from one another and from what `baseline` names by hashes."""
+    metrics, recipe_file, packed = files.metrics[place], files.recipes[place], files.packed[place]
+    verdict, recipe, sizes = read_json(metrics), read_json(recipe_file), read_json(files.sizes[place])
+    for name, path in (("recipe", recipe_file), ("packed", packed)):
+        check_sha256(path, sizes[name], files.sizes[place])
     check_origin(metrics, verdict["sha256"], baseline | {name: sizes[name] for name in ("recipe", "packed")})
+    timings = read_json(files.timings[place])
+    check_origin(files.timings[place], timings["sha256"], {"packed": sizes["packed"]})
     searched = {"model": baseline["model"], "images": baseline["search_images"]}
-    front = _rows(folder / "front.csv", searched)
-    prices = recipe["settings"]["method"] == "rate_distortion"
+    front = _rows(files.fronts[place], searched)
+    shown = {"packed": sizes["packed"], "images": baseline["held_out_images"]}
     return Search(
-        name=folder.name,
-        folder=folder,
+        name=verdict["search"],
+        folder=metrics.parent,
         metrics=verdict,
         recipe=recipe,
         sizes=sizes,
         front=front,
-        losses=_rows(folder / "losses.csv", searched) if prices else [],
-        predictions=_rows(
-            folder / "predictions.csv", {"packed": sizes["packed"], "images": baseline["held_out_images"]}, PREDICTIONS
-        ),
-        trace=_trace(folder / "journal.jsonl", front, recipe),
+        losses=_rows(files.losses[place], searched),
+        predictions=_rows(files.predictions[place], shown, PREDICTIONS),
+        trace=_trace(metrics.with_name("journal.jsonl"), front, recipe),
         layout=read_layout(packed),
-        # An earlier report's own time is no cost of the result.
-        usage={
-            stage: used
-            for stage, used in usage_by_stage(benchmarks, folder.name, {} if prices else jobs).items()
-            if stage != "report_model"
-        },
+        usage=usage_by_stage(of_search(files.benchmarks, verdict["search"], timings["seconds"])),
     )
 
 

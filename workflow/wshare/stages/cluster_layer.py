@@ -7,9 +7,9 @@ from wshare.artifacts.weights import read_layer
 from wshare.quantize.kmeans import sweep
 
 
-def cluster_layer(settings: dict, layer: str, weights: Path, clusters: Path) -> None:
+def cluster_layer(settings: dict, layer: str, layer_weights: Path, clusters: Path) -> None:
     """Write clusters.h5 of one layer."""
-    weight, importance, made_from = read_layer(weights, layer)
+    weight, importance, made_from = read_layer(layer_weights, layer)
     result = sweep(
         weight,
         importance,

@@ -14,11 +14,11 @@ from wshare.tasks.classification import measure_of, score
 def evaluate_dense(
     spec: Path,
     weights: Path,
-    search: Path,
-    held_out: Path,
-    search_logits: Path,
-    held_out_logits: Path,
-    metrics: Path,
+    search_images: Path,
+    held_out_images: Path,
+    search_outputs: Path,
+    held_out_outputs: Path,
+    baseline: Path,
     threads: int,
     gpus: int,
 ) -> None:
@@ -28,7 +28,8 @@ def evaluate_dense(
     description = read_json(spec)
     hashes = {"model": description["sha256"]}
     result: dict = {"published": description["published"]}
-    for name, path, target in (("search", search, search_logits), ("held_out", held_out, held_out_logits)):
+    splits = (("search", search_images, search_outputs), ("held_out", held_out_images, held_out_outputs))
+    for name, path, target in splits:
         images = ImageFile(path, preprocessing=description["preprocessing"])
         logits = predict(model, placed(images, device), threads)
         write_outputs(target, logits, images, description["sha256"])
@@ -41,4 +42,4 @@ def evaluate_dense(
             print(f"{name}: {len(images)} images without labels; this network's own classes stand for them")
         else:
             print(f"{name}: top-1 {quality.top1:.2%} on {len(images)} images")
-    write_json(metrics, result | {"sha256": hashes})
+    write_json(baseline, result | {"sha256": hashes})

@@ -12,7 +12,7 @@ from wshare.files.sealed import check_origin, read_json
 
 
 def measure_inputs(
-    settings: dict, spec: Path, weights: Path, layers: Path, images: Path, moments: Path, gpus: int
+    settings: dict, spec: Path, weights: Path, layers: Path, search_images: Path, calibration: Path, gpus: int
 ) -> None:
     """Write calibration.h5: two folds of search images, each with their mirror images.
 
@@ -21,10 +21,10 @@ def measure_inputs(
     description, table = read_json(spec), read_json(layers)
     check_origin(layers, table, {"model": description["sha256"]})
     names = [layer["name"] for layer in table["layers"]]
-    sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
+    sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
     if len(sample) < 2:
-        raise UserError(f"{images}: {len(sample)} search image; searches by rate_distortion need at least two")
+        raise UserError(f"{search_images}: {len(sample)} search image; searches by rate_distortion need at least two")
     device = device_of(gpus)
     model = read_model(spec, weights, device)
     folds = half_statistics(model, placed(sample, device), names, settings["seed"])
-    write_statistics(moments, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})
+    write_statistics(calibration, folds, settings, {"model": description["sha256"], "images": sample.fingerprint})

@@ -10,9 +10,11 @@ from wshare.packed.compressed import Compressed
 from wshare.packed.write import check_recipe, write_files
 from wshare.quantize.codebooks import Shared, nearest_indices
 from wshare.quantize.cost import layer_bits
+from wshare.stages.arguments import ModelFiles, Needs
+from wshare.stages.pack_rate_distortion import pack_rate_distortion
 
 
-def pack_model(
+def _by_k(
     settings: dict,
     spec: Path,
     weights: Path,
@@ -44,3 +46,24 @@ def pack_model(
     bits = sum(layer_bits(layer.weights, ks[layer.layer]) for layer in layers)
     pieces = Compressed(shared, settings["format"], bits)
     write_files(model, pieces, settings["batch_norm"], sample, threads, weights, recipe, packed, dense, sizes)
+
+
+def pack_model(
+    files: ModelFiles,
+    layers: Path,
+    search_images: Path,
+    search_outputs: Path,
+    needs: Needs,
+    recipe: Path,
+    packed: Path,
+    dense: Path,
+    sizes: Path,
+    threads: int,
+) -> None:
+    """Write packed.safetensors, dense.safetensors and the sizes of their parts in bytes."""
+    settings = read_json(recipe)["settings"]["packing"]
+    common = (settings, files.spec, files.weights, search_images)
+    if needs.calibration:
+        pack_rate_distortion(*common, needs.layer_weights, needs.calibration, recipe, packed, dense, sizes, threads)
+    else:
+        _by_k(*common, needs.clusters, recipe, packed, dense, sizes, threads)

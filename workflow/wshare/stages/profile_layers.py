@@ -17,15 +17,15 @@ def profile_layers(
     settings: dict,
     spec: Path,
     weights: Path,
-    images: Path,
-    baseline: Path,
+    search_images: Path,
+    search_outputs: Path,
     clusters: list[Path],
     table: Path,
     gpus: int,
 ) -> None:
     """Write the group's rows of the sensitivity table; `clusters` are in the network's order."""
-    sample, model = ImageFile(images, limit=settings["images"]), read_json(spec)["sha256"]
-    logits = read_outputs(baseline, sample, model)
+    sample, model = ImageFile(search_images, limit=settings["images"]), read_json(spec)["sha256"]
+    logits = read_outputs(search_outputs, sample, model)
     made_from = {"model": model, "images": sample.fingerprint}
     reference = score(logits, logits, sample.labels)
     layers = [read_clusters(path, made_from) for path in clusters]

@@ -21,12 +21,15 @@ from wshare.progress import PROGRESS
 from wshare.quantize.codebooks import shared_weight
 from wshare.search import method
 from wshare.search.by_k.problem import Combination, Layer, Measurement, Problem, Profiled
+from wshare.search.rate_distortion.find import LOSSES
+from wshare.stages.arguments import Machine, ModelFiles, Needs
+from wshare.stages.search_rate_distortion import search_rate_distortion
 from wshare.tasks.classification import measure_of, score
 
 FRONT = ["bits", "compression_rate_analytic", "top1", "relative_quality", "low", "kl", "agreement", "pareto", "chosen"]
 
 
-def search(
+def _by_k(
     settings: dict,
     spec: Path,
     weights: Path,
@@ -156,3 +159,32 @@ def _front_rows(problem: Problem, measured: dict[Combination, dict], chosen: Com
         )
         best = max(best, quality["relative_quality"])
     return rows
+
+
+def search(
+    settings: dict,
+    model: str,
+    files: ModelFiles,
+    layers: Path,
+    search_images: Path,
+    search_outputs: Path,
+    needs: Needs,
+    code: str,
+    journal: Path,
+    front: Path,
+    losses: Path,
+    recipe: Path,
+    machine: Machine,
+) -> None:
+    """Write front.csv, losses.csv and recipe.json."""
+    own = {key: value for key, value in settings.items() if key != "packing"}
+    common = (own, files.spec, files.weights, search_images, search_outputs)
+    if needs.calibration:
+        found = (code, journal, front, losses, recipe, machine.threads, machine.gpus)
+        search_rate_distortion(*common, needs.layer_weights, needs.calibration, *found)
+    else:
+        found = (code, journal, front, recipe, machine.threads, machine.gpus)
+        _by_k(*common, needs.clusters, needs.sensitivity, *found)
+        made_from = {"model": read_json(files.spec)["sha256"], "images": ImageFile(search_images).fingerprint}
+        write_sealed(losses, LOSSES, [], made_from)
+    write_json(recipe, read_json(recipe) | {"settings": settings})

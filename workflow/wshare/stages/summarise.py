@@ -1,5 +1,6 @@
 """The block that a run ends with: what was won, what it cost, where it lies."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from wshare.errors import FormatError
@@ -9,51 +10,73 @@ from wshare.files.tables import write_table
 from wshare.report.texts import counted, size, told_skipped
 
 
-def summarise(metrics: list[Path], baseline: list[Path], summary: Path, table: Path) -> None:
+@dataclass(frozen=True)
+class Entry:
+    """One search of one model: its verdict, what it took, and where its files lie."""
+
+    result: dict
+    timings: dict
+    recipe: dict
+    baseline: dict
+    folder: Path
+
+
+def summarise(
+    metrics: list[Path],
+    timings: list[Path],
+    recipes: list[Path],
+    baselines: list[Path],
+    summary: Path,
+    summary_table: Path,
+) -> None:
     """Write a block of text for each model with a paragraph for each of its searches, and a table of all.
 
-    Each metrics.json has its search's recipe.json beside it; `baseline` holds each model's baseline/metrics.json.
+    The lists have a file for each search of each model, in one order; of a model all are next to one another.
     """
-    results = [(read_json(path), path.parent) for path in metrics]
-    baselines = {path.parents[1]: read_json(path) for path in baseline}
-    for path, (result, folder) in zip(metrics, results, strict=True):
-        reference = folder.parents[1] / "baseline" / "metrics.json"
-        if not baselines[folder.parents[1]]["sha256"].items() <= result["sha256"].items():
-            raise FormatError(f"{path}: of another model or other images than {reference}; {remedy(reference)}")
-    by_model: dict[str, list[tuple[dict, Path]]] = {}
-    for result, folder in results:
-        by_model.setdefault(result["model"], []).append((result, folder))
+    files = zip(metrics, timings, recipes, baselines, strict=True)
+    entries = [read_entry(*paths) for paths in files]
+    by_model: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_model.setdefault(entry.result["model"], []).append(entry)
     blocks = [
         "\n".join(
             [
-                heading(found[0][0], baselines[found[0][1].parents[1]]),
-                *(paragraph(*entry) for entry in found),
-                f"  report: {found[0][1].parents[1]}/report/index.html",
+                heading(found[0].result, found[0].baseline),
+                *(paragraph(entry.result, entry.folder) for entry in found),
+                f"  report: {found[0].folder.parents[1]}/report/index.html",
                 f"  next: {advice(found)}",
             ]
         )
         for found in by_model.values()
     ]
-    last = f"all as a table: {table}\nall side by side: {table.parent}/report/index.html"
+    last = f"all as a table: {summary_table}\nall side by side: {summary_table.parent}/report/index.html"
     write_text(summary, "\n\n".join([*blocks, last]) + "\n")
-    rows = [row(result) for result, _ in results]
-    write_table(table, list(rows[0]), rows)
+    rows = [row(entry) for entry in entries]
+    write_table(summary_table, list(rows[0]), rows)
 
 
-def advice(found: list[tuple[dict, Path]]) -> str:
+def read_entry(metrics: Path, timings: Path, recipe: Path, baseline: Path) -> Entry:
+    """Files of one search; FormatError unless they are of one network, the same images and one recipe."""
+    result, reference, seconds = read_json(metrics), read_json(baseline), read_json(timings)
+    if not reference["sha256"].items() <= result["sha256"].items():
+        raise FormatError(f"{metrics}: of another model or other images than {baseline}; {remedy(baseline)}")
+    check_origin(metrics, result["sha256"], {"recipe": sha256_file(recipe)})
+    check_origin(timings, seconds["sha256"], {"packed": result["sha256"]["packed"]})
+    return Entry(result, seconds["seconds"], read_json(recipe), reference, metrics.parent)
+
+
+def advice(found: list[Entry]) -> str:
     """What to run next, given the results of a model's searches."""
-    met = [(result["bytes"]["packed"], folder) for result, folder in found if result["verdict"] == "met"]
+    met = [(entry.result["bytes"]["packed"], entry.folder) for entry in found if entry.result["verdict"] == "met"]
     if met:
         return f"python -c \"import wshare; print(wshare.load_packed('{min(met)[1]}/packed.safetensors').keys())\""
-    undecided = [entry for entry in found if entry[0]["verdict"] == "undecided"]
+    undecided = [entry for entry in found if entry.result["verdict"] == "undecided"]
     # The search that is nearest to its target.
-    result, folder = max(
-        undecided or found, key=lambda entry: entry[0]["relative_quality"] - entry[0]["quality_target"]
+    nearest = max(
+        undecided or found, key=lambda entry: entry.result["relative_quality"] - entry.result["quality_target"]
     )
-    search = f"searches.{result['search']}"
-    recipe = folder / "recipe.json"
-    rate = read_json(recipe)["settings"]["options"].get("compression_rate")
-    check_origin(folder / "metrics.json", result["sha256"], {"recipe": sha256_file(recipe)})
+    search = f"searches.{nearest.result['search']}"
+    rate = nearest.recipe["settings"]["options"].get("compression_rate")
     if rate is not None:
         # A search to a size goes neither by the target nor by the confidence.
         change = f"lower {search}.options.compression_rate (now {rate:g})"
@@ -61,14 +84,14 @@ def advice(found: list[tuple[dict, Path]]) -> str:
         change = f"raise {search}.confidence"
     else:
         change = f"raise {search}.confidence, or lower {search}.quality_target"
-    images = f"give datasets.{result['dataset']}.split.held_out more images, or " if undecided else ""
+    images = f"give datasets.{nearest.result['dataset']}.split.held_out more images, or " if undecided else ""
     return f"{images}{change}, and run again"
 
 
-def row(result: dict) -> dict:
+def row(entry: Entry) -> dict:
     """One line of the table."""
+    result = entry.result
     low, high = result["relative_quality_ci95"]
-    seconds = result["seconds"]
     return {
         "model": result["model"],
         "search": result["search"],
@@ -89,8 +112,7 @@ def row(result: dict) -> dict:
         "kl": float(f"{result['compressed']['kl']:.4g}"),
         "evaluations": result["evaluations"],
         "images_forwarded": result["images_forwarded"],
-        # A search by rate_distortion is a stage of another name.
-        "search_seconds": round(seconds.get("search", seconds.get("search_rate_distortion")), 1),
+        "search_seconds": round(entry.timings["search"], 1),
     }
 
 

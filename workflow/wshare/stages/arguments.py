@@ -1,0 +1,57 @@
+"""Arguments that stages take together; the command line gives each field a flag of its own."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The float32 network: model.json and weights.safetensors."""
+
+    spec: Path
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a result is called in the configuration."""
+
+    model: str
+    search: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What methods go by beside network and images: each reads those of the files that its row in the table names."""
+
+    layer_weights: Path | None = None
+    calibration: Path | None = None
+    clusters: list[Path] = field(default_factory=list)
+    sensitivity: Path | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a job may take: threads, and GPUs, of which none or one is used."""
+
+    threads: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class CompressedFiles:
+    """What a search and packing leave: packed.safetensors, recipe.json and sizes.json."""
+
+    packed: Path
+    recipe: Path
+    sizes: Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the evaluation of a packed file writes: metrics.json, predictions.csv and timings.json."""
+
+    metrics: Path
+    predictions: Path
+    timings: Path
