@@ -39,16 +39,23 @@ def code_hash_of(stage):
     """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
 
     def hashed(wildcards):
-        return code_hash(stage, *parts_of(wildcards))
+        return code_hash(stage, **parts_of(wildcards))
 
     return hashed
 
 
 def parts_of(wildcards):
-    """Source of a job's model, and method of its search if it has one."""
-    model, search = wildcards.get("model"), wildcards.get("search")
-    source = config["models"][model]["source"] if model else "train"
-    return source, config["searches"][search]["method"] if search else None
+    """What a job chooses among sources, methods and tasks: those of its model, and of its search if it has one."""
+    name, search = wildcards.get("model"), wildcards.get("search")
+    if not name:
+        return {}
+    model = config["models"][name]
+    return {
+        "source": model["source"],
+        "dataset": config["datasets"][model["dataset"]]["source"],
+        "task": model["task"],
+        "method": config["searches"][search]["method"] if search else None,
+    }
 
 
 def settings_of(stage):

@@ -2,16 +2,18 @@
 
 import json
 
-from wshare.config.validation import _image_path
+from wshare.config.validation import image_folder
+from wshare.models.sources.table import SOURCES
 from wshare.names import matches
 
 # What decides which network a model is.
-_MODEL_SOURCE = ("source", "architecture", "weights", "url", "path", "sha256", "classes", "arguments", "preprocessing")
+_NETWORK = ("architecture", "arguments", "preprocessing", "task")
+_MODEL_SOURCE = (*_NETWORK, "source", "weights", "url", "path", "sha256", "classes")
 
 
 def model_names(config: dict, trained: bool) -> list[str]:
     """Models that a rule trains, or those whose weights come from elsewhere."""
-    return [name for name, model in config["models"].items() if (model["source"] == "train") == trained]
+    return [name for name, model in config["models"].items() if SOURCES[model["source"]].trained == trained]
 
 
 def search_names(config: dict, rate_distortion: bool) -> list[str]:
@@ -44,7 +46,7 @@ def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
     if stage == "fetch_model":
         settings = {key: own[key] for key in _MODEL_SOURCE}
     elif stage == "train_model":
-        keys = ("architecture", "arguments", "training", "preprocessing")
+        keys = (*_NETWORK, "training")
         data = _data_settings(config, own)
         # Train and search images are dealt first: how many are held out changes neither.
         data["split"] = {key: size for key, size in data["split"].items() if key != "held_out"}
@@ -60,7 +62,7 @@ def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
     elif stage == "profile_layers":
         settings = {"images": config["sensitivity"]["images"]}
     elif stage == "measure_inputs":
-        settings = config["inputs"] | seed
+        settings = config["calibration"] | seed
     elif stage in ("search", "search_rate_distortion"):
         settings = config["searches"][item] | seed
     elif stage == "pack_model":
@@ -79,9 +81,9 @@ def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
 def study_of(config: dict, model: str) -> dict:
     """A configuration that gives the results of one model alone, and the same ones."""
     own = {key: value for key, value in config["models"][model].items() if key != "training"}
-    if own["source"] == "train":
+    if SOURCES[own["source"]].trained:
         own["training"] = config["models"][model]["training"]
-    shared = ("seed", "clustering", "importance", "inputs", "sensitivity", "packing")
+    shared = ("seed", "clustering", "importance", "calibration", "sensitivity", "packing")
     return {key: config[key] for key in shared} | {
         "datasets": {own["dataset"]: _data_settings(config, config["models"][model])},
         "models": {model: own},
@@ -91,7 +93,7 @@ def study_of(config: dict, model: str) -> dict:
 
 def _data_settings(config: dict, model: dict) -> dict:
     dataset = config["datasets"][model["dataset"]]
-    return dataset | {"path": _image_path(config, dataset)}
+    return dataset | {"path": image_folder(config, dataset)}
 
 
 def layer_settings(config: dict, model: str, layer: str) -> dict:
