@@ -72,11 +72,23 @@ def code_hash_of(stage):
     """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
 
     def hashed(wildcards):
-        model, search = wildcards.get("model"), wildcards.get("search")
-        source = config["models"][model]["source"] if model else "train"
-        return code_hash(stage, source, config["searches"][search]["method"] if search else None)
+        return code_hash(stage, **choices_of(wildcards))
 
     return hashed
+
+
+def choices_of(wildcards):
+    """What a job chooses among sources, methods and tasks: those of its model, and of its search if it has one."""
+    name, search = wildcards.get("model"), wildcards.get("search")
+    if not name:
+        return {}
+    model = config["models"][name]
+    return {
+        "source": model["source"],
+        "dataset": config["datasets"][model["dataset"]]["source"],
+        "task": model["task"],
+        "method": config["searches"][search]["method"] if search else None,
+    }
 
 
 def gpus_of(wildcards, resources):
@@ -178,7 +190,7 @@ MAKERS = {
 
 def benchmark_files(model, searches):
     """Names of benchmark files of all jobs that these searches of a model go by, but for verdicts and reports."""
-    made = "train_model" if config["models"][model]["source"] == "train" else "fetch_model"
+    made = "train_model" if model in model_names(config, trained=True) else "fetch_model"
     rules = [made, "inspect_model", "prepare_images", "evaluate_dense"]
     for search in searches:
         rules += [maker for artifact in method_of(config, search).needs for maker in MAKERS[artifact]]

@@ -42,6 +42,7 @@ rule fetch_model:
         code=code_hash_of("fetch_model"),
         local=local_hash,
         settings=settings_of(
+            "models.{model}.task",
             "models.{model}.source",
             "models.{model}.architecture",
             "models.{model}.weights",
@@ -82,6 +83,7 @@ rule train_model:
         code=code_hash_of("train_model"),
         settings=settings_of(
             "seed",
+            "models.{model}.task",
             "models.{model}.architecture",
             "models.{model}.arguments",
             "models.{model}.training",
@@ -221,7 +223,7 @@ rule measure_inputs:
         runtime=growing(120),
     params:
         code=code_hash_of("measure_inputs"),
-        settings=settings_of("seed", "inputs.*"),
+        settings=settings_of("seed", "calibration.*"),
         gpus=gpus_of,
     shell:
         "python -m wshare measure_inputs"

@@ -1,7 +1,10 @@
-"""The two errors a user can meet."""
+"""The two errors a user can meet, and how a foreign one is told."""
 
 # Environment variable with the command that started the workflow: messages repeat it.
 COMMAND = "WSHARE_COMMAND"
+
+# Characters of a foreign error that a message repeats: paths fit, listings of tensors do not.
+MOST_REPEATED = 500
 
 
 class UserError(Exception):
@@ -10,3 +13,9 @@ class UserError(Exception):
 
 class FormatError(UserError):
     """A file that is damaged, incomplete, or of another kind or version."""
+
+
+def one_line(error: Exception) -> str:
+    """First line of what an error says, for a message of our own; the name of its type where it says nothing."""
+    first = str(error).strip().partition("\n")[0]
+    return " ".join(first.split())[:MOST_REPEATED] or type(error).__name__

@@ -7,7 +7,8 @@ import copy
 import json
 from collections.abc import Callable
 
-from wshare.config.validation import _image_path
+from wshare.config.validation import image_folder
+from wshare.models.sources.table import SOURCES
 from wshare.names import matches
 from wshare.search.methods import METHODS, Method
 
@@ -57,13 +58,13 @@ def _at(value: dict, path: list[str]) -> dict:
 
 def with_image_folders(config: dict) -> dict:
     """A complete configuration whose datasets each tell the folder of their images, if they have one."""
-    datasets = {name: dataset | {"path": _image_path(config, dataset)} for name, dataset in config["datasets"].items()}
+    datasets = {name: dataset | {"path": image_folder(config, dataset)} for name, dataset in config["datasets"].items()}
     return config | {"datasets": datasets}
 
 
 def model_names(config: dict, trained: bool) -> list[str]:
     """Models that a rule trains, or those whose weights come from elsewhere."""
-    return [name for name, model in config["models"].items() if (model["source"] == "train") == trained]
+    return [name for name, model in config["models"].items() if SOURCES[model["source"]].trained == trained]
 
 
 def studies(config: dict) -> list[tuple[str, str]]:
@@ -99,9 +100,9 @@ def study_of_model(config: dict, wildcards: dict) -> dict:
     """A configuration that gives the results of one model alone, and the same ones."""
     model = wildcards["model"]
     own = dict(config["models"][model])
-    if own["source"] != "train":
+    if not SOURCES[own["source"]].trained:
         del own["training"]
-    shared = ("seed", "clustering", "importance", "inputs", "sensitivity", "packing")
+    shared = ("seed", "clustering", "importance", "calibration", "sensitivity", "packing")
     return {key: config[key] for key in shared} | {
         "datasets": {own["dataset"]: config["datasets"][own["dataset"]]},
         "models": {model: own},
