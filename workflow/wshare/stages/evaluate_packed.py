@@ -9,14 +9,14 @@ from wshare.artifacts.timings import seconds_by_stage
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.evaluation.predict import predict
-from wshare.evaluation.verdict import describe
+from wshare.evaluation.verdict import compare, describe
 from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
-from wshare.files.tables import PREDICTIONS, write_sealed
+from wshare.files.tables import write_sealed
 from wshare.models.registry import build
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed
 from wshare.stages.arguments import CompressedFiles, Machine, Names, Verdict
-from wshare.tasks.classification import compare
+from wshare.tasks.table import task
 
 
 def evaluate_packed(
@@ -30,14 +30,14 @@ def evaluate_packed(
     written: Verdict,
     machine: Machine,
 ) -> None:
-    """Write metrics.json, predictions.csv with what both networks give to each image, and timings.json.
+    """Write metrics.json, predictions.csv with what both networks predict of each image, and timings.json.
 
     `benchmarks` are Snakemake's of the jobs that led to the packed file: those that there are tell their seconds.
     """
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(compressed.recipe), read_json(compressed.sizes)
     check_origin(compressed.recipe, {"model": chosen["model"]["sha256"]}, {"model": description["sha256"]})
-    sample = ImageFile(held_out_images)
+    sample, kind = ImageFile(held_out_images), task(description["task"])
     hashes = {"recipe": sha256_file(compressed.recipe), "packed": sha256_file(compressed.packed)}
     state = load_packed(compressed.packed)
     check_origin(compressed.sizes, size, hashes)
@@ -45,17 +45,15 @@ def evaluate_packed(
     device = device_of(machine.gpus)
     network = fast(build(description), device)
     load_state(network, state, str(compressed.packed))
-    logits = predict(network, placed(sample, device), machine.threads)
-    quality = compare(logits, reference, sample.labels, settings["seed"])
-    labels = [""] * len(sample) if sample.labels is None else sample.labels
-    rows = zip(sample.keys, labels, reference.argmax(1), logits.argmax(1), strict=True)
-    listed = [dict(zip(PREDICTIONS, row, strict=True)) for row in rows]
-    write_sealed(written.predictions, PREDICTIONS, listed, {"packed": hashes["packed"], "images": sample.fingerprint})
+    outputs = predict(network, placed(sample, device), machine.threads)
+    columns, rows = kind.predictions(outputs, reference, sample.labels, sample.keys)
+    write_sealed(written.predictions, columns, rows, {"packed": hashes["packed"], "images": sample.fingerprint})
     hashes |= {
         "model": description["sha256"],
         "held_out_images": sample.fingerprint,
         "search_images": chosen["search_images"],
     }
+    quality = compare(kind, outputs, reference, sample.labels, settings["seed"])
     found = describe(quality, settings["quality_target"], size, chosen, settings["seed"], hashes)
     write_json(written.metrics, asdict(names) | found)
     seconds = seconds_by_stage(benchmarks) | {"evaluate_packed": time.perf_counter() - started}

@@ -8,6 +8,7 @@ from wshare.calibration.importance import fisher_diagonal
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import check_origin, read_json
+from wshare.tasks.table import task
 
 
 def extract_weights(
@@ -21,6 +22,8 @@ def extract_weights(
     names = [layer["name"] for layer in table["layers"]]
     arrays = {layer: model.get_submodule(layer).weight.numpy(force=True) for layer in names}
     sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
-    importance = fisher_diagonal(model, placed(sample, device).batches(), names, settings["seed"])
+    importance = fisher_diagonal(
+        task(description["task"]), model, placed(sample, device).batches(), names, settings["seed"]
+    )
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     write_weights(layer_weights, arrays, importance, settings, made_from)

@@ -7,7 +7,9 @@ from wshare.errors import FormatError
 from wshare.files.atomic import remedy, write_text
 from wshare.files.sealed import check_origin, read_json, sha256_file
 from wshare.files.tables import write_table
+from wshare.report.quality import in_a_line, is_agreement, own
 from wshare.report.texts import counted, size, told_skipped
+from wshare.tasks.table import task
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ def summarise(
     last = f"all as a table: {summary_table}\nall side by side: {summary_table.parent}/report/index.html"
     write_text(summary, "\n\n".join([*blocks, last]) + "\n")
     rows = [row(entry) for entry in entries]
-    write_table(summary_table, list(rows[0]), rows)
+    # Networks of other tasks have other columns of quality.
+    columns = [
+        column for part in zip(*rows, strict=True) for column in dict.fromkeys(key for row in part for key in row)
+    ]
+    write_table(summary_table, columns, [{key: value for part in row for key, value in part.items()} for row in rows])
 
 
 def read_entry(metrics: Path, timings: Path, recipe: Path, baseline: Path) -> Entry:
@@ -88,40 +94,47 @@ def advice(found: list[Entry]) -> str:
     return f"{images}{change}, and run again"
 
 
-def row(entry: Entry) -> dict:
-    """One line of the table."""
+def row(entry: Entry) -> tuple[dict, dict, dict]:
+    """One line of the table: what stands before quality, quality by the task's own figure, and the rest."""
     result = entry.result
     low, high = result["relative_quality_ci95"]
-    return {
-        "model": result["model"],
-        "search": result["search"],
-        "measure": result["measure"],
-        "quality_target": result["quality_target"],
-        "verdict": result["verdict"],
-        "float32_bytes": result["bytes"]["float32"],
-        "packed_bytes": result["bytes"]["packed"],
-        "rate_on_disk": round(result["compression_rate"]["on_disk"], 3),
-        "rate_analytic": round(result["compression_rate"]["analytic"], 3),
-        "bits_per_weight": round(result["bits_per_weight"], 3),
-        "held_out_images": result["float32"]["images"],
-        "float32_top1": round(result["float32"]["top1"], 5),
-        "packed_top1": round(result["compressed"]["top1"], 5),
-        "relative_quality": round(result["relative_quality"], 5),
-        "ci95_low": round(low, 5),
-        "ci95_high": round(high, 5),
-        "kl": float(f"{result['compressed']['kl']:.4g}"),
-        "evaluations": result["evaluations"],
-        "images_forwarded": result["images_forwarded"],
-        "search_seconds": round(entry.timings["search"], 1),
-    }
+    quality = own(task(result["task"]))[0].key
+    return (
+        {
+            "model": result["model"],
+            "search": result["search"],
+            "measure": result["measure"],
+            "quality_target": result["quality_target"],
+            "verdict": result["verdict"],
+            "float32_bytes": result["bytes"]["float32"],
+            "packed_bytes": result["bytes"]["packed"],
+            "rate_on_disk": round(result["compression_rate"]["on_disk"], 3),
+            "rate_analytic": round(result["compression_rate"]["analytic"], 3),
+            "bits_per_weight": round(result["bits_per_weight"], 3),
+            "held_out_images": result["float32"]["images"],
+        },
+        {
+            f"float32_{quality}": round(result["float32"][quality], 5),
+            f"packed_{quality}": round(result["compressed"][quality], 5),
+        },
+        {
+            "relative_quality": round(result["relative_quality"], 5),
+            "ci95_low": round(low, 5),
+            "ci95_high": round(high, 5),
+            "kl": float(f"{result['compressed']['kl']:.4g}"),
+            "evaluations": result["evaluations"],
+            "images_forwarded": result["images_forwarded"],
+            "search_seconds": round(entry.timings["search"], 1),
+        },
+    )
 
 
 def heading(result: dict, baseline: dict) -> str:
     """The model's name and its quality before compression."""
     told = told_skipped(baseline)
     skipped = f"; unreadable images left out: {told}" if told else ""
-    dense = result["float32"]
-    quality = "no labels" if result["measure"] == "agreement" else f"top-1 {dense['top1']:.2%}"
+    dense, figure = result["float32"], own(task(result["task"]))[0]
+    quality = "no labels" if is_agreement(result) else f"{figure.label} {dense[figure.key]:{figure.format}}"
     return (
         f"{result['model']} on {result['dataset']}: float32 file {size(result['bytes']['float32'])}, "
         f"{quality} on {dense['images']} held-out images{skipped}"
@@ -136,22 +149,9 @@ def paragraph(result: dict, folder: Path) -> str:
             f"  {result['search']}: {size(result['bytes']['float32'])} -> {size(result['bytes']['packed'])}, "
             f"{rate['on_disk']:.2f}x on disk ({rate['analytic']:.2f}x analytic, indices and codebooks alone), "
             f"{result['bits_per_weight']:.2f} bits per weight",
-            f"    {_quality(result)}",
+            f"    {in_a_line(task(result['task']), result)}",
             f"    quality target {result['quality_target']:.2%} {result['verdict'].upper()}; "
             f"{counted(result['evaluations'], 'evaluation')}, {result['images_forwarded']:,} images forwarded",
             f"    files: {folder}/packed.safetensors, dense.safetensors, metrics.json, recipe.json",
         ]
     )
-
-
-def _quality(result: dict) -> str:
-    before, after = result["float32"], result["compressed"]
-    low, high = result["relative_quality_ci95"]
-    interval = f"95 % interval {low:.2%} to {high:.2%}"
-    if result["measure"] == "agreement":
-        # Against the float32 network's own classes its top-1 is 100 %: true of any network, so it tells nothing.
-        return (
-            f"agreement with float32 {after['top1']:.2%} on {after['images']} held-out images (no labels), {interval}"
-        )
-    share = f"{result['relative_quality']:.2%} of float32"
-    return f"top-1 {before['top1']:.2%} -> {after['top1']:.2%}: {share}, {interval}"
