@@ -75,7 +75,6 @@ rule search:
     shell:
         "python -m wshare search"
         " --settings {params.settings:q}"
-        " --model {wildcards.model:q}"
         " --spec {input.spec:q}"
         " --weights {input.weights:q}"
         " --layers {input.layers:q}"
