@@ -16,7 +16,8 @@ from wshare.artifacts.weights import KIND as WEIGHTS
 from wshare.artifacts.weights import read_fisher
 from wshare.calibration.clustering import cluster
 from wshare.calibration.importance import fisher_diagonal, total
-from wshare.calibration.sensitivity import profile, row, sensitivity_columns
+from wshare.calibration.sensitivity import columns as sensitivity_columns
+from wshare.calibration.sensitivity import profile, row
 from wshare.calibration.statistics import calibrate
 from wshare.data.images import Images
 from wshare.errors import UserError

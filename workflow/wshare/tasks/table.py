@@ -1,11 +1,17 @@
-"""The tasks: a name in the configuration, and the module that knows what its outputs mean."""
+"""The tasks: a name in the configuration, and the module that knows what its outputs mean.
+
+Light: the Snakefile reads it while it is parsed.
+"""
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wshare.errors import UserError
 from wshare.names import closest
-from wshare.tasks.task import Task
+
+if TYPE_CHECKING:
+    from wshare.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ TASKS = {row.name: row for row in (Row("classification", "wshare.tasks.classific
 DEFAULT = "classification"
 
 
-def task(name: str) -> Task:
+def task(name: str) -> "Task":
     """The module of a task, imported only now; UserError if there is none of that name."""
     if name not in TASKS:
         raise UserError(f"task: {name!r}: no such task. {closest(name, TASKS)}")
