@@ -289,7 +289,7 @@ class _Taught:
         """Measured on as many images as the workflow takes by default."""
         if len(images) < 2:
             raise UserError(f"{len(images)} search image; compression needs at least two")
-        first, several = (images.part(0, defaults(section)["images"]) for section in ("importance", "inputs"))
+        first, several = (images.part(0, defaults(section)["images"]) for section in ("importance", "calibration"))
         importance = fisher_diagonal(model, first.batches(), names, seed)
         fisher = {name: total(array) for name, array in importance.items()}
         folded = folded_norms(model, names, images.batch(0)[:2]) if fold else {}

@@ -18,7 +18,7 @@ from wshare.commands.common import (
     check_at_least,
     check_output,
     decoded,
-    network,
+    network_of,
     open_folder,
 )
 from wshare.errors import FormatError
@@ -53,11 +53,11 @@ def apply(
     if not isinstance(chosen, dict) or not {"layers", "settings", "search_images"} <= chosen.keys():
         raise FormatError(f"{recipe}: not a recipe of wshare; give the recipe.json of a search")
     dataset = open_folder(images, None, True)
-    fetched = network(architecture, weights, arguments, preprocessing)
+    model, spec = network_of(architecture, None, weights, arguments, preprocessing)
     order = np.random.default_rng(chosen["settings"]["seed"]).permutation(len(dataset.keys))[:limit]
     with tempfile.TemporaryDirectory() as folder:
-        sample = decoded(dataset, order, fetched.spec, enlarge, Path(folder) / "images.h5")
-        packed, sizes = apply_recipe(fetched.module, chosen, str(recipe), sample, threads)
+        sample = decoded(dataset, order, spec, enlarge, Path(folder) / "images.h5")
+        packed, sizes = apply_recipe(model, chosen, str(recipe), sample, threads)
     with atomic(output) as temporary:
         temporary.write_bytes(packed)
     octets = sizes["bytes"]

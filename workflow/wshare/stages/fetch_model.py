@@ -4,6 +4,7 @@ from pathlib import Path
 
 from wshare.artifacts.model import write_model
 from wshare.models.registry import fetch
+from wshare.tasks.description import described
 
 
 def fetch_model(settings: dict, cache: Path, weights: Path, spec: Path) -> None:
@@ -11,4 +12,4 @@ def fetch_model(settings: dict, cache: Path, weights: Path, spec: Path) -> None:
 
     `cache` is the folder for downloads.
     """
-    write_model(fetch(settings, cache), weights, spec)
+    write_model(described(fetch(settings, cache), settings), weights, spec)

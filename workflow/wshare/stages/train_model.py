@@ -16,6 +16,7 @@ from wshare.models import zoo as networks
 from wshare.models.description import finish
 from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.training import train
+from wshare.tasks.description import described
 
 
 def train_model(settings: dict, weights: Path, spec: Path) -> None:
@@ -61,4 +62,4 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
         )
     builder = {"kind": "embedded", "name": settings["architecture"], "arguments": arguments}
     fetched = finish(module, settings, builder=builder, preprocessing=preprocessing, origin="trained by wshare")
-    write_model(fetched, weights, spec)
+    write_model(described(fetched, settings), weights, spec)

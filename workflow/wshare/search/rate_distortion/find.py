@@ -211,7 +211,7 @@ def measurements(scale: Scale, settings: dict) -> int:
     if not rate:
         check_images(scale.images, scale.original.top1, target, settings["confidence"])
         if not _nats(settings):
-            raise UserError("a quality target of 1 allows no divergence; set options.kl, in nats")
+            raise UserError("a quality target of 1 allows no divergence; set options.max_kl, in nats")
     probes = PROBES * len(scale.layers) if choices["probe_images"] else 0
     return (1 if rate else choices["evaluations"] + _searches_in_half(scale, settings)) + probes
 
@@ -325,7 +325,7 @@ def _searches_in_half(scale: Scale, settings: dict) -> bool:
 
 def _nats(settings: dict) -> float:
     """Divergence allowed."""
-    return settings["options"]["kl"] or NATS * (1 - settings["quality_target"])
+    return settings["options"]["max_kl"] or NATS * (1 - settings["quality_target"])
 
 
 def _front_rows(prices: dict[float, dict], chosen: float, dense: int) -> list[dict]:
