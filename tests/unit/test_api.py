@@ -303,7 +303,7 @@ class Unused(nn.Sequential):
         ({"quality": 1.0}, r"set options\.kl"),
         ({"options": {"evaluation": 3}}, "options.evaluation: unknown key. Did you mean 'evaluations'"),
         ({"options": {"kl": 0.1, "compression_rate": 8}}, "options.kl: not read with compression_rate"),
-        ({"exclude": ["conv9"]}, "model.exclude.'conv9': no such layer. Closest: 'conv'"),
+        ({"exclude": ["conv9"]}, "model.exclude.'conv9': no such layer. Did you mean 'conv'"),
         ({"held_out": 89}, "held_out: 89 of 90 images; it takes one held-out image and two search images"),
         ({"held_out": 0.001}, "held_out: 0.001 of 90 images"),
         ({"held_out": IMAGES[:9], "labels": LABELS}, "held_out: give labels with both"),

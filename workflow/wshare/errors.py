@@ -4,7 +4,7 @@
 COMMAND = "WSHARE_COMMAND"
 
 # Characters of a foreign error that a message repeats: paths fit, listings of tensors do not.
-MOST_REPEATED = 500
+MOST_REPEATED = 300
 
 
 class UserError(Exception):
@@ -16,6 +16,6 @@ class FormatError(UserError):
 
 
 def one_line(error: Exception) -> str:
-    """First line of what an error says, for a message of our own; the name of its type where it says nothing."""
-    first = str(error).strip().partition("\n")[0]
-    return " ".join(first.split())[:MOST_REPEATED] or type(error).__name__
+    """What an error says, as one line of bounded length for a message of ours; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MOST_REPEATED else f"{text[:MOST_REPEATED]}..."

@@ -7,9 +7,8 @@ from urllib.parse import quote, unquote
 
 from wshare.errors import UserError
 
-# Names that a message offers for an unknown one, how alike they have to be (difflib's ratio), and how many it lists
-# where none is.
-MOST_MEANT, LEAST_ALIKE, MOST_LISTED = 3, 0.6, 12
+# How alike a known name has to be to one that is unknown (difflib's ratio), and how many are listed where none is.
+LEAST_ALIKE, MOST_LISTED = 0.5, 12
 
 
 def folder_name(layer: str) -> str:
@@ -40,13 +39,13 @@ def check_patterns(patterns: Iterable[str], names: list[str], where: str) -> Non
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """`Did you mean 'a'?`, or with two or three names that are as likely; empty if none is close."""
-    near = difflib.get_close_matches(str(name), list(map(str, known)), n=MOST_MEANT, cutoff=LEAST_ALIKE)
-    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    """`Did you mean 'a'?`, of the closest name; empty if none is close."""
+    near = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=LEAST_ALIKE)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def closest(name: object, known: Iterable[object]) -> str:
-    """What may be put in place of an unknown name, as a sentence: the closest names, or else the first that there are.
+    """What may be put in place of an unknown name, as a sentence: the closest one, or else the first that there are.
 
     Never empty, so that a message can go on behind it.
     """

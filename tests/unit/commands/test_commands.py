@@ -261,7 +261,7 @@ def test_export_writes_a_format(flags, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Closest: 'dense'."),
+        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Did you mean 'dense'."),
         (["absent", "--to", "dense"], "absent: no such file"),
         (["net.safetensors", "--to", "graph"], "--to graph: this format holds the network's graph; give --arch"),
         (["recipe.json", "--to", "graph", *net()[:2], *net()[4:]], "recipe.json: not a whole safetensors file"),

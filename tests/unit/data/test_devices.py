@@ -53,12 +53,13 @@ def test_images_on_a_device_are_those_of_the_source(random_images, room, kind):
     assert part.middle() == expected.middle()
 
 
-def test_images_too_large_for_a_device_are_told_of(random_images, capsys):
+def test_images_too_large_for_a_device_are_told_of(random_images, caplog):
+    caplog.set_level("INFO")
     source = random_images(8, (3, 16, 16))
     DeviceImages(source, CPU, 8 * 3 * 16 * 16)
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
     DeviceImages(source, CPU, 8 * 3 * 16 * 16 - 1)
-    assert "are sent to the GPU batch by batch" in capsys.readouterr().out
+    assert "are sent to the GPU batch by batch" in caplog.text
 
 
 @pytest.mark.parametrize("room", [PLENTY, 0])

@@ -11,9 +11,9 @@ from wshare.commands.common import (
     CORES,
     Architecture,
     Arguments,
+    ClassMap,
     Enlarge,
     Folder,
-    Labels,
     Limit,
     NoLabels,
     Preprocessing,
@@ -23,7 +23,7 @@ from wshare.commands.common import (
     check_classes,
     check_output,
     decoded,
-    network,
+    network_of,
     open_folder,
 )
 from wshare.config.validation import complete_search
@@ -39,7 +39,7 @@ def compress(
     images: Folder,
     output: Annotated[Path, "packed file to write"],
     weights: Weights = None,
-    labels: Labels = None,
+    class_map: ClassMap = None,
     no_labels: NoLabels = False,
     quality: Annotated[float, "least accuracy as a share of the float32 accuracy"] = 0.99,
     confidence: Annotated[
@@ -61,7 +61,7 @@ def compress(
     """Compress a network on a folder of images, without retraining; prints sizes and the verdict.
 
     Example:
-      wshare compress --architecture mobilenet_v2 --weights w.safetensors --images photos --labels sorted \\
+      wshare compress --architecture mobilenet_v2 --weights w.safetensors --images photos --class-map sorted \\
           --quality 0.99 --output net.wshare.safetensors
 
     Choices look at one part of the images, the verdict at the other.
@@ -75,9 +75,9 @@ def compress(
     search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
-    dataset = open_folder(images, labels, no_labels)
-    fetched = network(architecture, weights, arguments, preprocessing)
-    check_classes(dataset.labels, fetched.spec["classes"])
+    dataset = open_folder(images, class_map, no_labels)
+    model, spec = network_of(architecture, None, weights, arguments, preprocessing)
+    check_classes(dataset.labels, spec["classes"])
     taken = (
         np.random.default_rng(seed).permutation(len(dataset.keys))[:limit] if limit else np.arange(len(dataset.keys))
     )
@@ -89,13 +89,13 @@ def compress(
             decoded(
                 dataset,
                 taken[np.random.default_rng(seed).permutation(splits[name])],
-                fetched.spec,
+                spec,
                 enlarge,
                 Path(folder) / f"{name}.h5",
             )
             for name in ("search", "held_out")
         ]
-        result = compress_images(fetched.module, *both, settings, threads=threads)
+        result = compress_images(model, *both, settings, threads=threads)
     result.save(output)
     if recipe:
         write_json(recipe, result.recipe)

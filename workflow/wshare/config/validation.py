@@ -252,7 +252,8 @@ def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[
     dataset = config["datasets"].get(model["dataset"])
     trained = networks.SOURCES[model["source"]].trained
     if model["dataset"] not in given["datasets"]:
-        yield f"{where}.dataset: {model['dataset']!r} is not in datasets. {closest(model['dataset'], given['datasets'])}"
+        hint = closest(model["dataset"], given["datasets"])
+        yield f"{where}.dataset: {model['dataset']!r} is not in datasets. {hint}"
     elif dataset and trained and not _has_labels(dataset):
         yield f"{where}.dataset: {model['dataset']!r} has no labels to train on; take another dataset or model source"
     elif dataset and trained and "train" not in dataset["split"]:

@@ -1,1 +1,1 @@
-"""Where images come from: a module for one source or a few, imported only when a dataset names it; table.py lists them."""
+"""Where images come from: a module for a source or a few, imported when a dataset names it; table.py lists them."""

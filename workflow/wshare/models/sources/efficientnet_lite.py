@@ -206,4 +206,6 @@ def _package_file(name: str, file_name: str) -> Path:
 
 def _require(name: str) -> None:
     if name not in VARIANTS:
-        raise UserError(f"architecture: {name!r}: source 'efficientnet_lite' has no such network. {closest(name, VARIANTS)}")
+        raise UserError(
+            f"architecture: {name!r}: source 'efficientnet_lite' has no such network. {closest(name, VARIANTS)}"
+        )
