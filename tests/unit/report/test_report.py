@@ -34,6 +34,7 @@ from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
 from wshare.stages.search_rate_distortion import LOSSES
 
+from ...rules import settings_of_stage
 from .made_up import LAYERS, METHODS, MODEL, write_reports, write_results
 
 ROOT = Path(__file__).parents[3]
