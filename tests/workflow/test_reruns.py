@@ -242,7 +242,7 @@ def untouched(folder: Path) -> None:
 # The rows of config/README.md's table: for each what is edited, how, and the jobs that are planned.
 ROWS = {
     "`seed`": [("seed of everything", sets("seed", 1), known(made("tiny")) | prepared("given"))],
-    "`images`": [("folder of images", sets("images", "elsewhere"), prepared("given"))],
+    "`image_folder`": [("folder of images", sets("image_folder", "elsewhere"), prepared("given"))],
     "any key of `datasets.<dataset>`": [
         ("held-out images of a trained model", sets("datasets.digits.split.held_out", 0.3), prepared("tiny")),
         ("training images", sets("datasets.digits.split.train", 600), known(made("tiny"))),
@@ -307,7 +307,7 @@ ROWS = {
             searched("tiny", "two_step"),
         ),
         ("prices measured", sets("searches.rate_distortion.options.evaluations", 4), by_price("tiny")),
-        ("divergence allowed", sets("searches.rate_distortion.options.kl", 0.1), by_price("tiny")),
+        ("divergence allowed", sets("searches.rate_distortion.options.max_kl", 0.1), by_price("tiny")),
         ("probes", sets("searches.rate_distortion.options.probe_images", 0), by_price("tiny")),
     ],
     "`searches.<search>.quality_target`": [
@@ -318,8 +318,8 @@ ROWS = {
             searched("tiny", "slope", "two_step"),
         ),
     ],
-    "`inputs.images`": [
-        ("images for the moments of inputs", sets("inputs.images", 100), measured("tiny") | reported("given"))
+    "`calibration.images`": [
+        ("images for the moments of inputs", sets("calibration.images", 100), measured("tiny") | reported("given"))
     ],
     "`packing.format`": [
         (
@@ -396,7 +396,7 @@ def second_model(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "preprocessing": {"channels": 1, "crop": 8},
     }
     dataset = {"source": "imagefolder", "class_map": "sorted", "split": {"search": 600, "held_out": 500}}
-    sets("images", str(pictures), "datasets.pictures", dataset, "models.given", model)(folder)
+    sets("image_folder", str(pictures), "datasets.pictures", dataset, "models.given", model)(folder)
     sets("searches.two_step.quality_target", 0.85)(folder)
     before = planned(folder)
     run = snakemake(folder, "--cores", "2")

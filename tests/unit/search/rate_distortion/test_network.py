@@ -42,7 +42,7 @@ from wshare.tasks.classification import score
 
 CHOICES = {
     "format": "entropy",
-    "kl": None,
+    "max_kl": None,
     "compression_rate": None,
     "evaluations": 4,
     "probe_images": 8,
@@ -619,7 +619,7 @@ def search_in_half(
     return study.search(**settings), predictions
 
 
-TARGET = {"quality_target": 0.5, "kl": 0.02, "evaluations": 8}
+TARGET = {"quality_target": 0.5, "max_kl": 0.02, "evaluations": 8}
 
 
 def test_half_precision_leads_to_the_same_recipe_and_float32_confirms_it(study, monkeypatch, capsys):
@@ -722,7 +722,7 @@ def test_a_target_that_few_images_cannot_confirm_is_refused(study):
 
 def test_a_target_of_all_accuracy_needs_a_divergence(study):
     study.measure_inputs()
-    with pytest.raises(UserError, match=r"set options\.kl"):
+    with pytest.raises(UserError, match=r"set options\.max_kl"):
         study.search(quality_target=1.0, confidence=None)
 
 
