@@ -16,7 +16,6 @@ from PIL import Image
 
 from wshare.artifacts.timings import Usage, read_benchmark, usage_by_stage
 from wshare.config.plan import plan
-from wshare.config.slices import stage_settings
 from wshare.config.validation import complete
 from wshare.errors import FormatError
 from wshare.files.atomic import write_text
@@ -434,16 +433,16 @@ def test_configuration_on_the_page_gives_the_same_settings(study):
     given = yaml.safe_load((ROOT / "config" / f"{study}.yaml").read_text()) | {"image_folder": "/images"}
     config = complete(given)
     for model, entry in config["models"].items():
-        own = complete(json.loads(stage_settings(config, "report_model", model)))
+        own = complete(json.loads(settings_of_stage(config, "report_model", model)))
         assert list(own["models"]) == [model]
         names = [name for name in config["searches"] if entry["searches"] is None or name in entry["searches"]]
         assert sorted(own["searches"]) == sorted(names)
         source = "train_model" if entry["source"] == "train" else "fetch_model"
-        for stage in (source, "prepare_images", "inspect_model", "extract_weights", "profile_layers", "pack_model"):
-            assert stage_settings(own, stage, model) == stage_settings(config, stage, model)
+        for stage in (source, "prepare_images", "inspect_model", "extract_weights", "profile_layers"):
+            assert settings_of_stage(own, stage, model) == settings_of_stage(config, stage, model)
         for name in names:
             for stage in ("search", "evaluate_packed"):
-                assert stage_settings(own, stage, model, name) == stage_settings(config, stage, model, name)
+                assert settings_of_stage(own, stage, model, name) == settings_of_stage(config, stage, model, name)
 
 
 def test_program_is_a_commit_or_says_that_it_is_none():

@@ -1,6 +1,7 @@
 """Time and memory that each stage took, from Snakemake's benchmark files."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +15,12 @@ class Usage:
     jobs: int
 
 
-def usage_by_stage(folder: Path, search: str, jobs: dict[str, list[str]]) -> dict[str, Usage]:
-    """Usage of each stage by name; of the searches only the named one.
-
-    `folder` holds `<stage>.tsv`, `<stage>/<job>.tsv` and `search/<search>/<stage>.tsv`. `jobs` names the jobs of
-    each stage that has several; files of others were left by runs with other settings. Where it names none, the search
-    goes by measured inputs, else by profiles: the other's stages are left out.
-    """
-    others = "measure_inputs" if jobs else "gather_sensitivity"
-    files = [(file.stem, file) for file in sorted(folder.glob("*.tsv")) if file.stem != others]
-    files += [(stage, folder / stage / f"{job}.tsv") for stage, names in jobs.items() for job in names]
-    files += [(file.stem, file) for file in sorted((folder / "search" / search).glob("*.tsv"))]
+def usage_by_stage(benchmarks: Iterable[Path]) -> dict[str, Usage]:
+    """Usage of each stage by name, of these benchmark files; of those that are gone nothing is said."""
     found: dict[str, list[tuple[float, float | None]]] = {}
-    for stage, file in files:
+    for file in benchmarks:
         if file.exists():
-            found.setdefault(stage, []).extend(read_benchmark(file))
+            found.setdefault(stage_of(file), []).extend(read_benchmark(file))
     return {
         stage: Usage(
             sum(seconds for seconds, _ in rows),
@@ -39,25 +31,30 @@ def usage_by_stage(folder: Path, search: str, jobs: dict[str, list[str]]) -> dic
     }
 
 
+def seconds_by_stage(benchmarks: Iterable[Path]) -> dict[str, float]:
+    """Seconds of each stage; argument as above."""
+    return {stage: used.seconds for stage, used in usage_by_stage(benchmarks).items()}
+
+
+def of_search(benchmarks: Iterable[Path], search: str, stages: Iterable[str]) -> list[Path]:
+    """Those of a model's benchmark files that tell of one search, or of the stages that went before it."""
+    stages = set(stages)
+    return [file for file in benchmarks if (_search(file) or search) == search and stage_of(file) in stages]
+
+
+def stage_of(file: Path) -> str:
+    """Stage of a benchmark file: `<stage>.tsv`, `<stage>/<job>.tsv` or `search/<search>/<stage>.tsv`, of a model."""
+    several = file.parent.name != "benchmarks" and _search(file) is None
+    return file.parent.name if several else file.stem
+
+
+def _search(file: Path) -> str | None:
+    below = file.parts[-4:-1]
+    return below[2] if below[:2] == ("benchmarks", "search") else None
+
+
 def read_benchmark(file: Path) -> list[tuple[float, float | None]]:
     """Wall seconds and largest resident memory in MiB of each repetition; None where a job was too short to measure."""
     with file.open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table, delimiter="\t"))
     return [(float(row["s"]), float(row["max_rss"]) if row["max_rss"] not in ("-", "NA") else None) for row in rows]
-
-
-def seconds_by_stage(folder: Path, search: str, jobs: dict[str, list[str]]) -> dict[str, float]:
-    """Seconds of each stage but the verdict, which asks for them before its own end; arguments as above."""
-    usage = usage_by_stage(folder, search, jobs)
-    return {stage: found.seconds for stage, found in usage.items() if stage != "evaluate_packed"}
-
-
-def jobs_of(layers: list[str], layers_per_job: int) -> dict[str, list[str]]:
-    """Names of the jobs of the stages that have several, for a network whose layers have these folders.
-
-    None for 0 `layers_per_job`, which tells of a search that needs neither clusters nor profiles.
-    """
-    if not layers_per_job:
-        return {}
-    groups = -(-len(layers) // layers_per_job)
-    return {"cluster_layer": layers, "profile_layers": [str(group) for group in range(groups)]}

@@ -8,10 +8,11 @@ from torch import nn
 from tqdm import tqdm
 
 from wshare.progress import PROGRESS
+from wshare.tasks.task import Task
 
 
 def fisher_diagonal(
-    model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
+    task: Task, model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
 ) -> dict[str, np.ndarray]:
     """Mean squared gradient of the log-likelihood a weight: float32 arrays of the weights' shapes.
 
@@ -26,10 +27,9 @@ def fisher_diagonal(
     count = 0
     for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
         for image in batch:
-            log_probabilities = torch.log_softmax(model(image[None]), dim=1)[0]
-            label = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
+            likelihood = task.log_likelihood(model(image[None]), generator)
             # A layer that the output does not depend on has a gradient of zero.
-            gradients = torch.autograd.grad(log_probabilities[label[0]], parameters, materialize_grads=True)
+            gradients = torch.autograd.grad(likelihood, parameters, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient.double() ** 2
             count += 1

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from wshare.artifacts.clusters import Clusters
 from wshare.data.images import Images
 from wshare.models.forward import forward
-from wshare.models.layers import substituted
+from wshare.models.layers import replaced
 from wshare.progress import PROGRESS
 from wshare.quantize.codebooks import nearest_indices
-from wshare.tasks.classification import Score, score
+from wshare.tasks.task import Score, Task
 
 
 @dataclass(frozen=True)
@@ -29,45 +29,44 @@ class Probe:
     score: Score
 
 
-COLUMNS = [
-    *("layer", "k", "inertia", "weighted_inertia"),
-    *("top1", "relative_quality", "loss", "kl", "agreement", "images"),
-]
+def columns(task: Task) -> list[str]:
+    """Columns of sensitivity.csv, by the task of the network."""
+    return ["layer", "k", "inertia", "weighted_inertia", *task.PROFILED, "images"]
 
 
-def row(probe: Probe, reference: Score) -> dict:
+def row(task: Task, probe: Probe, reference: Score) -> dict:
     """One row of sensitivity.csv; `reference` is the float32 network's score on the same images."""
-    quality = probe.score
+    score = probe.score
+    quality = {
+        "relative_quality": score.quality / reference.quality if reference.quality else 0.0,
+        "kl": score.kl,
+    } | score.figures
     return {
         "layer": probe.layer,
         "k": probe.k,
         "inertia": probe.inertia,
         "weighted_inertia": probe.weighted_inertia,
-        "top1": quality.top1,
-        "relative_quality": quality.top1 / reference.top1 if reference.top1 else 0.0,
-        "loss": quality.loss,
-        "kl": quality.kl,
-        "agreement": quality.agreement,
-        "images": len(quality.correct),
+        **{column: quality[column] for column in task.PROFILED},
+        "images": len(score.correct),
     }
 
 
 def profile(
-    model: nn.Module, layers: list[Clusters], images: Images, reference: np.ndarray, prefix: bool = True
+    task: Task, model: nn.Module, layers: list[Clusters], images: Images, reference: np.ndarray, prefix: bool = True
 ) -> list[Probe]:
     """One probe for every layer and each of its candidates, on all images.
 
-    `layers` are in the network's order; `reference` holds the float32 logits [N, classes]. With `prefix`, what
+    `layers` are in the network's order; `reference` holds the float32 outputs [N, ...]. With `prefix`, what
     comes before a layer is computed once a batch for all its candidates, where the network is a chain of modules
     there; the result is the same to the bit.
     """
     with tqdm(total=len(layers) * len(images), desc="profile", unit="image", **PROGRESS) as progress:
-        per_layer = (_profile_layer(model, layer, images, reference, prefix, progress) for layer in layers)
+        per_layer = (_profile_layer(task, model, layer, images, reference, prefix, progress) for layer in layers)
         return [probe for probes in per_layer for probe in probes]
 
 
 def _profile_layer(
-    model: nn.Module, layer: Clusters, images: Images, reference: np.ndarray, prefix: bool, progress: tqdm
+    task: Task, model: nn.Module, layer: Clusters, images: Images, reference: np.ndarray, prefix: bool, progress: tqdm
 ) -> Iterator[Probe]:
     weight = model.get_submodule(layer.layer).weight.numpy(force=True)
     codebooks = {k: layer.sweep.codebook(k) for k in layer.candidates}
@@ -76,18 +75,18 @@ def _profile_layer(
         k: nearest_indices(weight, codebook).astype(np.min_scalar_type(k - 1), copy=False)
         for k, codebook in codebooks.items()
     }
-    logits = {k: np.empty_like(reference) for k in codebooks}
+    outputs = {k: np.empty_like(reference) for k in codebooks}
     chain = chain_before(model, layer.layer, images.batch(0)[:1]) if prefix else []
     for start in images.starts():
         batch = images.batch(start)
         with resumed(model, chain, batch) if chain else nullcontext():
             for k, codebook in codebooks.items():
-                with substituted(model, {layer.layer: codebook[indices[k]]}):
-                    logits[k][start : start + len(batch)] = forward(model, batch)
+                with replaced(model, {f"{layer.layer}.weight": codebook[indices[k]]}):
+                    outputs[k][start : start + len(batch)] = forward(model, batch)
         progress.update(len(batch))
     for k in codebooks:
         inertia, weighted = float(layer.sweep.inertia[k - 1]), float(layer.sweep.weighted_inertia[k - 1])
-        yield Probe(layer.layer, k, inertia, weighted, score(logits[k], reference, images.labels))
+        yield Probe(layer.layer, k, inertia, weighted, task.score(outputs[k], reference, images.labels))
 
 
 def chain_before(model: nn.Module, layer: str, sample: torch.Tensor) -> list[nn.Module]:

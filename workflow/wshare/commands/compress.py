@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from wshare.api import compress_images
+from wshare.api import CONFIDENCE, compress_images
 from wshare.commands.common import (
     CORES,
     Architecture,
@@ -30,6 +30,7 @@ from wshare.config.validation import complete_search
 from wshare.data.splits import split_indices
 from wshare.errors import UserError
 from wshare.files.sealed import write_json
+from wshare.search.methods import DEFAULT, METHODS
 
 
 def compress(
@@ -43,13 +44,14 @@ def compress(
     quality: Annotated[float, "least accuracy as a share of the float32 accuracy"] = 0.99,
     confidence: Annotated[
         float | None, "probability with which the verdict shall be met; none goes by the measured accuracy"
-    ] = 0.95,
+    ] = CONFIDENCE,
+    method: Annotated[str, f"search method: {', '.join(METHODS)}"] = DEFAULT,
     rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
     held_out: Annotated[float, "share of the images for the verdict alone"] = 0.5,
     limit: Limit = None,
     recipe: Annotated[Path | None, "recipe to write, for `wshare apply`"] = None,
     metrics: Annotated[Path | None, "sizes, quality and verdict to write, as JSON"] = None,
-    options: Annotated[dict, "options of the method rate_distortion, as in a configuration"] = {},  # noqa: B006
+    options: Annotated[dict, "options of the method, as in a configuration"] = {},  # noqa: B006
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
     enlarge: Enlarge = True,
@@ -70,7 +72,7 @@ def compress(
         raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
     for path in filter(None, (output, recipe, metrics)):
         check_output(path)
-    search = {"method": "rate_distortion", "quality_target": quality, "confidence": confidence}
+    search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
     dataset = open_folder(images, class_map, no_labels)

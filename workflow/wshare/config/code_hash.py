@@ -15,7 +15,8 @@ class Table:
     """A list of modules, of which a stage runs those that the configuration chooses.
 
     Its rows stand in `rows` of `module`, a mapping by name or a list, each with a `module` below `base`, or with
-    several `modules`. `choice` is the argument of `code_files` that names the row in use; without one all are.
+    several `modules`; without `base` their names are whole. `choice` is the argument of `code_files` that names the row
+    in use; without one all are.
     """
 
     module: str
@@ -33,16 +34,14 @@ class Table:
             if not rows:
                 raise ValueError(f"{name!r} is not in {self.module}.{self.rows}")
         found = [part for row in rows for part in getattr(row, "modules", None) or (row.module,)]
-        return [f"{self.base}.{module}" for module in found]
+        return [f"{self.base}.{module}" if self.base else module for module in found]
 
 
 TABLES = (
     Table("wshare.models.sources.table", "SOURCES", "wshare.models", "source"),
     Table("wshare.data.datasets.table", "SOURCES", "wshare.data.datasets", "dataset"),
     Table("wshare.search.methods", "METHODS", "wshare.search", "method"),
-    Table("wshare.tasks.table", "TASKS", "wshare.tasks", "task"),
-    Table("wshare.exports.table", "FORMATS", "wshare.exports"),
-    Table("wshare.models.kinds.table", "KINDS", "wshare.models.kinds"),
+    Table("wshare.tasks.table", "TASKS", "", "task"),
 )
 
 
@@ -71,7 +70,8 @@ def code_files(
             found.add(file)
             waiting += _imports(file)
             if file in tables:
-                waiting += [_file(module) for module in tables[file].modules(chosen)]
+                own = (_file(module) for module in tables[file].modules(chosen))
+                waiting += [module for module in own if module.is_file()]
     doors = {folder / "__init__.py" for file in found for folder in file.parents if folder.is_relative_to(PACKAGE)}
     # The package's own __init__ is a door for users: what it offers is written elsewhere.
     return tuple(sorted(str(file) for file in (found | doors) - {PACKAGE / "__init__.py"}))

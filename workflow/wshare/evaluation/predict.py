@@ -11,25 +11,25 @@ from wshare.models.forward import forward
 from wshare.models.fusion import fused
 
 
-def predict(model: nn.Module, images: Images, threads: int = 1, half: bool = False) -> np.ndarray:
-    """Logits, float32 [N, classes]; model and images are on one device.
+def predict(model: nn.Module, images: Images, threads: int = 1, float16: bool = False) -> np.ndarray:
+    """Outputs, float32 [N, ...]; model and images are on one device.
 
     Batches run side by side on `threads` threads, each on one core: the result does not depend on
-    their number, unlike that of torch's own parallel sums. `half` computes in float16, for GPUs alone.
+    their number, unlike that of torch's own parallel sums. `float16` computes in that type, for GPUs alone.
     """
     first = images.batch(0)
     network = fused(model, first[:2])
 
-    def logits(start: int) -> np.ndarray:
+    def outputs(start: int) -> np.ndarray:
         batch = images.batch(start) if start else first
-        return _forward_half(network, batch) if half else forward(network, batch)
+        return _forward_float16(network, batch) if float16 else forward(network, batch)
 
     # A GPU takes one batch at a time, and more of them would only take its memory.
     with ThreadPoolExecutor(1 if first.is_cuda else threads) as pool:
-        return np.concatenate(list(pool.map(logits, images.starts())))
+        return np.concatenate(list(pool.map(outputs, images.starts())))
 
 
-def _forward_half(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
+def _forward_float16(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
     # Tensor cores take the channels of a pixel in a row.
     with torch.autocast(batch.device.type, torch.float16):
         return forward(model, batch.contiguous(memory_format=torch.channels_last))

@@ -13,10 +13,6 @@ from wshare.files.sealed import TEXT_VERSION, check_version, sha256_text
 SEAL = "# "
 
 
-# Columns of predictions.csv; a label is empty where the dataset has none.
-PREDICTIONS = ["image", "label", "float32", "compressed"]
-
-
 def write_table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows atomically, for people and other programs; floats keep all their digits."""
     write_text(path, _text(columns, rows))

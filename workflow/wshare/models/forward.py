@@ -6,6 +6,6 @@ from torch import nn
 
 
 def forward(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
-    """Logits of one batch, float32 [B, classes]."""
+    """Outputs of one batch, float32 [B, ...]."""
     with torch.inference_mode():
         return model(batch).float().numpy(force=True)

@@ -14,8 +14,10 @@ import vl_convert
 
 from wshare.files.atomic import atomic
 from wshare.report.histograms import Histogram
+from wshare.report.quality import counted_as, is_agreement
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, significant, size
+from wshare.tasks.table import task
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
@@ -94,7 +96,7 @@ def write_figures(chart: Chart, path: Path) -> None:
 
 
 def front(model: Model, search: Search) -> Chart:
-    """Accuracy against size: all combinations measured, the front, the choice, the uniform baselines, the target."""
+    """Quality against size: all combinations measured, the front, the choice, the uniform baselines, the target."""
     target, metrics = search.metrics["quality_target"], search.metrics
     kinds = {
         "this search": (BLUE, "circle"),
@@ -106,7 +108,7 @@ def front(model: Model, search: Search) -> Chart:
     own, uniform, other, chosen, packed = kinds
     points = []
     for entry in model.searches:
-        kind = own if entry is search else uniform if entry.method == "uniform" else other
+        kind = own if entry is search else uniform if _is_uniform(model, entry) else other
         points += [
             _point(entry, row, chosen if entry is search and row["chosen"] == "1" else kind) for row in entry.front
         ]
@@ -119,7 +121,7 @@ def front(model: Model, search: Search) -> Chart:
             "share": significant(metrics["relative_quality"]),
             "low": significant(low),
             "high": significant(high),
-            "recipe": recipe(search.ks(_chosen(search)).values()),
+            "recipe": recipe(chosen_ks(search).values()),
         }
     )
     # Drawn last, seen first.
@@ -130,8 +132,8 @@ def front(model: Model, search: Search) -> Chart:
     top = max(1.0, *(point.get("high", point["share"]) for point in points))
     # Room for the words below the target line.
     margin = (top - bottom) / 12
-    agreement = metrics["measure"] == "agreement"
-    kept = "first answers as of float32" if agreement else "share of float32 accuracy"
+    what, agreement = counted_as(task(metrics["task"]), metrics), is_agreement(metrics)
+    kept = f"{what} as of float32" if agreement else f"share of float32 {what}"
     y = alt.Y("share:Q").title(kept).axis(format="%")
     y = y.scale(domain=[bottom - margin, top + margin], clamp=True, nice=False)
     x = alt.X("kB:Q").title("size, kB").scale(zero=True).axis(tickCount=8)
@@ -169,7 +171,7 @@ def front(model: Model, search: Search) -> Chart:
         for paint in ({"stroke": "#ffffff", "strokeWidth": 4}, {"color": "#00694d"})
     )
     row = _chosen(search)
-    kept = "of the float32 network's first answers" if agreement else "of the float32 accuracy"
+    kept = f"of the float32 network's {what}" if agreement else f"of the float32 {what}"
     finding = (
         f"{counted(len(search.front), 'combination')} measured on the search images. The chosen one has "
         f"{size(float(row['bits']) / 8)} (analytic: indices and codebooks alone) and keeps "
@@ -180,7 +182,7 @@ def front(model: Model, search: Search) -> Chart:
     if below:
         finding += f" Below the scale, and drawn at its lower edge: {counted(below, 'point')}."
     layers = alt.layer(line, rule, interval, marks, edge, label)
-    return make("Accuracy against size", finding, layers.properties(height=340))
+    return make("Quality against size", finding, layers.properties(height=340))
 
 
 def _point(search: Search, row: dict[str, str], kind: str) -> dict:
@@ -190,7 +192,7 @@ def _point(search: Search, row: dict[str, str], kind: str) -> dict:
         "kB": significant(float(row["bits"]) / 8000),
         "share": significant(float(row["relative_quality"])),
         "kl": significant(float(row["kl"]), 3),
-        "images": row.get("images", "all"),
+        "images": row["images"],
         "recipe": recipe(search.ks(row).values()),
     }
 
@@ -199,11 +201,28 @@ def _chosen(search: Search) -> dict[str, str]:
     return next(row for row in search.front if row["chosen"] == "1")
 
 
+def chosen_ks(search: Search) -> dict[str, str]:
+    """Number of shared values, or "dense", that the search chose for each layer."""
+    return search.ks(_chosen(search))
+
+
+def _is_uniform(model: Model, search: Search) -> bool:
+    """Whether every combination has one k for all layers, but for layers of fewer weights."""
+    weights = {layer["name"]: layer["weights"] for layer in model.layers}
+
+    def is_one(ks: dict[str, str]) -> bool:
+        numbers = {layer: int(k) for layer, k in ks.items() if k != "dense"}
+        most = max(numbers.values(), default=0)
+        return numbers.keys() == ks.keys() and all(k == min(most, weights[layer]) for layer, k in numbers.items())
+
+    return all(is_one(search.ks(row)) for row in search.front)
+
+
 def _pareto(search: Search) -> list[dict]:
     """Combinations that no smaller one equals, by ascending size, of those that were measured on most images."""
     best, line = -math.inf, []
-    most = max(int(row.get("images", 0)) for row in search.front)
-    whole = [row for row in search.front if int(row.get("images", 0)) == most]
+    most = max(int(row["images"]) for row in search.front)
+    whole = [row for row in search.front if int(row["images"]) == most]
     for row in sorted(whole, key=lambda row: (float(row["bits"]), -float(row["relative_quality"]))):
         share = float(row["relative_quality"])
         if share > best:
@@ -250,7 +269,7 @@ def sensitivity(model: Model, search: Search) -> Chart | None:
         measured = [row for row in rows if row["x"] == "measured"]
         worst, best = (pick(measured, key=lambda row: row["exact"]) for pick in (max, min))
         finding = (
-            f"Shared alone, at the price of the probes, {worst['layer']} costs most ({worst['exact']:.3g} nats) and "
+            f"Shared alone, at the slope of the probes, {worst['layer']} costs most ({worst['exact']:.3g} nats) and "
             f"{best['layer']} least ({best['exact']:.3g} nats)."
         )
     else:
@@ -284,7 +303,7 @@ def _shown_kl(text: str) -> float:
 
 def bits(model: Model, search: Search) -> Chart:
     """Bits a weight of each layer, its bar as wide as the layer's share of the weights."""
-    total = sum(layer["weights"] for layer in model.layers)
+    total, ks = sum(layer["weights"] for layer in model.layers), chosen_ks(search)
     kinds = {"convolution": BLUE, "depthwise or grouped": ORANGE, "linear": GREEN}
     rows, left = [], 0.0
     for layer in model.layers:
@@ -297,7 +316,7 @@ def bits(model: Model, search: Search) -> Chart:
                 "right": significant(left + share, 7),
                 "share": significant(share),
                 "bits": significant(bits_on_disk(search, layer)),
-                "k": str(search.recipe["layers"][layer["name"]]["k"] or "dense"),
+                "k": ks[layer["name"]],
             }
         )
         left += share
@@ -344,11 +363,16 @@ def bits(model: Model, search: Search) -> Chart:
 
 def bits_on_disk(search: Search, layer: dict) -> float:
     """Bits a weight of a layer in the packed file, its codebook and scales included."""
-    return 8 * search.layout.octets[f"{layer['name']}.weight"] / layer["weights"]
+    return 8 * nbytes(search, f"{layer['name']}.weight") / layer["weights"]
+
+
+def nbytes(search: Search, tensor: str) -> int:
+    """Bytes of a tensor in the packed file."""
+    return search.layout.octets[tensor]
 
 
 def _kind(layer: dict) -> str:
-    if layer["type"] == "Linear":
+    if len(layer["shape"]) == 2:
         return "linear"
     return "depthwise or grouped" if layer["groups"] > 1 else "convolution"
 
@@ -389,7 +413,7 @@ def histogram(found: Histogram) -> Chart:
     return make(found.layer, finding, alt.layer(bars, ticks).properties(height=160))
 
 
-def octets(search: Search) -> Chart:
+def parts(search: Search) -> Chart:
     """Where the bytes of the packed file went."""
     names = {
         "indices": "indices",
@@ -462,10 +486,10 @@ def losses(search: Search) -> Chart | None:
         )
     )
     near = sum(1 / 2 <= row["measured"] / row["predicted"] <= 2 for row in rows)
-    correlation = search.recipe["predicted_loss_rank_correlation"]
+    correlation = search.recipe.get("predicted_loss_rank_correlation")
     finding = (
         f"{near} of {len(rows)} layers lie within a factor of two of the prediction (the dashed line is equality). "
-        "Both are of the layer alone at the price of the probes; their ratio, from 1/10 to 10, then corrected the "
+        "Both are of the layer alone at the slope of the probes; their ratio, from 1/10 to 10, then corrected the "
         "predictions."
     )
     if correlation is not None:
@@ -476,29 +500,28 @@ def losses(search: Search) -> Chart | None:
     return make("Predicted against measured loss", finding, alt.layer(line, dots).properties(height=320))
 
 
-def trace(search: Search) -> Chart | None:
-    """Combinations in the order in which they were measured; None if that order is lost."""
-    if search.trace is None:
-        return None
+def trace(search: Search) -> Chart:
+    """Combinations in the order in which they were measured."""
     target = search.metrics["quality_target"]
     rows = []
-    for number, place in enumerate(search.trace, start=1):
-        row = search.front[place]
-        passes = min(float(row["low"]), float(row.get("expected_low", "inf"))) >= target
-        state = "chosen" if row["chosen"] == "1" else "accuracy passes" if passes else "accuracy fails"
+    by_slope = "slope" in search.front[0]
+    for row in sorted(search.front, key=lambda row: int(row["evaluation"])):
+        # A search by slope holds a network to what it expects as well.
+        low = min(float(row["low"]), float(row["expected_low"])) if by_slope else float(row["low"])
+        state = "chosen" if row["chosen"] == "1" else "quality passes" if low >= target else "quality fails"
         rows.append(
             {
-                "number": number,
+                "number": int(row["evaluation"]),
                 "kB": significant(float(row["bits"]) / 8000),
                 "share": significant(float(row["relative_quality"])),
                 "kl": significant(float(row["kl"]), 3),
-                "images": row.get("images", "all"),
+                "images": row["images"],
                 "state": state,
             }
         )
     kinds = {
-        "accuracy passes": (BLUE, "circle"),
-        "accuracy fails": (ORANGE, "cross"),
+        "quality passes": (BLUE, "circle"),
+        "quality fails": (ORANGE, "cross"),
         "chosen": (VERMILLION, "diamond"),
     }
     x = (
@@ -523,13 +546,13 @@ def trace(search: Search) -> Chart | None:
             alt.Tooltip("state:N").title("search images"),
         ],
     )
-    place = next(row["number"] for row in rows if row["state"] == "chosen")
+    chosen = next(row for row in rows if row["state"] == "chosen")
     finding = (
-        f"{counted(len(rows), 'evaluation')}; the chosen combination was number {place}, of "
-        f"{size(1000 * rows[place - 1]['kB'])}."
+        f"{counted(len(rows), 'evaluation')}; the chosen combination was number {chosen['number']}, of "
+        f"{size(1000 * chosen['kB'])}."
     )
-    if any("expected_low" in row for row in search.front):
-        finding += " A price must also keep the divergence within its budget; one that clearly does not is measured on "
+    if by_slope:
+        finding += " A slope must also keep the divergence within its budget; one that clearly does not is measured on "
         finding += "fewer images."
     return make("Search trace", finding, alt.layer(line, dots).properties(height=260))
 
@@ -564,7 +587,7 @@ def usage(search: Search, measure: str) -> Chart:
 
 
 def comparison(results: list[dict]) -> Chart:
-    """Accuracy kept against the rate on disk, of all models and searches of a study; `results` are their metrics."""
+    """Quality kept against the rate on disk, of all models and searches of a study; `results` are their metrics."""
     rows = [
         {
             "model": result["model"],

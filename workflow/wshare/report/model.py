@@ -14,12 +14,14 @@ from wshare.packed.format import read_shared
 from wshare.quantize.codebooks import Shared
 from wshare.report import charts
 from wshare.report.charts import Chart
-from wshare.report.classes import class_names, named
 from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
+from wshare.report.quality import is_agreement, own, written
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size, told_skipped
+from wshare.tasks.table import task
+from wshare.tasks.task import AGREEMENT
 
 # The best first.
 VERDICTS = {"met": "✔ target met", "undecided": "? undecided", "missed": "✘ target missed"}
@@ -33,11 +35,12 @@ def model_page(model: Model, settings: dict, commit: str) -> tuple[str, dict[str
     """
     found: dict[str, Chart] = {}
     articles = [_article(model, search, settings, commit, found) for search in model.searches]
-    baseline = model.baseline["held_out"]
+    baseline, kind = model.baseline["held_out"], task(model.spec["task"])
+    first = own(kind)[0]
     quality = (
-        "no labels, so it is held against the float32 network's own first answers,"
-        if model.baseline["measure"] == "agreement"
-        else f"float32 top-1 {percent(baseline['top1'])}"
+        f"no labels, so it is held against the float32 network's own {kind.PREDICTED},"
+        if is_agreement(model.baseline)
+        else f"float32 {first.label} {written(first, baseline[first.key])}"
     )
     lead = (
         f"{escape(model.searches[0].metrics['dataset'])}: {model.spec['parameters']:,} parameters; {quality} on "
@@ -77,35 +80,38 @@ def _titled(search: Search) -> str:
 
 def _card(model: Model, search: Search) -> str:
     metrics = search.metrics
-    octets, rate = metrics["bytes"], metrics["compression_rate"]
+    nbytes, rate = metrics["bytes"], metrics["compression_rate"]
     low, high = metrics["relative_quality_ci95"]
     head = (
         f'<span>{escape(search.name)}</span><span class="verdict {metrics["verdict"]}">'
         f"{VERDICTS[metrics['verdict']]}</span>"
     )
     big = (
-        f"{size(octets['float32'])} → {size(octets['packed'])}<br>{rate['on_disk']:.2f}x <small>on disk</small> "
+        f"{size(nbytes['float32'])} → {size(nbytes['packed'])}<br>{rate['on_disk']:.2f}x <small>on disk</small> "
         f"<small>({rate['analytic']:.2f}x analytic)</small>"
     )
-    before, after = metrics["float32"]["top1"], metrics["compressed"]["top1"]
-    if metrics["measure"] == "agreement":
-        quality = [("agreement with float32", percent(after))]
+    figures = own(task(model.spec["task"]))
+    if is_agreement(metrics):
+        quality = [(f"{AGREEMENT} with float32", written(figures[0], metrics["compressed"][figures[0].key]))]
     else:
         quality = [
-            ("top-1", f"{percent(before)} → {percent(after)}"),
-            ("top-5", " → ".join(percent(metrics[network]["top5"]) for network in ("float32", "compressed"))),
-            ("share of float32", percent(metrics["relative_quality"])),
+            (
+                escape(figure.label),
+                " → ".join(written(figure, metrics[network][figure.key]) for network in ("float32", "compressed")),
+            )
+            for figure in figures
         ]
-    half = octets["float32"] / 2
+        quality.append(("share of float32", percent(metrics["relative_quality"])))
+    float16 = nbytes["float32"] / 2
     peaks = [used.memory for used in search.usage.values() if used.memory is not None]
     rows = [
         *quality,
         ("95 % interval", f"{percent(low)} to {percent(high)}"),
         ("quality target", percent(metrics["quality_target"])),
         ("bits a weight", f"{metrics['bits_per_weight']:.2f}"),
-        ("float32 file", f"{octets['float32']:,} B"),
-        ("half of it (float16)", f"{half:,.0f} B, {half / octets['packed']:.2f}x"),
-        ("packed file", f"{octets['packed']:,} B"),
+        ("float32 file", f"{nbytes['float32']:,} B"),
+        ("half of it (float16)", f"{float16:,.0f} B, {float16 / nbytes['packed']:.2f}x"),
+        ("packed file", f"{nbytes['packed']:,} B"),
         ("held-out images", f"{metrics['compressed']['images']:,}"),
         ("time, all rules", duration(sum(used.seconds for used in search.usage.values()))),
         ("peak memory", memory(max(peaks, default=None))),
@@ -117,100 +123,61 @@ def _card(model: Model, search: Search) -> str:
 def _article(model: Model, search: Search, settings: dict, commit: str, found: dict[str, Chart]) -> str:
     """All sections of one search; its charts are added to `found`."""
 
-    def drawn(name: str, chart: Chart | None, missing: str, heading: bool = False) -> str:
+    def drawn(name: str, chart: Chart | None, missing: str = "", heading: bool = False) -> str:
         if chart is None:
             return f"<p>{escape(missing)}</p>"
         found[f"{search.name}/{name}"] = chart
         return figure(f"{search.name}/{name}", chart, heading)
 
     shared, _ = read_shared(search.packed)
-    sections = [
-        ("Accuracy against size", drawn("front", charts.front(model, search), "")),
-        ("Layers", _layers(model, search)),
-        (
-            "Sensitivity of each layer",
-            drawn(
-                "sensitivity",
-                charts.sensitivity(model, search),
-                "This search measured no layer alone (probe_images is 0), and no other search profiled the layers.",
-            ),
+    times, memories = (drawn(*usage, heading=True) for usage in _usage_charts(search))
+    sections = {
+        "Quality against size": drawn("front", charts.front(model, search)),
+        "Layers": _layers(model, search),
+        "Sensitivity of each layer": drawn(
+            "sensitivity",
+            charts.sensitivity(model, search),
+            "This search measured no layer alone, and no other search profiled the layers.",
         ),
-        ("Bits of each layer", drawn("bits", charts.bits(model, search), "")),
-        ("Weights and shared values", _histograms(model, search, shared, drawn)),
-        ("Where the bytes went", drawn("bytes", charts.octets(search), "") + _codings(search, shared)),
-        (
-            "Predicted against measured loss",
-            drawn("losses", charts.losses(search), _no_losses(search)),
+        "Bits of each layer": drawn("bits", charts.bits(model, search)),
+        "Weights and shared values": _histograms(model, search, shared, drawn),
+        "Where the bytes went": drawn("bytes", charts.parts(search)) + _codings(search, shared),
+        "Predicted against measured loss": drawn(
+            "losses", charts.losses(search), "This search measured no layer alone, so there is no prediction to check."
         ),
-        (
-            "Search trace",
-            drawn(
-                "trace",
-                charts.trace(search) if len(search.front) > 1 else None,
-                "The order of the evaluations is lost with the search's journal.jsonl."
-                if search.trace is None
-                else "One combination was measured, the chosen one.",
-            ),
+        "Search trace": drawn(
+            "trace",
+            charts.trace(search) if len(search.front) > 1 else None,
+            "One combination was measured, the chosen one.",
         ),
-        ("Held-out confirmation", _held_out(model, search, settings)),
-        (
-            "Time and memory",
-            '<div class="row">'
-            + drawn("time", charts.usage(search, "seconds"), "", heading=True)
-            + drawn("memory", charts.usage(search, "memory"), "", heading=True)
-            + "</div>"
-            + _usage_table(search),
-        ),
-        ("Reproduce it", _reproduce(model, search, settings, commit)),
-        ("Honest limits", _limits(search)),
-    ]
+        "Held-out confirmation": _held_out(model, search, settings),
+        "Time and memory": f'<div class="row">{times}{memories}</div>{_usage_table(search)}',
+        "Reproduce it": _reproduce(model, search, settings, commit),
+        "Honest limits": _limits(model, search),
+    }
     content = "\n".join(
-        f'<section><h2 id="{_id(search, title)}">{title}</h2>\n{text}\n</section>' for title, text in sections
+        f'<section><h2 id="{_id(search, title)}">{title}</h2>\n{text}\n</section>' for title, text in sections.items()
     )
     return f'<article data-search="{escape(search.name)}">\n{content}\n</article>'
+
+
+def _usage_charts(search: Search) -> list[tuple[str, Chart]]:
+    return [("time", charts.usage(search, "seconds")), ("memory", charts.usage(search, "memory"))]
 
 
 def _id(search: Search, title: str) -> str:
     return f"{escape(search.name)}-{title.lower().replace(' ', '-')}"
 
 
-def _no_losses(search: Search) -> str:
-    if search.method == "rate_distortion":
-        return "This search measured no layer alone (probe_images is 0), so no prediction was checked."
-    return f"Searches by {search.method} keep no predicted loss of single layers; those by rate_distortion do."
-
-
 def _layers(model: Model, search: Search) -> str:
-    packed = search.metrics["bytes"]["packed"]
     layers = {f"{layer['name']}.weight": layer for layer in model.layers}
-    octets = search.layout.octets
     rows, others = [], Counter()
     for parameter in model.parameters:
-        name, layer = parameter["name"], layers.get(parameter["name"])
+        layer = layers.get(parameter["name"])
         if layer is None and len(parameter["shape"]) < 2:
             others[parameter["reason"]] += 1
-            continue
-        k = search.recipe["layers"][layer["name"]]["k"] if layer else None
-        count = math.prod(parameter["shape"])
-        status = parameter["status"] if layer is None or k is not None else "kept"
-        reason = parameter["reason"] if layer is None or k is not None else "the search kept it dense"
-        kind = layer["type"] + (f", {layer['groups']} groups" if layer["groups"] > 1 else "") if layer else "-"
-        used = octets[name]
-        bits = 8 * used / count
-        rows.append(
-            [
-                (escape(name.removesuffix(".weight")), name.removesuffix(".weight")),
-                (escape(kind), kind),
-                (shape(parameter["shape"]), "x".join(map(str, parameter["shape"]))),
-                (f"{count:,}", count),
-                ("-", "") if k is None else (str(k), k),
-                (f"{bits:.2f}", round(bits, 4)),
-                (f"{used:,}", used),
-                (percent(used / packed), round(used / packed, 6)),
-                (escape(status), status),
-                (escape(reason), reason),
-            ]
-        )
+        else:
+            rows.append(_layer_row(search, parameter, layer))
     columns = [
         ("layer", ""),
         ("type", ""),
@@ -237,6 +204,30 @@ def _layers(model: Model, search: Search) -> str:
     )
 
 
+def _layer_row(search: Search, parameter: dict, layer: dict | None) -> list[tuple[str, object]]:
+    """Cells of one parameter; `layer` is the one whose weight it is, if it can be shared."""
+    name, count = parameter["name"], math.prod(parameter["shape"])
+    k = charts.chosen_ks(search)[layer["name"]] if layer else "dense"
+    kept = layer is not None and k == "dense"
+    status = "kept" if kept else parameter["status"]
+    reason = "the search kept it dense" if kept else parameter["reason"]
+    kind = layer["type"] + (f", {layer['groups']} groups" if layer["groups"] > 1 else "") if layer else "-"
+    used = charts.nbytes(search, name)
+    share = used / search.metrics["bytes"]["packed"]
+    return [
+        (escape(name.removesuffix(".weight")), name.removesuffix(".weight")),
+        (escape(kind), kind),
+        (shape(parameter["shape"]), "x".join(map(str, parameter["shape"]))),
+        (f"{count:,}", count),
+        ("-", "") if k == "dense" else (k, k),
+        (f"{8 * used / count:.2f}", round(8 * used / count, 4)),
+        (f"{used:,}", used),
+        (percent(share), round(share, 6)),
+        (escape(status), status),
+        (escape(reason), reason),
+    ]
+
+
 def _codings(search: Search, shared: dict[str, Shared]) -> str:
     """How large the indices and the file are, and would be if they were coded otherwise."""
     # Tied tensors are one object, and stored once.
@@ -250,11 +241,11 @@ def _codings(search: Search, shared: dict[str, Shared]) -> str:
         ("packed file", sizes["packed"]),
         ("packed file, zipped (deflate)", zipped_bytes(search.packed)),
     ]
-    return listing([(name, f"{octets:,.0f} B") for name, octets in rows], "Indices coded otherwise", "number")
+    return listing([(name, f"{nbytes:,.0f} B") for name, nbytes in rows], "Indices coded otherwise", "number")
 
 
 def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn) -> str:
-    shared = [layer for layer in model.layers if search.recipe["layers"][layer["name"]]["k"] is not None]
+    shared = [layer for layer in model.layers if f"{layer['name']}.weight" in tensors]
     if not shared:
         return "<p>The search kept all layers dense: there are no shared values.</p>"
     names = {layer["name"] for layer in shared}
@@ -265,11 +256,10 @@ def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn)
         roles.setdefault(max(loss, key=loss.__getitem__), []).append("most sensitive layer")
     largest = max(shared, key=lambda layer: layer["weights"])["name"]
     roles.setdefault(largest, []).append("largest layer")
-    weights = model.folder / "model" / "weights.safetensors"
     figures = []
     for number, (name, words) in enumerate(roles.items(), start=1):
         role = " and ".join(words)
-        found = histogram(name, role[0].upper() + role[1:], weights, tensors[f"{name}.weight"], search.layout)
+        found = histogram(name, role[0].upper() + role[1:], model.weights, tensors[f"{name}.weight"], search.layout)
         figures.append(drawn(f"weights_{number}", charts.histogram(found), "", heading=True))
     return (
         "<p>Histograms of the float32 weights; the lines at the bottom are the values that they share. Where rows have "
@@ -287,42 +277,16 @@ def _loss_alone(model: Model, search: Search) -> dict[str, float]:
 
 
 def _held_out(model: Model, search: Search, settings: dict) -> str:
-    metrics, on_search = search.metrics, search.recipe["on_search_images"]
-    baseline, after = model.baseline, search.metrics["compressed"]
-    low, high = metrics["relative_quality_ci95"]
-    images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
-    agreement = ("same first answer as float32", percent(on_search["agreement"]), percent(after["agreement"]))
-    interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
-    divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
-    least, most = metrics["expected_relative_quality_ci95"]
-    expected = (
-        "share of its accuracy that float32 expects to be kept",
-        percent(on_search["expected"]) if "expected" in on_search else "",
-        f"{percent(metrics['expected_relative_quality'])} ({percent(least)} to {percent(most)})",
-    )
-    if metrics["measure"] == "agreement":
-        pairs = [images, agreement, interval, expected, divergence]
-    else:
-        pairs = [
-            images,
-            ("float32 top-1", percent(baseline["search"]["top1"]), percent(metrics["float32"]["top1"])),
-            ("compressed top-1", percent(on_search["top1"]), percent(after["top1"])),
-            ("share of float32", percent(on_search["relative_quality"]), percent(metrics["relative_quality"])),
-            interval,
-            expected,
-            agreement,
-            divergence,
-        ]
     head = "".join(f'<th scope="col" class="number">{split} images</th>' for split in ("search", "held-out"))
     body = "".join(
-        f'<tr><th scope="row">{name}</th><td class="number">{first}</td><td class="number">{second}</td></tr>'
-        for name, first, second in pairs
+        f'<tr><th scope="row">{escape(name)}</th><td class="number">{first}</td><td class="number">{second}</td></tr>'
+        for name, first, second in _on_both_splits(model, search)
     )
     compared = (
         '<div class="scroll" role="region" aria-label="Search images against held-out images" tabindex="0">'
         f'<table class="free"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
-    told = told_skipped(baseline)
+    told = told_skipped(model.baseline)
     skipped = f" Unreadable images left out: {told}." if told else ""
     return (
         "<p>The search saw the search images alone. The held-out images were looked at once, with the packed file "
@@ -330,37 +294,58 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
     )
 
 
+def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:
+    """Name, number on the search images and number on the held-out images."""
+    metrics, on_search = search.metrics, search.recipe["on_search_images"]
+    baseline, after = model.baseline, search.metrics["compressed"]
+    low, high = metrics["relative_quality_ci95"]
+    least, most = metrics["expected_relative_quality_ci95"]
+    images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
+    interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
+    expected = (
+        "share that float32 expects to be kept",
+        percent(on_search["expected"]),
+        f"{percent(metrics['expected_relative_quality'])} ({percent(least)} to {percent(most)})",
+    )
+    divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
+    kind = task(model.spec["task"])
+    quality, *_ = own(kind)
+    chosen, packed = (written(quality, found[quality.key]) for found in (on_search, after))
+    if is_agreement(metrics):
+        return [images, (f"{AGREEMENT} with float32", chosen, packed), interval, expected, divergence]
+    before = (written(quality, found[quality.key]) for found in (baseline["search"], metrics["float32"]))
+    return [
+        images,
+        (f"float32 {quality.label}", *before),
+        (f"compressed {quality.label}", chosen, packed),
+        ("share of float32", percent(on_search["relative_quality"]), percent(metrics["relative_quality"])),
+        interval,
+        expected,
+        *(
+            (figure.label, written(figure, on_search[figure.key]), written(figure, after[figure.key]))
+            for figure in kind.FIGURES
+            if figure.compares
+        ),
+        divergence,
+    ]
+
+
 def _changed(model: Model, search: Search, settings: dict) -> str:
-    """Up to eight held-out images whose first answer changed."""
-    changed = [(place, row) for place, row in enumerate(search.predictions) if row["float32"] != row["compressed"]]
-    total = len(search.predictions)
+    """What changed on the held-out images, and up to eight of those where something did."""
+    words, changed = task(model.spec["task"]).changes(search.predictions, model.spec, _source(search, settings))
     if not changed:
-        return f"<p>No first answer of {total:,} held-out images changed.</p>"
-    labelled = search.metrics["measure"] == "accuracy"
-    # Results of older versions have no categories.
-    names = class_names(model.spec.get("categories"), _source(search, settings), search.predictions)
-    words = f"The first answer changed for {len(changed):,} of {total:,} held-out images"
-    if labelled:
-        lost = [row for _, row in changed if row["float32"] == row["label"]]
-        gained = sum(row["compressed"] == row["label"] for _, row in changed)
-        words += f": {len(lost):,} were right before, {gained:,} are right now"
-        if lost:
-            worst, count = min(Counter(row["label"] for row in lost).items(), key=lambda item: (-item[1], item[0]))
-            if count > 1:
-                words += f"; class {escape(named(worst, names))} lost most, {count}"
+        return f"<p>{escape(words)}</p>"
     items = []
-    with open_h5(model.folder / "images" / "held_out.h5", "images") as file:
-        for place, row in changed[:IMAGES]:
-            columns = ("label", "float32", "compressed") if labelled else ("float32", "compressed")
-            text = "<br>".join(f"{column}: {escape(named(row[column], names))}" for column in columns)
+    with open_h5(model.held_out_images, "images") as file:
+        for place, lines in changed[:IMAGES]:
+            name, text = search.predictions[place]["image"], "<br>".join(map(escape, lines))
             source = _thumbnail(file["images"][place])
             items.append(
-                f'<li><img src="{source}" alt="Held-out image {escape(row["image"])}">{text}<br>'
-                f"<small>{escape(row['image'])}</small></li>"
+                f'<li><img src="{source}" alt="Held-out image {escape(name)}">{text}<br>'
+                f"<small>{escape(name)}</small></li>"
             )
     shown = "" if len(changed) <= IMAGES else f" The first {IMAGES} in the file's random order:"
-    numbered = "" if names else " Classes are indices."
-    return f'<p>{words}.{numbered}{shown}</p><ul class="images">{"".join(items)}</ul>'
+    return f'<p>{escape(words)}{shown}</p><ul class="images">{"".join(items)}</ul>'
 
 
 def _source(search: Search, settings: dict) -> str | None:
@@ -377,10 +362,10 @@ def _thumbnail(pixels) -> str:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     else:
         image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    octets = io.BytesIO()
-    image.save(octets, "PNG" if small else "JPEG", **({} if small else {"quality": 82}))
+    file = io.BytesIO()
+    image.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 82}))
     kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(octets.getvalue()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _usage_table(search: Search) -> str:
@@ -414,7 +399,7 @@ def _reproduce(model: Model, search: Search, settings: dict, commit: str) -> str
         ("model", escape(model.spec["origin"])),
         (
             "recipe, layer by layer",
-            escape(recipe((str(x["k"] or "dense") for x in search.recipe["layers"].values()), 200)),
+            escape(recipe(charts.chosen_ks(search).values(), 200)),
         ),
         ("versions", escape(versions)),
         ("program", escape(commit)),
@@ -432,21 +417,22 @@ def _reproduce(model: Model, search: Search, settings: dict, commit: str) -> str
     )
 
 
-def _limits(search: Search) -> str:
+def _limits(model: Model, search: Search) -> str:
     metrics = search.metrics
     count = metrics["compressed"]["images"]
     labels = (
-        " The images have no labels: what is measured is agreement with the float32 network, not accuracy."
-        if metrics["measure"] == "agreement"
+        f" The images have no labels: what is measured is {AGREEMENT} with the float32 network, not whether it is right."
+        if is_agreement(metrics)
         else ""
     )
+    types = " and ".join(sorted({escape(layer["type"]) for layer in model.layers}))
     return (
         "<ul><li>Weight sharing saves storage and bandwidth, not time: stock PyTorch computes with the expanded "
         "weights, so the loaded network is as large in memory and as fast as before.</li>"
         f"<li>The verdict rests on {count:,} held-out images of {escape(metrics['dataset'])}; one image is "
-        f"{percent(1 / count)} of them. It holds for images like these, and for all classes together, not for each."
-        f"{labels}</li>"
+        f"{percent(1 / count)} of them. It holds for images like these, and for all of them together, not for each "
+        f"kind.{labels}</li>"
         "<li>The analytic rate counts indices and codebooks alone (for entropy-coded files ideal code lengths); only "
         "the rate on disk is what is stored.</li>"
-        "<li>Only weights of Conv2d and Linear layers are shared; activations stay float32.</li></ul>"
+        f"<li>Only weights of {types} layers are shared; activations stay float32.</li></ul>"
     )

@@ -9,11 +9,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def size(octets: float) -> str:
+def size(nbytes: float) -> str:
     """Bytes in decimal units: 950 B, 10.9 kB, 1.61 MB."""
-    if octets < 1000:
-        return f"{octets:.0f} B"
-    return f"{octets / 1000:.1f} kB" if octets < 1e6 else f"{octets / 1e6:.2f} MB"
+    if nbytes < 1000:
+        return f"{nbytes:.0f} B"
+    return f"{nbytes / 1000:.1f} kB" if nbytes < 1e6 else f"{nbytes / 1e6:.2f} MB"
 
 
 def percent(share: float) -> str:

@@ -5,31 +5,32 @@ from pathlib import Path
 from wshare.artifacts.clusters import cluster_hashes, read_clusters
 from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import read_outputs
-from wshare.calibration.sensitivity import COLUMNS, profile, row
+from wshare.calibration.sensitivity import columns, profile, row
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import read_json
 from wshare.files.tables import write_sealed
-from wshare.tasks.classification import score
+from wshare.tasks.table import task
 
 
 def profile_layers(
     settings: dict,
     spec: Path,
     weights: Path,
-    images: Path,
-    baseline: Path,
+    search_images: Path,
+    search_outputs: Path,
     clusters: list[Path],
     table: Path,
     gpus: int,
 ) -> None:
     """Write the group's rows of the sensitivity table; `clusters` are in the network's order."""
-    sample, model = ImageFile(images, limit=settings["images"]), read_json(spec)["sha256"]
-    logits = read_outputs(baseline, sample, model)
-    made_from = {"model": model, "images": sample.fingerprint}
-    reference = score(logits, logits, sample.labels)
+    sample, description = ImageFile(search_images, limit=settings["images"]), read_json(spec)
+    kind = task(description["task"])
+    outputs = read_outputs(search_outputs, sample, description["sha256"])
+    made_from = {"model": description["sha256"], "images": sample.fingerprint}
+    reference = kind.score(outputs, outputs, sample.labels)
     layers = [read_clusters(path, made_from) for path in clusters]
     device = device_of(gpus)
-    probes = profile(read_model(spec, weights, device), layers, placed(sample, device), logits)
+    probes = profile(kind, read_model(spec, weights, device), layers, placed(sample, device), outputs)
     made_from |= cluster_hashes(clusters, layers)
-    write_sealed(table, COLUMNS, [row(probe, reference) for probe in probes], made_from)
+    write_sealed(table, columns(kind), [row(kind, probe, reference) for probe in probes], made_from)

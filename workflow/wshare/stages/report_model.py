@@ -10,18 +10,15 @@ from wshare.files.atomic import write_text
 from wshare.progress import PROGRESS
 from wshare.report.charts import write_figures
 from wshare.report.model import model_page
-from wshare.report.results import read_model_results
+from wshare.report.results import ModelReportFiles, read_model_results
 
 
-def report_model(
-    settings: dict, model: str, metrics: list[Path], layers_per_job: int, page: Path, figures: Path
-) -> None:
+def report_model(settings: dict, model: str, files: ModelReportFiles, page: Path, figures: Path) -> None:
     """Write the page, and below `figures` an SVG and a PNG of each chart in a folder for each search.
 
-    `metrics` are the model's metrics.json; the search's other files lie beside each, the model's three folders above.
     `settings` is the configuration that gives the results again.
     """
-    html, charts = model_page(read_model_results(model, metrics, layers_per_job), settings, program())
+    html, charts = model_page(read_model_results(model, files), settings, program())
     with tqdm(charts.items(), desc="figures", **PROGRESS) as bar:
         for name, chart in bar:
             write_figures(chart, figures / name)

@@ -1,70 +1,97 @@
-"""Networks that give one logit for each class."""
+"""Classification: a network gives one logit for each class, and quality is the share of right top-1 predictions."""
 
-from dataclasses import dataclass
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wshare.evaluation.intervals import CONFIDENCE, Z, relative_quality
+from wshare.errors import UserError
+from wshare.tasks.classes import class_names, named
+from wshare.tasks.task import AGREEMENT, Figure, Score
+
+if TYPE_CHECKING:
+    import torch
+
+FIGURES = (
+    Figure("top1", "top-1"),
+    Figure("top5", "top-5"),
+    Figure("agreement", "same top-1 prediction as float32", compares=True),
+)
+COLUMNS = ("top1", "agreement")
+PROFILED = ("top1", "relative_quality", "loss", "kl", "agreement")
+PREDICTED = "top-1 predictions"
+# Columns of predictions.csv; a label is empty where the dataset has none.
+PREDICTIONS = ["image", "label", "float32", "compressed"]
 
 
-@dataclass(frozen=True)
-class Score:
-    """Quality on a set of N images.
+def describe(outputs: np.ndarray, settings: dict, name: str) -> dict:
+    """The number of `classes`, and their names as `categories`, in the order of their indices, or None.
 
-    `top1`, `top5` and `agreement` (same top-1 class as the float32 network) are shares of N; `loss` is
-    the mean cross-entropy and `kl` the mean Kullback-Leibler divergence from the float32 network's
-    output, in nats, with its standard error `kl_error`. `expected` is the accuracy relative to float32's that the
-    float32 network itself expects, by the probabilities it gives to both networks' top-1 classes: it needs no labels,
-    and varies less than counts of right answers; `expected_error` is its standard error, that of a ratio of means
-    (Cochran 1977, section 2.11). `correct` is bool [N].
+    Names are those of `settings["categories"]`, if there is one for each class. UserError if the outputs are not
+    [2, classes], or the number of classes is not `settings["classes"]`.
     """
+    if outputs.ndim != 2:
+        raise UserError(
+            f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; only classifiers can be used"
+        )
+    classes, categories = outputs.shape[1], settings.get("categories")
+    if settings.get("classes") not in (None, classes):
+        raise UserError(f"classes: {settings['classes']}: {name} gives {classes}; correct or remove the key")
+    return {
+        "classes": classes,
+        "categories": list(categories) if categories and len(categories) == classes else None,
+    }
 
-    top1: float
-    top5: float
-    loss: float
-    kl: float
-    kl_error: float
-    expected: float
-    expected_error: float
-    agreement: float
-    correct: np.ndarray
+
+def check_labels(labels: np.ndarray | None, description: dict, where: str) -> None:
+    """UserError unless all labels are class indices of the network, from 0 on."""
+    classes = description["classes"]
+    if labels is None or 0 <= labels.min() <= labels.max() < classes:
+        return
+    wrong = labels.min() if labels.min() < 0 else labels.max()
+    raise UserError(
+        f"{where}: class index {wrong}, but the network has classes 0 to {classes - 1}; correct the labels, or leave "
+        "them out to go by agreement"
+    )
 
 
-def labels_or_reference(labels: np.ndarray | None, reference: np.ndarray) -> np.ndarray:
-    """The labels [N], or, without any, the float32 network's own top-1 classes.
+def log_likelihood(output: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """Log-likelihood of a class drawn by the probabilities that the logits [1, classes] give."""
+    log_probabilities = output.log_softmax(1)[0]
+    label = log_probabilities.detach().exp().cpu().multinomial(1, generator=generator)
+    return log_probabilities[label[0]]
 
-    Against those, accuracy is agreement with float32, and the float32 network's own accuracy is 1.
+
+def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
+    """Quality of logits [N, classes] against the float32 network's `reference` and the class indices [N], if any.
+
+    The divergence is that of Kullback and Leibler. What float32 expects goes by the probabilities that it gives to
+    both networks' top-1 classes; its error is that of a ratio of means (Cochran 1977, section 2.11). Figures: `top1`,
+    `top5` and `agreement` (same top-1 class as the float32 network) are shares, `loss` is the mean cross-entropy.
     """
-    return reference.argmax(1) if labels is None else labels
-
-
-def measure_of(labels: np.ndarray | None) -> str:
-    """What `score` calls top-1: "accuracy" against labels, "agreement" with float32 without."""
-    return "agreement" if labels is None else "accuracy"
-
-
-def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
-    """Quality of `logits` [N, classes] against the float32 network's `reference` and the labels [N], if any."""
-    labels = labels_or_reference(labels, reference)
-    compressed, original = _log_softmax(logits), _log_softmax(reference)
+    # Without labels, the float32 network's own top-1 classes stand for them.
+    labels = reference.argmax(1) if labels is None else labels
+    compressed, original = _log_softmax(outputs), _log_softmax(reference)
     rows = np.arange(len(labels))
-    predicted = logits.argmax(1)
-    best = np.argpartition(-logits, min(5, logits.shape[1]) - 1, axis=1)[:, :5]
+    predicted = outputs.argmax(1)
+    best = np.argpartition(-outputs, min(5, outputs.shape[1]) - 1, axis=1)[:, :5]
     correct = predicted == labels
     divergence = (np.exp(original) * (original - compressed)).sum(1)
     kept, possible = np.exp(original[rows, predicted]), np.exp(original.max(1))
     expected = kept.mean() / possible.mean()
     residual = (kept - expected * possible) / possible.mean()
     return Score(
-        top1=float(correct.mean()),
-        top5=float((best == labels[:, None]).any(1).mean()),
-        loss=float(-compressed[rows, labels].mean()),
         kl=float(divergence.mean()),
         kl_error=float(divergence.std() / np.sqrt(len(divergence))),
         expected=float(expected),
         expected_error=float(residual.std() / np.sqrt(len(residual))),
-        agreement=float((predicted == reference.argmax(1)).mean()),
         correct=correct,
+        figures={
+            "top1": float(correct.mean()),
+            "top5": float((best == labels[:, None]).any(1).mean()),
+            "loss": float(-compressed[rows, labels].mean()),
+            "agreement": float((predicted == reference.argmax(1)).mean()),
+        },
     )
 
 
@@ -73,23 +100,45 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, seed: int) -> dict:
-    """Quality before and after compression as metrics.json gives it; the arguments are those of `score`."""
-    before, after = score(reference, reference, labels), score(logits, reference, labels)
-    share, low, high = relative_quality(after.correct, before.correct, CONFIDENCE, seed)
-    margin = Z.inv_cdf((1 + CONFIDENCE) / 2) * after.expected_error
-    return {
-        "measure": measure_of(labels),
-        "float32": {"top1": before.top1, "top5": before.top5, "images": len(logits)},
-        "compressed": {
-            "top1": after.top1,
-            "top5": after.top5,
-            "images": len(logits),
-            "kl": after.kl,
-            "agreement": after.agreement,
-        },
-        "relative_quality": share,
-        "relative_quality_ci95": [low, high],
-        "expected_relative_quality": after.expected,
-        "expected_relative_quality_ci95": [after.expected - margin, after.expected + margin],
-    }
+def same_predictions(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the top-1 class of every image is the same in two networks' logits [N, classes]."""
+    return np.array_equal(first.argmax(1), second.argmax(1))
+
+
+def measure(labels: np.ndarray | None) -> str:
+    """What quality is called: "accuracy" against labels, "agreement" with float32 without."""
+    return AGREEMENT if labels is None else "accuracy"
+
+
+def predictions(
+    outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, keys: list[str]
+) -> tuple[list[str], list[dict]]:
+    """Columns and rows of predictions.csv: label and both networks' top-1 classes of each image."""
+    known = [""] * len(keys) if labels is None else labels
+    rows = zip(keys, known, reference.argmax(1), outputs.argmax(1), strict=True)
+    return PREDICTIONS, [dict(zip(PREDICTIONS, row, strict=True)) for row in rows]
+
+
+def changes(
+    rows: list[dict[str, str]], description: dict, source: str | None
+) -> tuple[str, list[tuple[int, tuple[str, ...]]]]:
+    """How many top-1 predictions changed, and of each image that changed its place and both predictions."""
+    changed = [(place, row) for place, row in enumerate(rows) if row["float32"] != row["compressed"]]
+    if not changed:
+        return f"No top-1 prediction of {len(rows):,} held-out images changed.", []
+    names = class_names(description.get("categories"), source, rows)
+    words = f"The top-1 prediction changed for {len(changed):,} of {len(rows):,} held-out images"
+    shown = ("float32", "compressed")
+    if any(row["label"] for _, row in changed):
+        shown = ("label", *shown)
+        lost = [row for _, row in changed if row["float32"] == row["label"]]
+        gained = sum(row["compressed"] == row["label"] for _, row in changed)
+        words += f": {len(lost):,} were right before, {gained:,} are right now"
+        if lost:
+            worst, count = min(Counter(row["label"] for row in lost).items(), key=lambda item: (-item[1], item[0]))
+            if count > 1:
+                words += f"; class {named(worst, names)} lost most, {count}"
+    words += "." if names else ". Classes are indices."
+    return words, [
+        (place, tuple(f"{column}: {named(row[column], names)}" for column in shown)) for place, row in changed
+    ]

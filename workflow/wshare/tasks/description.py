@@ -1,26 +1,22 @@
-"""What a network's outputs are, added to its description."""
+"""A network described as its task sees it: the last step before model.json is written."""
 
-import dataclasses
+from dataclasses import replace
 
 import torch
 
-from wshare.errors import UserError
 from wshare.models.description import Fetched
+from wshare.tasks.table import DEFAULT, task
 
 
 def described(fetched: Fetched, settings: dict) -> Fetched:
-    """The network with a description that tells its task and classes."""
+    """The network with `task` in its specification, and what that task says of its outputs.
+
+    `settings` are those of the model in the configuration; they may name the task. UserError if there is no such task,
+    or the network's outputs are not that task's.
+    """
+    spec, name = fetched.spec, settings.get("task") or DEFAULT
     with torch.no_grad():
-        outputs = fetched.module(torch.zeros(2, *fetched.spec["input"]))
-    name = fetched.spec["name"]
-    if outputs.ndim != 2:
-        raise UserError(
-            f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; only classifiers can be used"
-        )
-    classes = outputs.shape[1]
-    if settings.get("classes") not in (None, classes):
-        raise UserError(f"classes: {settings['classes']}: {name} gives {classes}; correct or remove the key")
-    categories = fetched.spec["categories"]
-    told = {"task": settings["task"], "classes": classes}
-    told["categories"] = categories if categories and len(categories) == classes else None
-    return dataclasses.replace(fetched, spec=fetched.spec | told)
+        # Of two black images.
+        outputs = fetched.module(torch.zeros(2, *spec["input"])).float().numpy()
+    known = settings | {"categories": spec.get("categories")}
+    return replace(fetched, spec=spec | {"task": name} | task(name).describe(outputs, known, spec["name"]))

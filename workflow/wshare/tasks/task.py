@@ -1,0 +1,104 @@
+"""What a task is: the meaning of a network's outputs, how two outputs diverge, and how quality is counted.
+
+A task is a module of this package and a row of `wshare.tasks.table`; `Task` lists what the module gives. It imports
+neither torch nor what evaluates, searches or reports: reports import tasks where there is no torch. An output is
+whatever the network gives an image, so outputs are float32 [N, ...].
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+# What every task calls its quality where there are no labels: it is then counted against the float32 network's own
+# outputs, and the float32 network's own quality is 1.
+AGREEMENT = "agreement"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Quality on a set of N images.
+
+    `kl` is the mean divergence of the outputs from the float32 network's, in nats, and `kl_error` its standard error.
+    `expected` is the quality relative to float32's that the float32 network itself expects: it needs no labels, and
+    varies less than counts; `expected_error` is its standard error. `correct` is bool [N], what each image adds to
+    quality. `figures` holds what else the task counts, by name; all of its shown figures among them.
+    """
+
+    kl: float
+    kl_error: float
+    expected: float
+    expected_error: float
+    correct: np.ndarray
+    figures: dict[str, float]
+
+    @property
+    def quality(self) -> float:
+        """Share of the images that are right."""
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that reports show: its key in `Score.figures`, its name for readers, and how its number is written.
+
+    `compares` tells that it holds two networks against each other, so that the float32 network alone has none.
+    """
+
+    key: str
+    label: str
+    format: str = ".2%"
+    compares: bool = False
+
+
+class Task(Protocol):
+    """What a task's module gives.
+
+    `FIGURES` are shown by reports and held by metrics.json; the first is the quality itself, the mean of
+    `Score.correct`. `COLUMNS` are the keys of the figures that front.csv has; `PROFILED` the columns of
+    sensitivity.csv: keys of figures, and `relative_quality` and `kl`, which every task has. `PREDICTED` names, in
+    the plural, what agreement compares.
+    """
+
+    FIGURES: tuple[Figure, ...]
+    COLUMNS: tuple[str, ...]
+    PROFILED: tuple[str, ...]
+    PREDICTED: str
+
+    def describe(self, outputs: np.ndarray, settings: dict, name: str) -> dict:
+        """What model.json says of the network beside its task, from the outputs [2, ...] of two images.
+
+        `settings` are those of the model in the configuration, and what its source knows, such as `categories`.
+        UserError, which opens with `name`, if the outputs are none of this task, or not what the settings say.
+        """
+
+    def check_labels(self, labels: np.ndarray | None, description: dict, where: str) -> None:
+        """UserError, which opens with `where`, unless the labels [N] are such as the described network can give."""
+
+    def log_likelihood(self, output: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        """Log-likelihood, a scalar with a gradient, of a label drawn from the output [1, ...] of one image itself."""
+
+    def score(self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
+        """Quality of outputs [N, ...] against the float32 network's `reference` and the labels [N], if any."""
+
+    def same_predictions(self, first: np.ndarray, second: np.ndarray) -> bool:
+        """Whether two networks' outputs predict the same of every image."""
+
+    def measure(self, labels: np.ndarray | None) -> str:
+        """What quality is called: AGREEMENT without labels."""
+
+    def predictions(
+        self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, keys: list[str]
+    ) -> tuple[list[str], list[dict]]:
+        """Columns and rows of predictions.csv, a row an image; `keys` name the images, in the column `image`."""
+
+    def changes(
+        self, rows: list[dict[str, str]], description: dict, source: str | None
+    ) -> tuple[str, list[tuple[int, tuple[str, ...]]]]:
+        """What compression changed, in sentences, and of each image that changed its place and lines that tell how.
+
+        `rows` are those of predictions.csv as text, `description` is model.json, `source` that of the dataset.
+        """
