@@ -78,7 +78,7 @@ def net(seed: int = 0) -> list[str]:
 
 def compress(output: str, *flags: str) -> list[str]:
     target = ["--quality", "0.5", "--confidence", "none", "--options", '{"evaluations": 2, "probe_images": 0}']
-    return ["compress", *net(), "--images", "images", "--labels", "sorted", "--output", output, *target, *flags]
+    return ["compress", *net(), "--images", "images", "--class-map", "sorted", "--output", output, *target, *flags]
 
 
 def error(capsys: pytest.CaptureFixture, command: list[str]) -> str:
@@ -261,7 +261,7 @@ def test_export_writes_a_format(flags, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Did you mean 'dense'."),
+        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Did you mean 'dense'?"),
         (["absent", "--to", "dense"], "absent: no such file"),
         (["net.safetensors", "--to", "graph"], "--to graph: this format holds the network's graph; give --arch"),
         (["recipe.json", "--to", "graph", *net()[:2], *net()[4:]], "recipe.json: not a whole safetensors file"),

@@ -189,7 +189,7 @@ def study_of(tmp_path, random_images: Callable[..., ImageFile]) -> Callable[[int
 
 @pytest.mark.gpu
 def test_a_search_on_a_gpu_finds_what_one_on_the_cpu_finds(study_of, capsys):
-    settings = {"quality_target": 0.5, "kl": 0.02, "evaluations": 10}
+    settings = {"quality_target": 0.5, "max_kl": 0.02, "evaluations": 10}
     here, there = study_of(0), study_of(1)
     expected, found = here.search(**settings), there.search(**settings)
     printed = capsys.readouterr().out

@@ -383,7 +383,7 @@ def test_diagonal_moments_do_for_very_wide_layers():
 def test_options_are_those_of_the_configuration():
     given_options = {
         "format": "fixed",
-        "kl": None,
+        "max_kl": None,
         "evaluations": 12,
         "probe_images": 64,
         "error_feedback": False,

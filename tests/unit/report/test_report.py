@@ -431,7 +431,7 @@ def test_reports_import_no_torch(stage):
 
 @pytest.mark.parametrize("study", ["config", "imagenet"])
 def test_configuration_on_the_page_gives_the_same_settings(study):
-    given = yaml.safe_load((ROOT / "config" / f"{study}.yaml").read_text()) | {"images": "/images"}
+    given = yaml.safe_load((ROOT / "config" / f"{study}.yaml").read_text()) | {"image_folder": "/images"}
     config = complete(given)
     for model, entry in config["models"].items():
         own = complete(json.loads(settings_of_stage(config, "report_model", model)))
