@@ -24,7 +24,7 @@ import wshare
 from wshare.errors import FormatError
 from wshare.models.norms import batch_norms
 from wshare.models.state import state_of
-from wshare.packed import format
+from wshare.packed.container import VERSION
 from wshare.packed.format import load_packed, write_packed
 from wshare.quantize import codebooks
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
@@ -314,7 +314,7 @@ def test_folded_batch_norm_computes_the_same(path, kind, shape, eps, affine):
     expected = module(images)
     for half in (False, True):
         norms = batch_norms(nn.Sequential(module))
-        norms = {name: norm.halved() if half else norm for name, norm in norms.items()}
+        norms = {name: norm.to_float16() if half else norm for name, norm in norms.items()}
         write(path, {}, {}, norms)
         copy = nn.Sequential(kind(8, eps=eps, affine=affine)).eval()
         copy.load_state_dict(load_packed(path))
@@ -327,7 +327,7 @@ def test_folded_batch_norm_computes_the_same(path, kind, shape, eps, affine):
 def test_float16_halves_the_bytes_of_batch_norms(path):
     norms = {"bn": BatchNorm(np.ones(10, np.float32), np.ones(10, np.float32), 1e-5, True)}
     full = write(path, {}, {}, norms)["kept"]
-    half = write(path, {}, {}, {name: norm.halved() for name, norm in norms.items()})["kept"]
+    half = write(path, {}, {}, {name: norm.to_float16() for name, norm in norms.items()})["kept"]
     assert (full, half) == (80, 40)
 
 
@@ -504,7 +504,7 @@ def test_the_file_opens_in_any_safetensors_reader(path):
     write_sample(path)
     with safe_open(path, "numpy") as file:
         assert list(file.metadata()) == ["wshare"]
-        assert json.loads(file.metadata()["wshare"])["version"] == format.VERSION
+        assert json.loads(file.metadata()["wshare"])["version"] == VERSION
         assert list(file.keys()) == ["payload"]
 
 
@@ -748,5 +748,5 @@ def test_what_could_not_be_read_is_not_written(path, message):
 
 
 def test_a_form_that_is_none_is_refused(path):
-    with pytest.raises(ValueError, match="form 'zip'"):
+    with pytest.raises(ValueError, match="format 'zip'"):
         write(path, {}, {}, form="zip")

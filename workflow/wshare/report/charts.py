@@ -344,7 +344,7 @@ def bits(model: Model, search: Search) -> Chart:
 
 def bits_on_disk(search: Search, layer: dict) -> float:
     """Bits a weight of a layer in the packed file, its codebook and scales included."""
-    return 8 * search.layout.octets[f"{layer['name']}.weight"] / layer["weights"]
+    return 8 * search.layout.nbytes[f"{layer['name']}.weight"] / layer["weights"]
 
 
 def _kind(layer: dict) -> str:

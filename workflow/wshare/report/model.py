@@ -183,7 +183,7 @@ def _no_losses(search: Search) -> str:
 def _layers(model: Model, search: Search) -> str:
     packed = search.metrics["bytes"]["packed"]
     layers = {f"{layer['name']}.weight": layer for layer in model.layers}
-    octets = search.layout.octets
+    octets = search.layout.nbytes
     rows, others = [], Counter()
     for parameter in model.parameters:
         name, layer = parameter["name"], layers.get(parameter["name"])

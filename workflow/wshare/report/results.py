@@ -10,7 +10,7 @@ from wshare.files.hdf5 import get_text, open_h5
 from wshare.files.journal import PRICE_NAMES, read_journal
 from wshare.files.sealed import check_origin, check_sha256, read_json
 from wshare.files.tables import PREDICTIONS, read_sealed
-from wshare.packed.format import Layout, read_layout
+from wshare.packed.format import Sizes, read_layout
 
 # Columns of front.csv that are no layer.
 QUALITY = (
@@ -36,7 +36,7 @@ class Search:
     losses: list[dict[str, str]]
     predictions: list[dict[str, str]]
     trace: list[int] | None
-    layout: Layout
+    layout: Sizes
     usage: dict[str, Usage]
 
     @property
