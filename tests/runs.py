@@ -1,6 +1,5 @@
 """Runs of the workflow as a user starts them, and what of their results does not depend on the clock."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,10 +11,17 @@ ROOT = Path(__file__).parents[1]
 def command(
     folder: Path, *arguments: str, project: Path = ROOT, snakefile: str = "Snakefile", profile: str = "default"
 ) -> list[str]:
-    """Command line of Snakemake with `folder` as working directory, which holds config.yaml."""
+    """Command line of Snakemake with `folder` as working directory, which holds config.yaml.
+
+    A profile other than the default one comes on top of it.
+    """
+    profiles = ["--workflow-profile", str(project / "profiles" / "default")]
+    if profile != "default":
+        profiles += ["--profile", str(project / "profiles" / profile)]
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(project / snakefile), "--directory", str(folder)),
-        *("--workflow-profile", str(project / "profiles" / profile), "--configfile", str(folder / "config.yaml")),
+        *profiles,
+        *("--configfile", str(folder / "config.yaml")),
         *arguments,
     ]
 
@@ -40,11 +46,6 @@ def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen
 
 def without_times(path: Path) -> bytes:
     """Bytes of a result, without what depends on the clock."""
-    if path.name == "metrics.json" and "search" in path.parts:
-        metrics = json.loads(path.read_text())
-        # The checksum covers the seconds.
-        del metrics["seconds"], metrics["checksum"]
-        return json.dumps(metrics).encode()
     if path.name == "summary.csv":
         return b"\n".join(line.rpartition(b",")[0] for line in path.read_bytes().splitlines())
     return path.read_bytes()
@@ -52,9 +53,10 @@ def without_times(path: Path) -> bytes:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Content of all results by path, but for logs, recorded times and the reports, which show them."""
+    clocks = {"logs", "benchmarks", "report", "timings.json"}
     found = {}
     for path in sorted((folder / "results").rglob("*")):
         name = path.relative_to(folder / "results")
-        if path.is_file() and ".tmp" not in str(name) and not {"logs", "benchmarks", "report"} & set(name.parts):
+        if path.is_file() and ".tmp" not in str(name) and not clocks & set(name.parts):
             found[str(name)] = without_times(path)
     return found

@@ -59,4 +59,4 @@ def test_killed_job_is_tried_again_and_resources_reach_the_submit_command(finish
         *[["cluster_layer", "1", "1000", "30"]] * 3,
         ["cluster_layer", "1", "2000", "60"],
     ]
-    assert ["search", "4", "4000", "480"] in words
+    assert ["search", "4", "6000", "480"] in words

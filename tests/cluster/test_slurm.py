@@ -88,11 +88,11 @@ def test_drained_node_gets_no_job_and_the_run_goes_on(stormy: SimpleNamespace):
     assert stormy.train.node not in others
 
 
-def test_threads_memory_and_time_of_the_profile_reach_slurm(stormy: SimpleNamespace, cluster: dict[str, str]):
+def test_threads_memory_and_time_of_the_rule_reach_slurm(stormy: SimpleNamespace, cluster: dict[str, str]):
     (job,) = [job for job in jobs(cluster) if job.rule == "rule_search_wildcards_tiny_uniform"]
     asked = run(cluster, "scontrol", "show", "job", job.id)
     assert "NumCPUs=4 " in asked
-    assert "MinMemoryNode=4000M" in asked
+    assert "MinMemoryNode=6000M" in asked
     assert "TimeLimit=08:00:00" in asked
 
 
@@ -112,5 +112,5 @@ def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, clust
         assert "weights.h5" in text
         # `show-failed-logs` prints it too.
         assert text.strip().splitlines()[-1] in failed.stderr
-    (single,) = [line.split(", ")[1] for line in logs if "search_rate_distortion" in line]
-    assert "search_rate_distortion" in Path(single).read_text()
+    (single,) = [line.split(", ")[1] for line in logs if "logs/search/rate_distortion/" in line]
+    assert "wshare search: error: " in Path(single).read_text()

@@ -28,7 +28,7 @@ CASES = [
     (
         "models.lenet5.source: trian",
         [
-            "models.lenet5.source: 'trian' is not one of train, torchvision, timm, wheel, file, python. Did you mean 'train'?"
+            "models.lenet5.source: 'trian' is not one of train, torchvision, timm, efficientnet_lite, file, python. Did you mean 'train'?"
         ],
     ),
     ("models.lenet5.sha256: abc", ["models.lenet5.sha256: 'abc' does not match '^[0-9a-f]{64}$'"]),
@@ -76,7 +76,7 @@ CASES = [
     ("datasets.mnist.path: /data", ["datasets.mnist.path: source 'mnist' does not read it; remove the key"]),
     (
         "datasets.pictures: {source: imagefolder, split: {search: 1, held_out: 1}}",
-        ["datasets.pictures.path: a folder of images is needed; set it here, or pass --config images=<folder>"],
+        ["datasets.pictures.path: a folder of images is needed; set it here, or pass --config image_folder=<folder>"],
     ),
     (
         "searches.slope.method: slop",

@@ -51,7 +51,7 @@ def test_unknown_layer_is_named_with_the_closest(tmp_path: Path):
     run = snakemake(tmp_path, "--cores", "1", "results/tiny/model/layers.json")
     output = run.stdout + run.stderr
     assert run.returncode != 0
-    assert "models.tiny.layers.exclude.'cnov': no such layer. Closest: 'conv'." in output
+    assert "models.tiny.layers.exclude.'cnov': no such layer. Did you mean 'conv'?" in output
 
 
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
@@ -82,7 +82,7 @@ def test_shipped_studies_can_be_planned(tmp_path: Path):
     (tmp_path / "images").mkdir()
     for name in ("imagenet", "efficientnet_lite0"):
         shutil.copy(ROOT / "config" / f"{name}.yaml", tmp_path / "config.yaml")
-        run = snakemake(tmp_path, "--dry-run", "--config", f"images={tmp_path / 'images'}")
+        run = snakemake(tmp_path, "--dry-run", "--config", f"image_folder={tmp_path / 'images'}")
         assert run.returncode == 0, run.stdout + run.stderr
         assert "fetch_model" in run.stdout + run.stderr
         assert "lenet5" not in run.stdout + run.stderr

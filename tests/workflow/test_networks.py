@@ -31,8 +31,8 @@ BEFORE = ("fetch_model", "inspect_model")
 
 def layers_of(model: dict) -> dict:
     """Content of layers.json of a published network, from its architecture alone."""
-    kind = {"wheel": "lite"}.get(model["source"], model["source"])
-    arguments = {"size": 224} if kind == "lite" else {}
+    kind = model["source"]
+    arguments = {"size": 224} if kind == "efficientnet_lite" else {}
     if model["architecture"] in ("googlenet", "inception_v3"):
         arguments["aux_logits"] = False
     with torch.device("meta"):
@@ -70,7 +70,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, int], dict
         write_json(results / "layers.json", table)
         layers[name] = len(table["layers"])
     started = seconds_of_children()
-    run = snakemake(folder, "--dry-run", "--quiet", "rules", "--config", f"images={folder / 'images'}")
+    run = snakemake(folder, "--dry-run", "--quiet", "rules", "--config", f"image_folder={folder / 'images'}")
     assert run.returncode == 0, run.stdout + run.stderr
     return layers, jobs_of(run.stdout + run.stderr), seconds_of_children() - started
 
@@ -89,7 +89,7 @@ def test_networks_have_their_layers(plan):
 
 def test_jobs_follow_from_networks_layers_and_searches(plan):
     layers, jobs, _ = plan
-    config = complete(yaml.safe_load(STUDY.read_text()) | {"images": "/"})
+    config = complete(yaml.safe_load(STUDY.read_text()) | {"image_folder": "/"})
     a_job = config["sensitivity"]["layers_per_job"]
     prices = search_names(config, rate_distortion=True)
     others = search_names(config, rate_distortion=False)

@@ -1,7 +1,6 @@
-"""Configuration and helpers that the rules share; no rules here, and nothing that imports torch."""
+"""Configuration and helpers that the rules share; no rules here, and nothing that a job's environment has to bring."""
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -12,53 +11,84 @@ from snakemake.exceptions import WorkflowError
 
 WORKFLOW = Path(workflow.current_basedir).parent
 sys.path.insert(0, str(WORKFLOW))
-from wshare.config.environment import prepare_for_jobs
-from wshare.errors import UserError
-from wshare.names import check_patterns, layer_name
-from wshare.config.plan import plan
 from wshare.config.code_hash import code_hash
+from wshare.config.environment import prepare_for_jobs
+from wshare.config.plan import plan
+from wshare.config.slices import (
+    layer_overrides,
+    method_of,
+    model_names,
+    packing_options,
+    slice_of,
+    studies,
+    study_of_model,
+    text_of,
+    with_image_folders,
+)
 from wshare.config.validation import complete
-from wshare.config.slices import model_names, search_names, stage_settings, studies
+from wshare.errors import UserError
+from wshare.files.sealed import read_json
+from wshare.names import check_patterns, layer_name
 
 prepare_for_jobs(WORKFLOW, sys.argv if workflow.is_main_process else [])
 
 try:
-    config = complete(config)
+    config = with_image_folders(complete(config))
 except UserError as error:
     raise WorkflowError(str(error))
 
 
+def one_of(names):
+    """Regular expression that matches these names alone; of none, nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 wildcard_constraints:
-    model="|".join(map(re.escape, config["models"])),
-    search="|".join(map(re.escape, config["searches"])),
+    model=one_of(config["models"]),
+    search=one_of(config["searches"]),
     layer=r"[^/]+",
     group=r"\d+",
+
+
+# What a rule's result depends on beside its files: part of the configuration, and code.
+
+
+def settings_of(*parts, **entries):
+    """Function of wildcards: the slice of the configuration that a rule names, as one JSON text.
+
+    `wshare.config.slices.slice_of` tells how a slice is written.
+    """
+
+    def settings(wildcards):
+        names = dict(wildcards)
+        if "layer" in names:
+            names["layer"] = layer_name(names["layer"])
+        return text_of(slice_of(config, names, *parts, **entries))
+
+    return settings
 
 
 def code_hash_of(stage):
     """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
 
     def hashed(wildcards):
-        return code_hash(stage, *parts_of(wildcards))
+        return code_hash(stage, **choices_of(wildcards))
 
     return hashed
 
 
-def parts_of(wildcards):
-    """Source of a job's model, and method of its search if it has one."""
-    model, search = wildcards.get("model"), wildcards.get("search")
-    source = config["models"][model]["source"] if model else "train"
-    return source, config["searches"][search]["method"] if search else None
-
-
-def settings_of(stage):
-    """Function of wildcards: what of the configuration the stage's result depends on, as one JSON text."""
-
-    def settings(wildcards):
-        item = layer_name(wildcards.layer) if stage == "cluster_layer" else wildcards.get("search", "")
-        return stage_settings(config, stage, wildcards.model, item)
-
-    return settings
+def choices_of(wildcards):
+    """What a job chooses among sources, methods and tasks: those of its model, and of its search if it has one."""
+    name, search = wildcards.get("model"), wildcards.get("search")
+    if not name:
+        return {}
+    model = config["models"][name]
+    return {
+        "source": model["source"],
+        "dataset": config["datasets"][model["dataset"]]["source"],
+        "task": model["task"],
+        "method": config["searches"][search]["method"] if search else None,
+    }
 
 
 def gpus_of(wildcards, resources):
@@ -66,8 +96,20 @@ def gpus_of(wildcards, resources):
     return resources.get("gpu", 0)
 
 
+def growing(first):
+    """Function of a job's attempt: it asks for as much again each time that it is tried again."""
+
+    def asked(wildcards, attempt):
+        return first * attempt
+
+    return asked
+
+
+# Layers of a model, known once `inspect_model` has run.
+
+
 def layers_of(model):
-    """Entries of the model's layers.json; available once `inspect_model` has run."""
+    """Entries of the model's layers.json."""
     path = checkpoints.inspect_model.get(model=model).output.layers
     layers = read_layers(path, os.stat(path).st_mtime_ns)
     overrides = config["models"][model]["layers"]["overrides"]
@@ -81,9 +123,6 @@ def layers_of(model):
 @lru_cache
 def read_layers(path, mtime_ns):
     """Entries of a layers.json, read once per version of the file."""
-    # Not at the top: only a DAG behind the checkpoint needs numpy and HDF5.
-    from wshare.files.sealed import read_json
-
     try:
         return read_json(path)["layers"]
     except UserError as error:
@@ -105,14 +144,131 @@ def group_cluster_files(wildcards):
     return cluster_files(wildcards)[first : first + size]
 
 
+def groups_of(model):
+    """Names of the groups of neighbouring layers of a model."""
+    return range(-(-len(layers_of(model)) // config["sensitivity"]["layers_per_job"]))
+
+
 def group_tables(wildcards):
     """Sensitivity tables of all groups of a model, in the network's order."""
-    groups = -(-len(layers_of(wildcards.model)) // config["sensitivity"]["layers_per_job"])
-    return [f"results/{wildcards.model}/sensitivity/{group}.csv" for group in range(groups)]
+    return [f"results/{wildcards.model}/sensitivity/{group}.csv" for group in groups_of(wildcards.model)]
+
+
+# Files that a search goes by, as its method's row in `wshare.search.methods` tells.
+
+
+def if_needed(artifact, file):
+    """Function of wildcards: the file, or files, if the search's method needs this artifact to search."""
+
+    def needed(wildcards):
+        return found(file, wildcards) if artifact in method_of(config, wildcards.search).needs else []
+
+    return needed
+
+
+def if_realised_from(artifact, file):
+    """Function of wildcards: the file, or files, if the method makes compressed weights from this artifact."""
+
+    def needed(wildcards):
+        return found(file, wildcards) if artifact in method_of(config, wildcards.search).realised_from else []
+
+    return needed
+
+
+def found(file, wildcards):
+    return file(wildcards) if callable(file) else file.format(**wildcards)
+
+
+# Rules whose jobs make an artifact, and those of theirs that other artifacts are made by.
+MAKERS = {
+    "layer_weights": ("extract_weights",),
+    "calibration": ("measure_inputs",),
+    "clusters": ("extract_weights", "cluster_layer"),
+    "sensitivity": ("extract_weights", "cluster_layer", "profile_layers", "gather_sensitivity"),
+}
+
+
+def benchmark_files(model, searches):
+    """Names of benchmark files of all jobs that these searches of a model go by, but for verdicts and reports."""
+    made = "train_model" if model in model_names(config, trained=True) else "fetch_model"
+    rules = [made, "inspect_model", "prepare_images", "evaluate_dense"]
+    for search in searches:
+        rules += [maker for artifact in method_of(config, search).needs for maker in MAKERS[artifact]]
+    jobs = {
+        "cluster_layer": lambda: [layer["folder"] for layer in layers_of(model)],
+        "profile_layers": lambda: groups_of(model),
+    }
+    files = []
+    for name in dict.fromkeys(rules):
+        files += [f"{name}/{job}" for job in jobs[name]()] if name in jobs else [name]
+    return files + [f"search/{search}/{name}" for search in searches for name in ("search", "pack_model")]
+
+
+def benchmarks_of_search(wildcards, input):
+    """Benchmark files of the jobs that a search's result goes by, in the folder of the model."""
+    return in_folder(input.spec, benchmark_files(wildcards.model, [wildcards.search]))
+
+
+def benchmarks_of_model(wildcards, input):
+    """Benchmark files of the jobs that all results of a model go by, verdicts included."""
+    searches = searches_of(wildcards.model)
+    verdicts = [f"search/{search}/evaluate_packed" for search in searches]
+    return in_folder(input.spec, benchmark_files(wildcards.model, searches) + verdicts)
+
+
+def in_folder(spec, names):
+    # Beside a file that Snakemake names: a workflow that imports this one may set a prefix.
+    return [str(Path(spec).parents[1] / "benchmarks" / f"{name}.tsv") for name in names]
+
+
+def beside(made, name):
+    """Function of outputs: path of a file of this name beside the output `made`."""
+
+    def path(wildcards, output):
+        return str(Path(getattr(output, made)).with_name(name))
+
+    return path
+
+
+# What is read of all searches.
+
+
+def searches_of(model):
+    """Names of the searches of a model."""
+    return [search for own, search in studies(config) if own == model]
+
+
+def of_each_search(name):
+    """Function of wildcards: the file of this name of each of a model's searches."""
+
+    def files(wildcards):
+        return [
+            f"results/{wildcards.model}/search/{search}/{name}" for search in searches_of(wildcards.model)
+        ]
+
+    return files
+
+
+def of_each_study(name):
+    """The file of this name of each search of each model."""
+    return [f"results/{model}/search/{search}/{name}" for model, search in studies(config)]
+
+
+def if_any_needs(artifact, file):
+    """Function of wildcards: the file, if one of the model's searches needs this artifact."""
+
+    def needed(wildcards):
+        methods = (method_of(config, search) for search in searches_of(wildcards.model))
+        return file.format(**wildcards) if any(artifact in method.needs for method in methods) else []
+
+    return needed
+
+
+# The weights file where the user names one.
 
 
 def local_weights(wildcards):
-    """The model's weights file where the user names one, so that replacing it counts as a change."""
+    """That file, so that replacing it counts as a change."""
     path = config["models"][wildcards.model]["path"]
     return [path] if path else []
 
@@ -130,44 +286,7 @@ def hash_of(path, mtime_ns):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def layers_per_job(wildcards):
-    """Layers of each profiling job that a search goes by; 0 for one that needs no profile."""
-    method = config["searches"][wildcards.search]["method"]
-    return 0 if method == "rate_distortion" else config["sensitivity"]["layers_per_job"]
-
-
-def search_files(model, names):
-    """Files of these names of all of a model's searches."""
-    return [
-        f"results/{model}/search/{search}/{name}"
-        for own, search in studies(config)
-        if own == model
-        for name in names
-    ]
-
-
-def metrics_files(wildcards):
-    """metrics.json of each of a model's searches."""
-    return search_files(wildcards.model, ["metrics.json"])
-
-
-def searched_files(wildcards):
-    """What each of a model's searches leaves beside its verdict, as its report shows it."""
-    common = ["predictions.csv", "front.csv", "packed.safetensors", "recipe.json", "sizes.json"]
-    prices = set(search_names(config, rate_distortion=True))
-    losses = [
-        f"results/{model}/search/{search}/losses.csv"
-        for model, search in studies(config)
-        if model == wildcards.model and search in prices
-    ]
-    return search_files(wildcards.model, common) + losses
-
-
-def sensitivity_table(wildcards):
-    """The model's sensitivity.csv, if one of its searches profiles layers."""
-    others = set(search_names(config, rate_distortion=False))
-    profiled = any(model == wildcards.model and search in others for model, search in studies(config))
-    return [f"results/{wildcards.model}/sensitivity.csv"] if profiled else []
+# What a run prints.
 
 
 def print_plan():

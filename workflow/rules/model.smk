@@ -1,7 +1,22 @@
-"""The network: fetched or trained, inspected, evaluated, its weights extracted.
+"""The network: fetched or trained, inspected, evaluated, its weights extracted, its inputs measured.
 
-Needs a model of the configuration, and for training, baseline and importance its dataset. Leaves
-`model/`, `baseline/` and `weights.h5`, in the form that all later stages read.
+REQUIRED INPUTS:
+
+    a model of the configuration, and its weights file if its source is one
+    results/{model}/images/search.h5
+    results/{model}/images/held_out.h5
+
+OUTPUTS:
+
+    results/{model}/model/weights.safetensors
+    results/{model}/model/model.json
+    results/{model}/model/layers.json
+    results/{model}/baseline/search.h5
+    results/{model}/baseline/held_out.h5
+    results/{model}/baseline/metrics.json
+    results/{model}/weights.h5
+    results/{model}/calibration.h5
+
 """
 
 
@@ -17,17 +32,35 @@ rule fetch_model:
     benchmark:
         "results/{model}/benchmarks/fetch_model.tsv"
     wildcard_constraints:
-        model="|".join(map(re.escape, model_names(config, trained=False))) or "(?!)",
+        model=one_of(model_names(config, trained=False)),
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         code=code_hash_of("fetch_model"),
         local=local_hash,
-        settings=settings_of("fetch_model"),
+        settings=settings_of(
+            "models.{model}.task",
+            "models.{model}.source",
+            "models.{model}.architecture",
+            "models.{model}.weights",
+            "models.{model}.url",
+            "models.{model}.path",
+            "models.{model}.sha256",
+            "models.{model}.classes",
+            "models.{model}.arguments",
+            "models.{model}.preprocessing",
+        ),
         cache=".cache/wshare",
     shell:
-        "python -m wshare fetch_model --settings {params.settings:q} --cache {params.cache:q}"
-        " --weights {output.weights:q} --spec {output.spec:q} > {log:q} 2>&1"
+        "python -m wshare fetch_model"
+        " --settings {params.settings:q}"
+        " --cache {params.cache:q}"
+        " --weights {output.weights:q}"
+        " --spec {output.spec:q}"
+        " > {log:q} 2>&1"
 
 
 rule train_model:
@@ -40,15 +73,30 @@ rule train_model:
     benchmark:
         "results/{model}/benchmarks/train_model.tsv"
     wildcard_constraints:
-        model="|".join(map(re.escape, model_names(config, trained=True))) or "(?!)",
+        model=one_of(model_names(config, trained=True)),
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         code=code_hash_of("train_model"),
-        settings=settings_of("train_model"),
+        settings=settings_of(
+            "seed",
+            "models.{model}.task",
+            "models.{model}.architecture",
+            "models.{model}.arguments",
+            "models.{model}.training",
+            "models.{model}.preprocessing",
+            # Train and search images are dealt first: how many are held out changes neither.
+            dataset=["datasets.{dataset}.*", "!split.held_out"],
+        ),
     shell:
-        "python -m wshare train_model --settings {params.settings:q}"
-        " --weights {output.weights:q} --spec {output.spec:q} > {log:q} 2>&1"
+        "python -m wshare train_model"
+        " --settings {params.settings:q}"
+        " --weights {output.weights:q}"
+        " --spec {output.spec:q}"
+        " > {log:q} 2>&1"
 
 
 checkpoint inspect_model:
@@ -64,12 +112,23 @@ checkpoint inspect_model:
         "results/{model}/benchmarks/inspect_model.tsv"
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code_hash_of("inspect_model"),
-        settings=settings_of("inspect_model"),
+        settings=settings_of(
+            "models.{model}.layers.include",
+            "models.{model}.layers.exclude",
+        ),
     shell:
-        "python -m wshare inspect_model --settings {params.settings:q} --name {wildcards.model:q}"
-        " --spec {input.spec:q} --weights {input.weights:q} --layers {output.layers:q} > {log:q} 2>&1"
+        "python -m wshare inspect_model"
+        " --settings {params.settings:q}"
+        " --model {wildcards.model:q}"
+        " --spec {input.spec:q}"
+        " --weights {input.weights:q}"
+        " --layers {output.layers:q}"
+        " > {log:q} 2>&1"
 
 
 rule evaluate_dense:
@@ -77,26 +136,37 @@ rule evaluate_dense:
     input:
         spec="results/{model}/model/model.json",
         weights="results/{model}/model/weights.safetensors",
-        search="results/{model}/images/search.h5",
-        held_out="results/{model}/images/held_out.h5",
+        search_images="results/{model}/images/search.h5",
+        held_out_images="results/{model}/images/held_out.h5",
     output:
-        search="results/{model}/baseline/search.h5",
-        held_out="results/{model}/baseline/held_out.h5",
-        metrics="results/{model}/baseline/metrics.json",
+        search_outputs="results/{model}/baseline/search.h5",
+        held_out_outputs="results/{model}/baseline/held_out.h5",
+        baseline="results/{model}/baseline/metrics.json",
     log:
         "results/{model}/logs/evaluate_dense.log",
     benchmark:
         "results/{model}/benchmarks/evaluate_dense.tsv"
     conda:
         "../../envs/torch.yaml"
+    threads: 4
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         code=code_hash_of("evaluate_dense"),
         gpus=gpus_of,
     shell:
-        "python -m wshare evaluate_dense --spec {input.spec:q} --weights {input.weights:q}"
-        " --search {input.search:q} --held-out {input.held_out:q}"
-        " --search-logits {output.search:q} --held-out-logits {output.held_out:q}"
-        " --metrics {output.metrics:q} --threads {threads} --gpus {params.gpus} > {log:q} 2>&1"
+        "python -m wshare evaluate_dense"
+        " --spec {input.spec:q}"
+        " --weights {input.weights:q}"
+        " --search-images {input.search_images:q}"
+        " --held-out-images {input.held_out_images:q}"
+        " --search-outputs {output.search_outputs:q}"
+        " --held-out-outputs {output.held_out_outputs:q}"
+        " --baseline {output.baseline:q}"
+        " --threads {threads}"
+        " --gpus {params.gpus}"
+        " > {log:q} 2>&1"
 
 
 rule extract_weights:
@@ -104,45 +174,64 @@ rule extract_weights:
     input:
         spec="results/{model}/model/model.json",
         weights="results/{model}/model/weights.safetensors",
-        images="results/{model}/images/search.h5",
+        layers="results/{model}/model/layers.json",
+        search_images="results/{model}/images/search.h5",
     output:
-        extracted="results/{model}/weights.h5",
+        layer_weights="results/{model}/weights.h5",
     log:
         "results/{model}/logs/extract_weights.log",
     benchmark:
         "results/{model}/benchmarks/extract_weights.tsv"
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=growing(60),
     params:
         code=code_hash_of("extract_weights"),
-        settings=settings_of("extract_weights"),
+        settings=settings_of("seed", "importance.*"),
         gpus=gpus_of,
     shell:
-        "python -m wshare extract_weights --settings {params.settings:q} --name {wildcards.model:q}"
-        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
-        " --extracted {output.extracted:q} --gpus {params.gpus} > {log:q} 2>&1"
+        "python -m wshare extract_weights"
+        " --settings {params.settings:q}"
+        " --spec {input.spec:q}"
+        " --weights {input.weights:q}"
+        " --layers {input.layers:q}"
+        " --search-images {input.search_images:q}"
+        " --layer-weights {output.layer_weights:q}"
+        " --gpus {params.gpus}"
+        " > {log:q} 2>&1"
 
 
 rule measure_inputs:
-    """Measure the moments of each layer's inputs, from which the error of its outputs follows."""
+    """Measure calibration statistics: means and second moments of each layer's inputs."""
     input:
         spec="results/{model}/model/model.json",
         weights="results/{model}/model/weights.safetensors",
         layers="results/{model}/model/layers.json",
-        images="results/{model}/images/search.h5",
+        search_images="results/{model}/images/search.h5",
     output:
-        moments="results/{model}/calibration.h5",
+        calibration="results/{model}/calibration.h5",
     log:
         "results/{model}/logs/measure_inputs.log",
     benchmark:
         "results/{model}/benchmarks/measure_inputs.tsv"
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=growing(120),
     params:
         code=code_hash_of("measure_inputs"),
-        settings=settings_of("measure_inputs"),
+        settings=settings_of("seed", "calibration.*"),
         gpus=gpus_of,
     shell:
-        "python -m wshare measure_inputs --settings {params.settings:q}"
-        " --spec {input.spec:q} --weights {input.weights:q} --layers {input.layers:q} --images {input.images:q}"
-        " --moments {output.moments:q} --gpus {params.gpus} > {log:q} 2>&1"
+        "python -m wshare measure_inputs"
+        " --settings {params.settings:q}"
+        " --spec {input.spec:q}"
+        " --weights {input.weights:q}"
+        " --layers {input.layers:q}"
+        " --search-images {input.search_images:q}"
+        " --calibration {output.calibration:q}"
+        " --gpus {params.gpus}"
+        " > {log:q} 2>&1"

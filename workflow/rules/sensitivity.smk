@@ -1,8 +1,23 @@
 """Sensitivity: what sharing one layer alone costs, at each candidate k.
 
-Needs the model, search images, the float32 logits and the layers' clusters. Leaves one table a group of
-neighbouring layers, and all of them in sensitivity.csv.
+REQUIRED INPUTS:
+
+    results/{model}/model/model.json
+    results/{model}/model/weights.safetensors
+    results/{model}/images/search.h5
+    results/{model}/baseline/search.h5
+    results/{model}/layers/{layer}/clusters.h5
+
+OUTPUTS:
+
+    results/{model}/sensitivity/{group}.csv, a table for each group of neighbouring layers
+    results/{model}/sensitivity.csv, all of them
+
 """
+
+
+localrules:
+    gather_sensitivity,
 
 
 rule profile_layers:
@@ -10,8 +25,8 @@ rule profile_layers:
     input:
         spec="results/{model}/model/model.json",
         weights="results/{model}/model/weights.safetensors",
-        images="results/{model}/images/search.h5",
-        baseline="results/{model}/baseline/search.h5",
+        search_images="results/{model}/images/search.h5",
+        search_outputs="results/{model}/baseline/search.h5",
         clusters=group_cluster_files,
     output:
         table="results/{model}/sensitivity/{group}.csv",
@@ -21,15 +36,24 @@ rule profile_layers:
         "results/{model}/benchmarks/profile_layers/{group}.tsv"
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=growing(240),
     params:
         code=code_hash_of("profile_layers"),
-        settings=settings_of("profile_layers"),
+        settings=settings_of("sensitivity.images"),
         gpus=gpus_of,
     shell:
-        "python -m wshare profile_layers --settings {params.settings:q}"
-        " --spec {input.spec:q} --weights {input.weights:q} --images {input.images:q}"
-        " --baseline {input.baseline:q} --clusters {input.clusters:q} --table {output.table:q}"
-        " --gpus {params.gpus} > {log:q} 2>&1"
+        "python -m wshare profile_layers"
+        " --settings {params.settings:q}"
+        " --spec {input.spec:q}"
+        " --weights {input.weights:q}"
+        " --search-images {input.search_images:q}"
+        " --search-outputs {input.search_outputs:q}"
+        " --clusters {input.clusters:q}"
+        " --table {output.table:q}"
+        " --gpus {params.gpus}"
+        " > {log:q} 2>&1"
 
 
 rule gather_sensitivity:
@@ -44,8 +68,13 @@ rule gather_sensitivity:
         "results/{model}/benchmarks/gather_sensitivity.tsv"
     conda:
         "../../envs/numpy.yaml"
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(30),
     params:
         code=code_hash_of("gather_sensitivity"),
     shell:
-        "python -m wshare gather_sensitivity --tables {input.tables:q}"
-        " --sensitivity {output.sensitivity:q} > {log:q} 2>&1"
+        "python -m wshare gather_sensitivity"
+        " --tables {input.tables:q}"
+        " --sensitivity {output.sensitivity:q}"
+        " > {log:q} 2>&1"

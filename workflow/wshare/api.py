@@ -13,13 +13,14 @@ and, where the network is used, `wshare.load("net.wshare.safetensors", model)`.
 
 import copy
 import hashlib
+import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,34 +30,34 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wshare.calibration.importance import fisher_diagonal, total
-from wshare.calibration.statistics import half_statistics
+from wshare.config.slices import packing_of
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
 from wshare.data.splits import split_indices
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
-from wshare.evaluation.verdict import describe
+from wshare.evaluation.verdict import compare, describe
 from wshare.files.atomic import atomic
-from wshare.models.folding import folded_norms
 from wshare.models.forward import forward
 from wshare.models.layers import inspect
 from wshare.models.state import check_finite, fast, load_state, state_of
-from wshare.packed.compressed import Compressed
 from wshare.packed.format import load_packed
-from wshare.packed.write import check_layers, pack
+from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
-from wshare.quantize.codebooks import Shared, nearest_indices
-from wshare.quantize.cost import layer_bits
-from wshare.quantize.kmeans import sweep
-from wshare.quantize.layer import Options
-from wshare.quantize.statistics import InputStatistics, together
-from wshare.search.rate_distortion.find import Found, Scale, find, measurements
-from wshare.search.rate_distortion.network import Network
-from wshare.tasks.classification import compare
+from wshare.search.artifacts import measured_artifacts
+from wshare.search.evaluator import Evaluator
+from wshare.search.method import Artifacts, Key
+from wshare.search.methods import DEFAULT, METHODS
+from wshare.search.recipe import check_layers, check_promise, method_of, realised
+from wshare.search.run import Searched, run
+from wshare.tasks.table import task
 
 if TYPE_CHECKING:
     import altair
+
+TASK = "classification"
+CONFIDENCE = complete_search({"method": DEFAULT})["confidence"]
+_log = logging.getLogger(__name__)
 
 # Images as a user gives them: [N, C, H, W], or batches of them, with labels or without.
 Batches = Tensor | np.ndarray | Iterable[Tensor | Sequence]
@@ -68,22 +69,23 @@ class Result:
 
     `model` is the compressed network: a copy of the one that was passed, in evaluation mode. `recipe` holds the
     settings of all layers, as recipe.json does, and `metrics` sizes, quality on the held-out images and the verdict,
-    as metrics.json does. `front` has a row for each price of a bit that was measured on the search images, and
-    `losses` one for each layer that was probed.
+    as metrics.json does; `seconds` is what the search and the evaluation took. `front` has a row for each combination
+    that was measured on the search images, as front.csv does, and `losses` one for each layer that was probed.
     """
 
     model: nn.Module
     recipe: dict
     metrics: dict
+    seconds: dict[str, float]
     front: list[dict]
     losses: list[dict]
     packed: bytes = field(repr=False)
 
     def __str__(self) -> str:
-        octets, after = self.metrics["bytes"], self.metrics["compressed"]
+        nbytes, after = self.metrics["bytes"], self.metrics["compressed"]
         low, high = self.metrics["relative_quality_ci95"]
         return (
-            f"{octets['float32']:,} bytes -> {octets['packed']:,} bytes, "
+            f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
             f"{self.metrics['measure']} {after['top1']:.2%} on {after['images']:,} held-out images, "
@@ -98,7 +100,7 @@ class Result:
 
     def state_dict(self) -> dict[str, Tensor]:
         """State dict of the compressed network, in float32, as a reader of the packed file gets it."""
-        return _state(self.packed)
+        return load_packed(self.packed)
 
     def plot(self) -> "altair.LayerChart":
         """Chart of the searched front: divergence on the search images against the compression rate of the layers.
@@ -135,8 +137,10 @@ def compress(
     images: Batches,
     labels: Tensor | np.ndarray | Sequence[int] | None = None,
     quality: float = 0.99,
-    confidence: float | None = 0.95,
+    confidence: float | None = CONFIDENCE,
     *,
+    method: str = DEFAULT,
+    task: str = TASK,
     held_out: "float | Batches | tuple[Batches, Sequence[int]]" = 0.5,
     options: Mapping[str, object] | None = None,
     include: Sequence[str] = (),
@@ -144,20 +148,21 @@ def compress(
     seed: int = 0,
     threads: int | None = None,
 ) -> Result:
-    """The smallest network found that keeps `quality`, a share of the float32 accuracy, by method `rate_distortion`.
+    """The smallest network found that keeps `quality`, a share of the float32 quality.
 
-    `model` is a classifier with Conv2d or Linear layers: [N, C, H, W] in, [N, classes] out. It is used in evaluation
-    mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them, or an iterable
+    `model` takes images [N, C, H, W] and gives outputs of its `task`: logits [N, classes] for classification. It is
+    used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them, or an iterable
     of batches, images or (images, labels), such as a DataLoader. `labels` are class indices [N]; without labels the
-    model's own first answers stand for them, and quality is agreement with it.
+    model's own top-1 predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones. Every choice looks at search images
     alone, and the verdict in `Result.metrics` at held-out images alone. `held_out` is the share (below 1) or number of
     images held out, or other images to hold out: as `images`, or a tuple (images, labels).
 
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
-    goes by the accuracy measured on them. `options` are those of the method in the configuration, such as
-    {"compression_rate": 8}. `include` and `exclude` choose layers by exact name, or by `re:` and a regular expression.
+    goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
+    such as {"compression_rate": 8} for the default one. `include` and `exclude` choose layers by exact name, or by
+    `re:` and a regular expression.
 
     All is computed on the CPU, on `threads` threads, by default one a core; the result does not depend on their number.
     A model that lies on a GPU is copied from it. UserError tells what cannot be used: no layer to share, weights or
@@ -165,11 +170,11 @@ def compress(
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
-    search = {"method": "rate_distortion", "quality_target": quality, "confidence": confidence}
+    search = {"method": method, "quality_target": quality, "confidence": confidence}
     settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
     with _reproducible():
         both = _splits(model, images, labels, held_out, seed)
-    return compress_images(model, *both, settings, include, exclude, threads)
+    return compress_images(model, *both, settings, task, include, exclude, threads)
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -198,6 +203,7 @@ def compress_images(
     search: Images,
     held_out: Images,
     settings: dict,
+    task_name: str = TASK,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     threads: int | None = None,
@@ -208,138 +214,117 @@ def compress_images(
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1
+    kind = task(task_name)
     with _reproducible():
         work = _working_copy(model)
         names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
         for sample in (search, held_out):
-            _check_sample(work, sample)
+            _check_sample(kind, work, sample)
         float32 = save(state_of(work))
-        description = {"name": type(model).__name__, "sha256": hashlib.sha256(float32).hexdigest()}
-        taught = _Taught.by(work, search, names, settings["seed"], settings["options"]["fold_batch_norm"])
-        found = _found(work, taught, search, settings, description, threads)
-        network = taught.network(work)
-        packed, sizes = _packed(work, network.pieces(found.recipe, threads), search, threads, len(float32))
-        searched = time.perf_counter()
-        quality = _quality(_working_copy(model), packed, held_out, settings["seed"], threads)
+        description = {"name": type(model).__name__, "task": task_name, "sha256": hashlib.sha256(float32).hexdigest()}
+        reference = predict(work, search, threads)
+        row = METHODS[settings["method"]]
+        made_with = _default_settings(names, settings["seed"])
+        artifacts = measured_artifacts(row.needs, kind, work, search, names, made_with, reference)
+        searched = _searched(artifacts, reference, kind, settings, description, threads)
+        packed, sizes = _packed(kind, searched.recipe, artifacts, reference, threads, len(float32))
+        done = time.perf_counter()
+        quality = _quality(kind, _working_copy(model), packed, held_out, settings["seed"], threads)
         compressed = _compressed(model, packed)
-    seconds = {"search": searched - started, "evaluate_packed": time.perf_counter() - searched}
     hashes = {
         "model": description["sha256"],
         "held_out_images": held_out.fingerprint,
         "search_images": search.fingerprint,
         "packed": hashlib.sha256(packed).hexdigest(),
     }
-    target, seed = settings["quality_target"], settings["seed"]
-    metrics = {"model": description["name"]} | describe(quality, target, sizes, found.recipe, seconds, seed, hashes)
-    return Result(compressed, found.recipe, metrics, found.front, found.losses, packed)
+    metrics = {"model": description["name"]} | describe(
+        quality, settings["quality_target"], sizes, searched.recipe, settings["seed"], hashes
+    )
+    seconds = {"search": done - started, "evaluate_packed": time.perf_counter() - done}
+    return Result(compressed, searched.recipe, metrics, seconds, searched.front, searched.losses, packed)
 
 
 def apply_recipe(
     model: nn.Module, recipe: dict, where: str, images: Images, threads: int | None = None
 ) -> tuple[bytes, dict]:
-    """The packed file of `model`, shared as `recipe` says, and the content of sizes.json.
+    """The packed file of `model`, with its layers as `recipe` says, and the content of sizes.json.
 
-    A recipe by rate_distortion gives each layer's price; `images` tell the rest anew, since it depends on the weights.
-    Recipes of other methods give each layer's number of shared values. `where` names the recipe in messages. UserError
-    if its layers are not those of the model.
+    What the recipe's method goes by, such as calibration statistics, depends on the weights: `images` tell it anew,
+    with the settings that the recipe records. The model and the images that the recipe was made with give the very
+    bytes of the file that was packed then. `where` names the recipe in messages. UserError if its layers are not those
+    of the model.
     """
     threads = threads or os.cpu_count() or 1
-    settings = recipe["settings"]
+    kind = task(recipe["task"])
     with _reproducible():
         work = _working_copy(model)
-        _check_sample(work, images)
-        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
+        _check_sample(kind, work, images)
         # Layers that the recipe leaves out stay as they are.
+        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
         check_layers(recipe, where, shapes, "it was made for another architecture")
-        octets = len(save(state_of(work)))
-        if settings["method"] == "rate_distortion":
-            taught = _Taught.by(work, images, list(shapes), settings["seed"], settings["options"]["fold_batch_norm"])
-            pieces = taught.network(work).pieces(recipe, threads)
-        else:
-            pieces = _by_k(work, recipe)
-        return _packed(work, pieces, images, threads, octets)
+        float32 = save(state_of(work))
+        names, needed = list(recipe["layers"]), method_of(recipe, where).realised_from
+        artifacts = measured_artifacts(needed, kind, work, images, names, recipe["artifacts"])
+        reference = predict(work, images, threads)
+        searched = (recipe["model"]["sha256"], recipe["search_images"])
+        same = searched == (hashlib.sha256(float32).hexdigest(), images.fingerprint)
+        return _packed(kind, recipe, artifacts, reference, threads, len(float32), where if same else None)
 
 
-def _by_k(model: nn.Module, recipe: dict) -> Compressed:
-    """The network by a recipe that gives each layer's number of shared values."""
-    shared, bits = {}, 0
-    for name, layer in recipe["layers"].items():
-        weight = model.get_submodule(name).weight.detach().numpy()
-        bits += layer_bits(weight.size, layer["k"])
-        if layer["k"] is not None:
-            codebook = sweep(weight, k_max=layer["k"]).codebook(layer["k"])
-            shared[f"{name}.weight"] = Shared(codebook, nearest_indices(weight, codebook))
-    return Compressed(shared, defaults("packing")["format"], bits)
+def _default_settings(layers: Sequence[str], seed: int) -> dict[str, dict]:
+    """What artifacts are made with where no configuration says otherwise."""
+    sections = {name: defaults(name) | {"seed": seed} for name in ("importance", "calibration", "clustering")}
+    clustering = {name: sections["clustering"] for name in layers}
+    return sections | {"clustering": clustering, "sensitivity": defaults("sensitivity")}
 
 
-@dataclass(frozen=True)
-class _Taught:
-    """What images tell of a network: sums of the layers' importance, and moments of their inputs by fold.
+def _searched(
+    artifacts: Artifacts, reference: np.ndarray, kind: ModuleType, settings: dict, description: dict, threads: int
+) -> Searched:
+    method = METHODS[settings["method"]].load()
+    space = method.prepare(artifacts, settings["options"], threads)
+    total = method.budget(space, settings["options"])
+    with tqdm(total=total, desc="search", **PROGRESS) as progress:
 
-    `folded` names the batch norms to be folded, by layer.
-    """
-
-    fisher: dict[str, float]
-    folds: list[dict[str, InputStatistics]]
-    folded: dict[str, str]
-
-    @classmethod
-    def by(cls, model: nn.Module, images: Images, names: list[str], seed: int, fold: bool) -> "_Taught":
-        """Measured on as many images as the workflow takes by default."""
-        if len(images) < 2:
-            raise UserError(f"{len(images)} search image; compression needs at least two")
-        first, several = (images.part(0, defaults(section)["images"]) for section in ("importance", "inputs"))
-        importance = fisher_diagonal(model, first.batches(), names, seed)
-        fisher = {name: total(array) for name, array in importance.items()}
-        folded = folded_norms(model, names, images.batch(0)[:2]) if fold else {}
-        return cls(fisher, half_statistics(model, several, names, seed), folded)
-
-    def networks(self, model: nn.Module) -> list[Network]:
-        """The layers, ready to be shared, by what each fold tells."""
-        return [Network.of(model, self.fisher, found, self.folded) for found in self.folds]
-
-    def network(self, model: nn.Module) -> Network:
-        """The same by what all folds tell together."""
-        return Network.of(model, self.fisher, together(self.folds), self.folded)
-
-
-def _found(
-    model: nn.Module, taught: _Taught, images: Images, settings: dict, description: dict[str, str], threads: int
-) -> Found:
-    reference = predict(model, images, threads)
-    scale = Scale(model, taught.networks(model), images, reference, Options.of(settings["options"]), threads)
-    with tqdm(total=measurements(scale, settings), desc="search", **PROGRESS) as progress:
-
-        def measured(key: tuple, measure: Callable[[], dict]) -> dict:
+        def measured(key: Key, measure: Callable[[], dict]) -> dict:
             found = measure()
             progress.update()
             return found
 
-        return find(scale, settings, description, measured)
+        evaluator = Evaluator(kind, artifacts.model, artifacts.images, reference, settings, threads, measured)
+        packing = packing_of(defaults("packing"), settings["options"])
+        return run(method, space, artifacts, evaluator, settings, packing, description)
 
 
-def _packed(model: nn.Module, pieces: Compressed, images: Images, threads: int, float32: int) -> tuple[bytes, dict]:
-    """Content of the packed file, and of sizes.json; the model changes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "packed.safetensors"
-        sizes = pack(model, pieces, defaults("packing")["batch_norm"], images, threads, float32, path)
-        return path.read_bytes(), sizes
+def _packed(
+    kind: ModuleType,
+    recipe: dict,
+    artifacts: Artifacts,
+    reference: np.ndarray,
+    threads: int,
+    float32: int,
+    promised: str | None = "the recipe",
+) -> tuple[bytes, dict]:
+    """Content of the packed file, and of sizes.json; the model changes.
+
+    The divergence is held against what the search promised, unless network or images are others than were searched.
+    """
+    compressed = realised(recipe, artifacts, promised or "the recipe", threads)
+    content, sizes, kl = pack_network(
+        kind, artifacts.model, compressed, recipe["packing"], artifacts.images, reference, threads, float32
+    )
+    _log.info("divergence of the packed network on the search images: %.4g nats", kl)
+    if promised:
+        check_promise(recipe, promised, kl)
+    return content, sizes
 
 
-def _quality(model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
+def _quality(kind: ModuleType, model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
     """Quality of the packed file, loaded anew into `model`, against the model itself."""
     reference = predict(model, images, threads)
-    load_state(model, _state(packed), "the packed file")
-    return compare(predict(model, images, threads), reference, images.labels, seed)
-
-
-def _state(packed: bytes) -> dict[str, Tensor]:
-    """State dict of a packed file's content."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "packed.safetensors"
-        path.write_bytes(packed)
-        return load_packed(path)
+    load_state(model, load_packed(packed), "the packed file")
+    return compare(kind, predict(model, images, threads), reference, images.labels, seed)
 
 
 @contextmanager
@@ -366,30 +351,28 @@ def _working_copy(model: nn.Module) -> nn.Module:
     return fast(copied.cpu().float().eval())
 
 
-def _check_sample(model: nn.Module, images: Images) -> None:
-    """UserError unless the model answers the first images with finite [N, classes], and labels are such classes."""
+def _check_sample(kind: ModuleType, model: nn.Module, images: Images) -> None:
+    """UserError unless the model gives finite outputs of its task on the first images, and labels fit them."""
+    first = images.batch(0)[:2]
+    # The task looks at the outputs of two images, and there may be one.
+    first = first if len(first) == 2 else torch.cat([first, first])
     try:
-        output = torch.from_numpy(forward(model, images.batch(0)[:2]))
+        outputs = forward(model, first)
     except (RuntimeError, AttributeError) as error:
         raise UserError(
             f"model: fails on images {list(images.shape)} ({str(error).strip().splitlines()[0]}); "
             "give images as the model takes them"
         ) from error
-    if output.ndim != 2 or len(output) != min(2, len(images)):
-        raise UserError(f"model: gives {list(output.shape)}, not [N, classes]; only classifiers can be compressed")
-    if not output.isfinite().all():
+    description = kind.describe(outputs, {}, "model")
+    if not np.isfinite(outputs).all():
         raise UserError("model: gives NaN or infinite outputs on the first images; check its buffers and the images")
-    if images.labels is not None and not 0 <= images.labels.min() <= images.labels.max() < output.shape[1]:
-        raise UserError(
-            f"labels: {images.labels.min()} to {images.labels.max()}, but the model has classes 0 to "
-            f"{output.shape[1] - 1}; correct the labels, or leave them out to go by agreement"
-        )
+    kind.check_labels(images.labels, description, "labels")
 
 
 def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
     """A copy of the model, on its device and in its types, with the compressed weights."""
     compressed = copy.deepcopy(model).eval()
-    load_state(compressed, _state(packed), "the packed file")
+    load_state(compressed, load_packed(packed), "the packed file")
     return compressed
 
 

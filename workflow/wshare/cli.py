@@ -4,10 +4,12 @@ import argparse
 import importlib
 import inspect
 import json
+import logging
 import os
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
@@ -27,9 +29,7 @@ STAGES = (
     "gather_sensitivity",
     "measure_inputs",
     "search",
-    "search_rate_distortion",
     "pack_model",
-    "pack_rate_distortion",
     "evaluate_packed",
     "summarise",
     "report_model",
@@ -60,10 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         package = "commands" if command in COMMANDS else "stages"
         function = getattr(importlib.import_module(f"wshare.{package}.{command}"), command)
-        parser = _parser(command, function)
-        given = vars(parser.parse_args(arguments[1:]))
-        positional = [given.pop(name) for name, kind in _kinds(function).items() if kind is POSITIONAL]
-        function(*positional, **given)
+        given = vars(_parser(command, function).parse_args(arguments[1:]))
+        positional, named = _values(function, given)
+        # The library prints nothing itself. What a command prints may be read by a program.
+        stream = sys.stderr if command in COMMANDS else sys.stdout
+        logging.basicConfig(stream=stream, format="%(message)s", force=True)
+        logging.getLogger("wshare").setLevel(logging.INFO)
+        function(*positional, **named)
     except (UserError, OSError) as error:
         print(f"wshare {command}: error: {error}", file=sys.stderr)
         return 1
@@ -94,50 +97,100 @@ def _program() -> argparse.ArgumentParser:
     return parser
 
 
-def _kinds(function: Callable) -> dict[str, object]:
-    return {name: parameter.kind for name, parameter in inspect.signature(function).parameters.items()}
+@dataclass(frozen=True)
+class _Flag:
+    """What a parameter of a function, or a field of one that is a dataclass, says of its flag.
+
+    One that is `bare` may be given without a value where it names files that may be left out.
+    """
+
+    name: str
+    annotation: object
+    default: object
+    positional: bool = False
+    bare: bool = False
+
+
+def _flags(function: Callable) -> list[_Flag]:
+    """Flags of a function's parameters, in order; each field of a parameter that is a dataclass has its own."""
+    flags = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = parameter.annotation
+        if is_dataclass(kind):
+            flags += [_Flag(field.name, field.type, _default(field), bare=True) for field in fields(kind)]
+        else:
+            flags.append(_Flag(name, kind, parameter.default, parameter.kind is POSITIONAL))
+    return flags
+
+
+def _default(field: Field) -> object:
+    """Default of a field, `Parameter.empty` for one that has none."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+def _values(function: Callable, given: dict) -> tuple[list, dict]:
+    """Positional and named arguments of a function, from the values of its flags."""
+    positional, named = [], {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = parameter.annotation
+        if is_dataclass(kind):
+            named[name] = kind(**{field.name: given[field.name] for field in fields(kind)})
+        elif parameter.kind is POSITIONAL:
+            positional.append(given[name])
+        else:
+            named[name] = given[name]
+    return positional, named
 
 
 def _parser(command: str, function: Callable) -> argparse.ArgumentParser:
     """A flag for every parameter of a function, by its annotation; one with a default may be left out.
 
-    A parameter that is positional only is given without a flag.
+    A parameter that is positional only is given without a flag. A field of a dataclass that is a file, or a list of
+    files, and may be left out may also be a flag without a value: a rule names it where its search needs none, too.
     """
     parser = argparse.ArgumentParser(
         f"wshare {command}",
         description=inspect.getdoc(function),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, parameter in inspect.signature(function).parameters.items():
-        annotation, text = parameter.annotation, None
-        if get_origin(annotation) is Annotated:
-            annotation, text = get_args(annotation)
-        if parameter.kind is POSITIONAL:
-            parser.add_argument(name, type=annotation, metavar=name.upper(), help=text)
-            continue
-        flag = "--" + name.replace("_", "-")
-        needed = parameter.default is parameter.empty
-        given: dict = {"required": True} if needed else {"default": parameter.default}
-        given["help"] = text if needed or text is None else _with_default(text, parameter.default)
-        if annotation == list[Path]:
-            parser.add_argument(flag, type=Path, nargs="+", metavar="FILE", **given)
-        elif annotation is dict:
-            parser.add_argument(flag, type=json.loads, metavar="JSON", **given)
-        elif annotation is bool:
-            action = "store_true" if parameter.default is False else argparse.BooleanOptionalAction
-            parser.add_argument(flag, action=action, **given)
-        else:
-            # Of `Path | None` the first. Where a value is the default, `none` says that there shall be none.
-            kinds = get_args(annotation) or (annotation,)
-            optional = type(None) in kinds and not needed and parameter.default is not None
-            metavar = {Path: "PATH", float: "NUMBER", int: "N", str: "TEXT"}[kinds[0]]
-            parser.add_argument(flag, type=_or_none(kinds[0]) if optional else kinds[0], metavar=metavar, **given)
+    for flag in _flags(function):
+        _add(parser, flag)
     return parser
+
+
+def _add(parser: argparse.ArgumentParser, flag: _Flag) -> None:
+    annotation, text = flag.annotation, None
+    if get_origin(annotation) is Annotated:
+        annotation, text = get_args(annotation)
+    if flag.positional:
+        parser.add_argument(flag.name, type=annotation, metavar=flag.name.upper(), help=text)
+        return
+    name = "--" + flag.name.replace("_", "-")
+    needed = flag.default is inspect.Parameter.empty
+    given: dict = {"required": True} if needed else {"default": flag.default}
+    given["help"] = text if needed or text is None else _with_default(text, flag.default)
+    if annotation == list[Path]:
+        parser.add_argument(name, type=Path, nargs="*" if flag.bare and not needed else "+", metavar="FILE", **given)
+    elif annotation is dict:
+        parser.add_argument(name, type=json.loads, metavar="JSON", **given)
+    elif annotation is bool:
+        action = "store_true" if flag.default is False else argparse.BooleanOptionalAction
+        parser.add_argument(name, action=action, **given)
+    else:
+        # Of `Path | None` the first. Where a value is the default, `none` says that there shall be none.
+        kinds = get_args(annotation) or (annotation,)
+        optional = type(None) in kinds and not needed and flag.default is not None
+        metavar = {Path: "PATH", float: "NUMBER", int: "N", str: "TEXT"}[kinds[0]]
+        count = {"nargs": "?"} if flag.bare and not needed else {}
+        kind = _or_none(kinds[0]) if optional else kinds[0]
+        parser.add_argument(name, type=kind, metavar=metavar, **count, **given)
 
 
 def _with_default(text: str, default: object) -> str:
     """Help of a flag; a default that says nothing is left out."""
-    if default is None or default is False or default == {}:
+    if default is None or default is False or default in ({}, []):
         return text
     return f"{text} (default: {'yes' if default is True else default})"
 

@@ -7,6 +7,9 @@ from urllib.parse import quote, unquote
 
 from wshare.errors import UserError
 
+# How alike a known name has to be to one that is unknown (difflib's ratio), and how many are listed where none is.
+LEAST_ALIKE, MOST_LISTED = 0.5, 12
+
 
 def folder_name(layer: str) -> str:
     """Layer name as one safe path component: percent-encoded, so that no name leaves its folder."""
@@ -31,15 +34,22 @@ def check_patterns(patterns: Iterable[str], names: list[str], where: str) -> Non
     """UserError if a pattern matches none of the layer names; `where` is its place in the configuration."""
     for pattern in patterns:
         if not any(matches(pattern, name) for name in names):
-            close = difflib.get_close_matches(pattern.removeprefix("re:"), names, n=1, cutoff=0)
-            hint = f" Closest: {close[0]!r}." if close else ""
-            raise UserError(f"{where}.{pattern!r}: no such layer.{hint} `inspect_model` lists them in layers.json")
+            hint = closest(pattern.removeprefix("re:"), names)
+            raise UserError(f"{where}.{pattern!r}: no such layer. {hint} `inspect_model` lists them in layers.json")
 
 
-def closest(name: str, names: Iterable[str]) -> str:
-    """`Closest: 'a', 'b'.` of `names`, or all of them if none is close and they are few."""
-    names = sorted(names)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    if near or len(names) > 12:
-        return f"Closest: {', '.join(map(repr, near or names[:3]))}."
-    return f"Known: {', '.join(map(repr, names))}."
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """`Did you mean 'a'?`, of the closest name; empty if none is close."""
+    near = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=LEAST_ALIKE)
+    return f"Did you mean {near[0]!r}?" if near else ""
+
+
+def closest(name: object, known: Iterable[object]) -> str:
+    """What may be put in place of an unknown name, as a sentence: the closest one, or else the first that there are.
+
+    Never empty, so that a message can go on behind it.
+    """
+    known = list(map(str, known))
+    more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
+    listed = ", ".join(map(repr, known[:MOST_LISTED]))
+    return did_you_mean(name, known) or (f"Known: {listed}{more}." if known else "There is none.")

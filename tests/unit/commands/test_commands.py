@@ -78,7 +78,7 @@ def net(seed: int = 0) -> list[str]:
 
 def compress(output: str, *flags: str) -> list[str]:
     target = ["--quality", "0.5", "--confidence", "none", "--options", '{"evaluations": 2, "probe_images": 0}']
-    return ["compress", *net(), "--images", "images", "--labels", "sorted", "--output", output, *target, *flags]
+    return ["compress", *net(), "--images", "images", "--class-map", "sorted", "--output", output, *target, *flags]
 
 
 def error(capsys: pytest.CaptureFixture, command: list[str]) -> str:
@@ -143,7 +143,7 @@ def test_inspect_lists_every_layer_and_adds_up(capsys):
 def test_inspect_reads_the_first_version(capsys):
     path = Path(__file__).parents[2] / "data" / "golden_v1.safetensors"
     found = contents(path)
-    assert (found.version, found.form) == (1, "fixed")
+    assert (found.version, found.format) == (1, "fixed")
     assert all(tensor.k >= 1 and tensor.bytes >= 4 * tensor.k for tensor in found.shared)
     assert main(["inspect", str(path)]) == 0
     assert found.shared[0].name.removesuffix(".weight") in capsys.readouterr().out
@@ -261,7 +261,7 @@ def test_export_writes_a_format(flags, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Closest: 'dense'."),
+        (["net.safetensors", "--to", "denes"], "--to denes: no such format. Did you mean 'dense'?"),
         (["absent", "--to", "dense"], "absent: no such file"),
         (["net.safetensors", "--to", "graph"], "--to graph: this format holds the network's graph; give --arch"),
         (["recipe.json", "--to", "graph", *net()[:2], *net()[4:]], "recipe.json: not a whole safetensors file"),

@@ -101,7 +101,7 @@ def assert_close(found: dict, expected: dict):
 @pytest.mark.parametrize("enlarge", [True, False])
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_numbers_are_those_of_an_evaluation_by_hand(results, capsys, enlarge, labels):
-    flags = [*(["--labels", "sorted"] if labels else ["--no-labels"]), *([] if enlarge else ["--no-enlarge"])]
+    flags = [*(["--class-map", "sorted"] if labels else ["--no-labels"]), *([] if enlarge else ["--no-enlarge"])]
     found, expected = numbers(capsys, results, *flags), by_hand(results, enlarge, labels)
     assert found.keys() == {"packed", "folder", *expected}
     assert_close(found, expected)
@@ -114,7 +114,7 @@ def test_another_network_of_the_same_shapes_is_refused_as_reference(results, cap
     write_network(tmp_path / "model", "tiny", 8, 5)
     other = str(tmp_path / "model/weights.safetensors")
     spec = str(tmp_path / "model/model.json")
-    assert called(results, "--labels", "sorted", "--weights", other, "--spec", spec) == 1
+    assert called(results, "--class-map", "sorted", "--weights", other, "--spec", spec) == 1
     printed = capsys.readouterr()
     assert "packed.safetensors: made from other float32 weights than it is to be compared with" in printed.err
     assert not printed.out
@@ -126,7 +126,7 @@ def test_a_file_that_does_not_tell_its_network_is_compared_with_any(results, cap
     shared = {"fc.weight": Shared(codebook, nearest_indices(state["fc.weight"], codebook))}
     write_packed(tmp_path / "old.safetensors", state, shared, {}, {}, {}, "fixed")
     model = results / "tiny/model"
-    flags = ("--labels", "sorted", "--weights", str(model / "weights.safetensors"), "--spec", str(model / "model.json"))
+    flags = ("--class-map", "sorted", "--weights", str(model / "weights.safetensors"), "--spec", str(model / "model.json"))
     assert numbers(capsys, results, *flags, packed=str(tmp_path / "old.safetensors"))["compressed"]["images"] == IMAGES
 
 
@@ -145,7 +145,7 @@ def test_a_class_map_may_be_a_file(results, capsys, tmp_path):
     found = []
     for index in range(CLASSES):
         path.write_text(json.dumps({f"c{i}": index for i in range(CLASSES)}))
-        found.append(numbers(capsys, results, "--labels", str(path))["compressed"])
+        found.append(numbers(capsys, results, "--class-map", str(path))["compressed"])
     # Each image has one first answer, and five first answers.
     assert sum(part["top1"] for part in found) == pytest.approx(1)
     assert sum(part["top5"] for part in found) == pytest.approx(5)
@@ -153,7 +153,7 @@ def test_a_class_map_may_be_a_file(results, capsys, tmp_path):
 
 def test_a_limit_draws_the_same_images_each_time(results, capsys):
     first, again, all_images = (
-        numbers(capsys, results, "--labels", "sorted", *limit) for limit in (["--limit", "50"], ["--limit", "50"], [])
+        numbers(capsys, results, "--class-map", "sorted", *limit) for limit in (["--limit", "50"], ["--limit", "50"], [])
     )
     assert first == again
     assert (first["compressed"]["images"], all_images["compressed"]["images"]) == (50, IMAGES)
@@ -167,9 +167,9 @@ def test_a_limit_draws_the_same_images_each_time(results, capsys):
         ([], {"images": "tiny/model/model.json"}, "model.json: not a folder"),
         ([], {}, "images/c0: no ImageNet wnid"),
         (["--no-labels"], {"images": "tiny/model"}, "tiny/model: holds no image"),
-        (["--labels", "absent.json"], {}, "class_map absent.json: No such file or directory"),
-        (["--labels", "sorted", "--no-labels"], {}, "--labels and --no-labels: give one of the two"),
-        (["--labels", "MAP"], {}, "--labels: class index 12, but the network has classes 0 to 9"),
+        (["--class-map", "absent.json"], {}, "class_map absent.json: No such file or directory"),
+        (["--class-map", "sorted", "--no-labels"], {}, "--class-map and --no-labels: give one of the two"),
+        (["--class-map", "MAP"], {}, "--class-map: class index 12, but the network has classes 0 to 9"),
         (["--limit", "0"], {}, "--limit 0: must be 1 or more"),
         (["--threads", "-1"], {}, "--threads -1: must be 1 or more"),
         (["--no-labels"], {"packed": "absent"}, "absent: no such file"),

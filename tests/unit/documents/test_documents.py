@@ -93,12 +93,12 @@ def test_figures_of_readme_stand_in_the_benchmarks():
 def test_shipped_configuration_is_valid_and_names_no_folder(path):
     config = load(path)
     assert [name for name, dataset in config["datasets"].items() if dataset.get("path")] == []
-    complete(config | {"images": "/folder/of/images"})
+    complete(config | {"image_folder": "/folder/of/images"})
 
 
 @pytest.mark.parametrize("name", ["imagenet", "efficientnet_lite0"])
 def test_study_on_your_images_asks_for_the_folder(name):
-    with pytest.raises(UserError, match="--config images=<folder>"):
+    with pytest.raises(UserError, match="--config image_folder=<folder>"):
         complete(load(f"config/{name}.yaml"))
 
 
@@ -109,7 +109,7 @@ def test_networks_of_the_imagenet_study_have_weights():
     for model in models.values():
         if model["source"] == "timm":
             assert model["architecture"] in timm.list_pretrained()
-        elif model["source"] == "wheel":
+        elif model["source"] == "efficientnet_lite":
             assert model["architecture"] in VARIANTS
         else:
             known = torchvision.models.get_model_weights(model["architecture"])

@@ -133,7 +133,7 @@ def test_a_pattern_that_matches_no_layer_is_an_error_with_the_closest_name(key, 
     message = str(error.value)
     assert message.startswith(f"models.m.layers.{key}.{pattern!r}: no such layer")
     if pattern != "bn":
-        assert f"Closest: {closest!r}" in message
+        assert f"Did you mean {closest!r}" in message
     assert "\n" not in message
 
 
@@ -149,7 +149,7 @@ def test_patterns_match_exactly_or_as_a_regular_expression():
     assert matches("re:a.b", "axb")
     assert not matches("re:a", "ab")
     check_patterns(["a", "re:b+"], ["a", "bb"], "here")
-    with pytest.raises(UserError, match="here.'c': no such layer. `inspect_model`"):
+    with pytest.raises(UserError, match="here.'c': no such layer. There is none. `inspect_model`"):
         check_patterns(["c"], [], "here")
 
 

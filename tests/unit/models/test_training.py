@@ -55,7 +55,7 @@ def test_networks_have_every_kind_of_layer():
 
 
 def test_unknown_network():
-    with pytest.raises(UserError, match=r"'lenet': no such network. Known: lenet5"):
+    with pytest.raises(UserError, match=r"'lenet': no such network. Did you mean 'lenet5'"):
         networks.build("lenet", {})
 
 

@@ -1,4 +1,4 @@
-"""Profiles name every rule, agree on what jobs ask for, and hold no key that Snakemake does not know."""
+"""Rules tell what their jobs ask for; profiles hold what differs, and no key that Snakemake does not know."""
 
 import re
 from pathlib import Path
@@ -10,21 +10,16 @@ from snakemake.cli import get_argument_parser
 ROOT = Path(__file__).parents[3]
 PROFILES = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/profile.yaml"))
 RULES = {
-    name
-    for path in (ROOT / "workflow/rules").glob("*.smk")
-    for name in re.findall(r"^(?:rule|checkpoint) (\w+):", path.read_text(), flags=re.MULTILINE)
-}
-# What a job asks for on top of the default profile's, where there are GPUs.
-GPU = {"gpu": {"gpu"}, "slurm-gpu": {"gpu", "slurm_partition"}}
-# Rules whose jobs can use one.
-FORWARDING = {
-    name
+    name: body
     for path in (ROOT / "workflow/rules").glob("*.smk")
     for name, body in re.findall(
-        r"^rule (\w+):(.*?)(?=^rule |^checkpoint |\Z)", path.read_text(), re.MULTILINE | re.DOTALL
+        r"^(?:rule|checkpoint) (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), flags=re.MULTILINE | re.DOTALL
     )
-    if "--gpus" in body
 }
+# What a job asks for on top, where there are GPUs.
+GPU = {"gpu": {"gpu": 1}, "slurm-gpu": {"gpu": 1, "slurm_partition": "gpu"}}
+# Rules whose jobs can use one.
+FORWARDING = {name for name, body in RULES.items() if "--gpus" in body}
 
 
 def profile(name: str) -> dict:
@@ -38,27 +33,35 @@ def unknown_keys(content: dict) -> list[str]:
     return [key for key in content if f"--{key}" not in known and not key.startswith(own)]
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_rule_asks_for_memory_and_time_that_grow(name: str):
-    resources = profile(name)["set-resources"]
-    assert set(resources) == RULES
-    for rule, asked in resources.items():
-        for resource in ("mem_mb", "runtime"):
-            assert re.fullmatch(r"\d+ \* attempt", asked[resource]), f"{rule}: {asked}"
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_asks_for_memory_and_time_that_grow(rule: str):
+    asked = re.findall(r"^        (mem_mb|runtime)=growing\(\d+\),$", RULES[rule], flags=re.MULTILINE)
+    assert asked == ["mem_mb", "runtime"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_with_threads_take_several_by_default_and_hand_them_on(rule: str):
+    assert ("threads: 4\n" in RULES[rule]) == ('" --threads {threads}"' in RULES[rule])
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_profiles_agree_on_what_jobs_ask_for(name: str):
-    content, default = profile(name), profile("default")
-    assert content["set-threads"] == default["set-threads"]
-    assert set(content["set-threads"]) <= RULES
-    asked = content["set-resources"]
-    if name in GPU:
-        given = {rule for rule, entry in asked.items() if set(entry) >= GPU[name]}
-        assert given == FORWARDING
-        assert {asked[rule]["gpu"] for rule in given} == {1}
-        asked = {rule: {key: entry[key] for key in set(entry) - GPU[name]} for rule, entry in asked.items()}
-    assert asked == default["set-resources"]
+def test_profiles_ask_for_gpus_alone(name: str):
+    content = profile(name)
+    assert "set-threads" not in content
+    assert content.get("set-resources", {}) == ({rule: GPU[name] for rule in FORWARDING} if name in GPU else {})
+
+
+def test_no_setting_stands_in_the_default_profile_and_in_another():
+    default = profile("default").keys()
+    assert [name for name in PROFILES if name != "default" and default & profile(name).keys()] == []
+
+
+def test_no_line_of_settings_stands_in_all_profiles():
+    lines = [
+        {line for line in (ROOT / "profiles" / name / "profile.yaml").read_text().splitlines() if line[:1] not in "#"}
+        for name in PROFILES
+    ]
+    assert set.intersection(*lines) == set()
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -75,7 +78,7 @@ def test_manual_of_profiles_names_each_with_its_memory():
     text = (ROOT / "profiles/README.md").read_text()
     assert [name for name in PROFILES if f"## {name}\n" not in text] == []
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", text, flags=re.MULTILINE))
-    asked = {rule: int(entry["mem_mb"].split()[0]) for rule, entry in profile("default")["set-resources"].items()}
+    asked = {rule: int(re.search(r"mem_mb=growing\((\d+)\)", body)[1]) for rule, body in RULES.items()}
     assert {rule: int(figure.replace(",", "")) for rule, figure in rows.items()} == asked
 
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 from wshare.artifacts.timings import Usage, of_search, read_benchmark, usage_by_stage
 from wshare.config.plan import plan
-from wshare.config.slices import stage_settings
 from wshare.config.validation import complete
 from wshare.files.atomic import write_text
 from wshare.files.sealed import read_json, write_json
@@ -31,6 +30,7 @@ from wshare.report.results import read_model_results
 from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
 
+from ...rules import settings_of_stage
 from .made_up import LAYERS, LOSSES, METHODS, MODEL, report_files, write_reports, write_results
 
 ROOT = Path(__file__).parents[3]
@@ -220,7 +220,7 @@ def test_layer_table_adds_up_to_the_packed_file(page, folder, metrics, search):
     assert [row[0] for row in rows] == list(LAYERS)
     assert [row[4] for row in rows] == (["8"] * 3 if search == "uniform" else ["16", "8", "4"])
     layout = read_layout(folder / "results" / MODEL / "search" / search / "packed.safetensors")
-    assert [int(row[6]) for row in rows] == [layout.octets[f"{name}.weight"] for name in LAYERS]
+    assert [int(row[6]) for row in rows] == [layout.nbytes[f"{name}.weight"] for name in LAYERS]
     for name, row in zip(LAYERS, rows, strict=True):
         assert float(row[5]) == pytest.approx(8 * int(row[6]) / np.prod(LAYERS[name]), abs=1e-3)
     for head in page.inside(table, "th"):
@@ -390,19 +390,19 @@ def test_reports_import_no_torch(stage):
 
 @pytest.mark.parametrize("study", ["config", "imagenet"])
 def test_configuration_on_the_page_gives_the_same_settings(study):
-    given = yaml.safe_load((ROOT / "config" / f"{study}.yaml").read_text()) | {"images": "/images"}
+    given = yaml.safe_load((ROOT / "config" / f"{study}.yaml").read_text()) | {"image_folder": "/images"}
     config = complete(given)
     for model, entry in config["models"].items():
-        own = complete(json.loads(stage_settings(config, "report_model", model)))
+        own = complete(json.loads(settings_of_stage(config, "report_model", model)))
         assert list(own["models"]) == [model]
         names = [name for name in config["searches"] if entry["searches"] is None or name in entry["searches"]]
         assert sorted(own["searches"]) == sorted(names)
         source = "train_model" if entry["source"] == "train" else "fetch_model"
-        for stage in (source, "prepare_images", "inspect_model", "extract_weights", "profile_layers", "pack_model"):
-            assert stage_settings(own, stage, model) == stage_settings(config, stage, model)
+        for stage in (source, "prepare_images", "inspect_model", "extract_weights", "profile_layers"):
+            assert settings_of_stage(own, stage, model) == settings_of_stage(config, stage, model)
         for name in names:
             for stage in ("search", "evaluate_packed"):
-                assert stage_settings(own, stage, model, name) == stage_settings(config, stage, model, name)
+                assert settings_of_stage(own, stage, model, name) == settings_of_stage(config, stage, model, name)
 
 
 def test_program_is_a_commit_or_says_that_it_is_none():
@@ -448,10 +448,10 @@ def test_layout_of_a_packed_file_adds_up(tmp_path):
     path = tmp_path / "packed.safetensors"
     nbytes = packed_file(path)
     layout = read_layout(path)
-    assert set(layout.octets) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
+    assert set(layout.nbytes) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
     parts = nbytes["indices"] + nbytes["codebooks"] + nbytes["scales"] + nbytes["shifts"] + nbytes["kept"]
     # Checksums, flags and lengths count as header.
-    assert 0 < sum(layout.octets.values()) - parts < nbytes["header"]
+    assert 0 < sum(layout.nbytes.values()) - parts < nbytes["header"]
     assert layout.folded == {"b.weight": ("bn", 1e-3)}
 
 
@@ -578,7 +578,7 @@ def test_layers_named_like_anything_are_shown_right(tmp_path, method):
     cells = [e[1]["data-value"] for e in page.inside(table, "td")]
     rows = [cells[i : i + 10] for i in range(0, len(cells), 10)]
     assert [(row[0], row[4]) for row in rows] == list(ks.items())
-    assert [int(row[6]) for row in rows] == [search.layout.octets[f"{name}.weight"] for name in NAMES]
+    assert [int(row[6]) for row in rows] == [search.layout.nbytes[f"{name}.weight"] for name in NAMES]
     specs = json.loads(page.find("script", id="charts")[0][2])["specs"]
     drawn = specs[f"{method}/bits"]["data"]["values"]
     assert [(row["layer"], row["k"]) for row in drawn] == list(ks.items())

@@ -39,7 +39,7 @@ def network() -> nn.Module:
 
 def test_the_table_gives_its_module():
     assert task(NAME) is regression
-    with pytest.raises(UserError, match=r"^task: 'regresion': no such task\. Closest: 'regression'"):
+    with pytest.raises(UserError, match=r"^task: 'regresion': no such task\. Did you mean 'regression'\?$"):
         task("regresion")
 
 

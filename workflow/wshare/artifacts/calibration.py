@@ -8,34 +8,32 @@ from wshare.errors import FormatError
 from wshare.files.atomic import remedy
 from wshare.files.hdf5 import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
 from wshare.names import folder_name
-from wshare.quantize.statistics import InputStatistics
+from wshare.quantize.statistics import Calibration, InputStatistics
 
-KIND = "inputs"
+KIND = "calibration"
 
 
-def write_statistics(
-    path: Path, folds: list[dict[str, InputStatistics]], settings: dict, made_from: dict[str, str]
-) -> None:
-    """Write a group a fold with a group a layer in it; `made_from` as for `create_h5`."""
+def write_calibration(path: Path, calibration: Calibration, settings: dict, made_from: dict[str, str]) -> None:
+    """Write a group a half with a group a layer in it; `made_from` as for `create_h5`."""
     with create_h5(path, KIND, settings, made_from) as file:
-        for number, fold in enumerate(folds):
-            for name, layer in fold.items():
+        file.attrs["border"] = calibration.border
+        for number, half in enumerate(calibration.halves):
+            for name, layer in half.items():
                 group = file.create_group(f"{number}/{folder_name(name)}")
                 set_text(group.attrs, layer=name)
                 group.attrs.update(images=layer.images, positions=layer.positions)
                 write_arrays(group, compressed=False, mean=layer.mean, second=layer.second)
 
 
-def read_statistics(
-    path: Path, layers: list[str], made_from: dict[str, str] | None = None
-) -> list[dict[str, InputStatistics]]:
-    """Statistics by layer, of each fold; FormatError if one is missing, or not made from what `made_from` tells."""
+def read_calibration(path: Path, layers: list[str], made_from: dict[str, str] | None = None) -> Calibration:
+    """Statistics of these layers; FormatError if one is missing, or not made from what `made_from` tells."""
     with open_h5(path, KIND, made_from) as file:
-        return [{name: _read(path, file[fold], name) for name in layers} for fold in sorted(file)]
+        first, second = ({name: _read(path, file[half], name) for name in layers} for half in ("0", "1"))
+        return Calibration((first, second), int(file.attrs["border"]))
 
 
-def _read(path: Path, fold: h5py.Group, name: str) -> InputStatistics:
-    group = fold.get(folder_name(name))
+def _read(path: Path, half: h5py.Group, name: str) -> InputStatistics:
+    group = half.get(folder_name(name))
     if group is None or get_text(group.attrs, "layer") != name:
         raise FormatError(f"{path}: no layer {name!r}; {remedy(path)}")
     return InputStatistics(

@@ -1,4 +1,4 @@
-"""`wshare apply`: the recipe of one search on another checkpoint of the same architecture."""
+"""`wshare apply`: a recipe applied again, to the same network or to another checkpoint of its architecture."""
 
 import tempfile
 from pathlib import Path
@@ -13,55 +13,63 @@ from wshare.commands.common import (
     Arguments,
     Enlarge,
     Preprocessing,
+    Spec,
     Threads,
     Weights,
     check_at_least,
     check_output,
     decoded,
-    network,
+    network_of,
     open_folder,
 )
-from wshare.errors import FormatError
+from wshare.data.images import ImageFile
+from wshare.errors import UserError
 from wshare.files.atomic import atomic
-from wshare.files.sealed import read_json
+from wshare.search.recipe import read_recipe
 
 
 def apply(
     *,
     recipe: Annotated[Path, "recipe.json of a search, or what `wshare compress --recipe` wrote"],
-    architecture: Architecture,
-    images: Annotated[Path, "folder of images at any depth; labels are not looked at"],
     output: Annotated[Path, "packed file to write"],
+    architecture: Architecture = None,
+    spec: Spec = None,
     weights: Weights = None,
-    limit: Annotated[int, "so many images, taken at random"] = 512,
+    images: Annotated[Path | None, "folder of images at any depth; labels are not looked at"] = None,
+    search_images: Annotated[Path | None, "in place of --images, images/search.h5 of a results folder"] = None,
+    limit: Annotated[int, "so many images of the folder, taken at random"] = 512,
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
     enlarge: Enlarge = True,
     threads: Threads = CORES,
 ) -> None:
-    """Put a recipe on another checkpoint of the same architecture, without a search; prints the sizes.
+    """Apply a recipe again, without a search: to the same network, or to another checkpoint; prints the sizes.
 
     Example:
       wshare apply --recipe recipe.json --architecture mobilenet_v2 --weights other.safetensors \\
           --images photos --output other.wshare.safetensors
 
-    Layers that the recipe does not name are kept in float32. `wshare evaluate` tells the quality.
+    Layers that the recipe does not name are kept in float32. The same network and the same --search-images give the
+    bytes of packed.safetensors again. `wshare evaluate` tells the quality.
     """
     check_at_least(1, limit=limit, threads=threads)
     check_output(output)
-    chosen = read_json(recipe)
-    if not isinstance(chosen, dict) or not {"layers", "settings", "search_images"} <= chosen.keys():
-        raise FormatError(f"{recipe}: not a recipe of wshare; give the recipe.json of a search")
-    dataset = open_folder(images, None, True)
-    fetched = network(architecture, weights, arguments, preprocessing)
-    order = np.random.default_rng(chosen["settings"]["seed"]).permutation(len(dataset.keys))[:limit]
+    if (images is None) == (search_images is None):
+        raise UserError("--images and --search-images: give one of the two")
+    chosen = read_recipe(recipe)
+    module, description = network_of(architecture, spec, weights, arguments, preprocessing)
     with tempfile.TemporaryDirectory() as folder:
-        sample = decoded(dataset, order, fetched.spec, enlarge, Path(folder) / "images.h5")
-        packed, sizes = apply_recipe(fetched.module, chosen, str(recipe), sample, threads)
-    with atomic(output) as temporary:
+        if search_images is not None:
+            sample = ImageFile(search_images, preprocessing=description["preprocessing"])
+        else:
+            dataset = open_folder(images, None, True)
+            order = np.random.default_rng(chosen["settings"]["seed"]).permutation(len(dataset.keys))[:limit]
+            sample = decoded(dataset, order, description, enlarge, Path(folder) / "images.h5")
+        packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads)
+    with atomic(output, len(packed)) as temporary:
         temporary.write_bytes(packed)
-    octets = sizes["bytes"]
+    nbytes = sizes["bytes"]
     print(
-        f"{octets['float32']:,} bytes -> {octets['packed']:,} bytes, {octets['float32'] / octets['packed']:.2f}x "
+        f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, {nbytes['float32'] / nbytes['packed']:.2f}x "
         f"on disk, {len(chosen['layers'])} layers shared\n{output}: written"
     )

@@ -5,24 +5,33 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from torch import nn
 from tqdm import tqdm
 
+from wshare.artifacts.model import read_model
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile, write_images
 from wshare.data.prepare import prepared
 from wshare.data.registry import open_dataset
 from wshare.errors import UserError
-from wshare.models.description import Fetched
+from wshare.files.sealed import read_json
 from wshare.models.registry import fetch
+from wshare.models.sources.table import spelled
 from wshare.progress import PROGRESS
+from wshare.tasks.description import described
 
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
 
+# What a folder of images measures: a class a folder, or agreement on the top-1 class.
+TASK = "classification"
+
 Architecture = Annotated[str, "torchvision name, timm:<name> or python:<module>:<function>"]
+Spec = Annotated[Path | None, "model.json of a results folder, in place of --architecture"]
 Weights = Annotated[
     Path | None,
-    "safetensors file or torch state dict; without it the published weights, or those of the Python function",
+    "float32 weights, a safetensors file or a torch state dict; without it the published ones, or those of the Python "
+    "function",
 ]
 Arguments = Annotated[dict, "keyword arguments of the function that builds the architecture"]
 Preprocessing = Annotated[
@@ -30,7 +39,7 @@ Preprocessing = Annotated[
     "channels, resize, crop, interpolation, mean and std, where they differ from the architecture's published ones",
 ]
 Folder = Annotated[Path, "folder of images, one folder a class"]
-Labels = Annotated[
+ClassMap = Annotated[
     str | None,
     "class of each folder: `sorted` for its place in the sorted list, or a JSON file {folder: class}; "
     "not needed for ImageNet wnids",
@@ -41,31 +50,47 @@ Limit = Annotated[int | None, "so many images, taken at random; all without it"]
 Threads = Annotated[int, "threads; the result does not depend on them"]
 
 
-def network(architecture: str, weights: Path | None, arguments: dict, preprocessing: dict) -> Fetched:
-    """The float32 network; UserError tells what cannot be used."""
-    kind, _, rest = architecture.partition(":")
-    settings: dict = {"arguments": arguments, "preprocessing": preprocessing}
+def network_of(
+    architecture: str | None, spec: Path | None, weights: Path | None, arguments: dict, preprocessing: dict
+) -> tuple[nn.Module, dict]:
+    """The float32 network that the flags name, and its description, as model.json holds it.
+
+    Either by its `architecture`, with `weights` or published ones, or by the `spec` of a results folder, whose weights
+    lie beside it unless `weights` says where. UserError tells what cannot be used.
+    """
+    if (architecture is None) == (spec is None):
+        raise UserError("--architecture and --spec: give one of the two")
+    if spec is not None:
+        weights = weights or spec.parent / "weights.safetensors"
+        for flag, path in (("--spec", spec), ("--weights", weights)):
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: no such file; {flag} gives the place of the float32 network's {path.name}, "
+                    "or give --architecture"
+                )
+        return read_model(spec, weights), read_json(spec)
+    settings: dict = {"task": TASK, "arguments": arguments, "preprocessing": preprocessing}
     if weights:
         settings |= {"source": "file", "architecture": architecture, "path": str(weights)}
-    elif kind in ("python", "timm"):
-        settings |= {"source": kind, "architecture": rest}
     else:
-        settings |= {"source": "torchvision", "architecture": architecture}
-    return fetch(settings, CACHE)
+        source, name = spelled(architecture)
+        settings |= {"source": source, "architecture": name}
+    fetched = described(fetch(settings, CACHE), settings)
+    return fetched.module, fetched.spec
 
 
-def open_folder(folder: Path, labels: str | None, no_labels: bool) -> Dataset:
+def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset:
     """The images of a folder, none of them decoded yet."""
     if not folder.is_dir():
         raise UserError(f"--images {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    if labels and no_labels:
-        raise UserError("--labels and --no-labels: give one of the two")
+    if class_map and no_labels:
+        raise UserError("--class-map and --no-labels: give one of the two")
     try:
         return open_dataset(
-            {"source": "imagefolder", "path": str(folder), "class_map": labels, "labels": not no_labels}
+            {"source": "imagefolder", "path": str(folder), "class_map": class_map, "labels": not no_labels}
         )
     except UserError as error:
-        hint = "" if no_labels else " (--labels gives the class_map; --no-labels takes images as they lie)"
+        hint = "" if no_labels else " (--class-map gives the class_map; --no-labels takes images as they lie)"
         raise UserError(f"{error}{hint}") from None
 
 
@@ -73,8 +98,8 @@ def check_classes(labels: np.ndarray | None, classes: int) -> None:
     """UserError if a label is no class of the network."""
     if labels is not None and labels.max() >= classes:
         raise UserError(
-            f"--labels: class index {labels.max()}, but the network has classes 0 to {classes - 1}; "
-            "correct the class_map, or give --no-labels"
+            f"--class-map: class index {labels.max()}, but the network has classes 0 to {classes - 1}; "
+            "correct it, or give --no-labels"
         )
 
 

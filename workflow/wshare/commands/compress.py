@@ -6,14 +6,14 @@ from typing import Annotated
 
 import numpy as np
 
-from wshare.api import compress_images
+from wshare.api import CONFIDENCE, compress_images
 from wshare.commands.common import (
     CORES,
     Architecture,
     Arguments,
+    ClassMap,
     Enlarge,
     Folder,
-    Labels,
     Limit,
     NoLabels,
     Preprocessing,
@@ -23,13 +23,14 @@ from wshare.commands.common import (
     check_classes,
     check_output,
     decoded,
-    network,
+    network_of,
     open_folder,
 )
 from wshare.config.validation import complete_search
 from wshare.data.splits import split_indices
 from wshare.errors import UserError
 from wshare.files.sealed import write_json
+from wshare.search.methods import DEFAULT, METHODS
 
 
 def compress(
@@ -38,18 +39,19 @@ def compress(
     images: Folder,
     output: Annotated[Path, "packed file to write"],
     weights: Weights = None,
-    labels: Labels = None,
+    class_map: ClassMap = None,
     no_labels: NoLabels = False,
     quality: Annotated[float, "least accuracy as a share of the float32 accuracy"] = 0.99,
     confidence: Annotated[
         float | None, "probability with which the verdict shall be met; none goes by the measured accuracy"
-    ] = 0.95,
+    ] = CONFIDENCE,
+    method: Annotated[str, f"search method: {', '.join(METHODS)}"] = DEFAULT,
     rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
     held_out: Annotated[float, "share of the images for the verdict alone"] = 0.5,
     limit: Limit = None,
     recipe: Annotated[Path | None, "recipe to write, for `wshare apply`"] = None,
     metrics: Annotated[Path | None, "sizes, quality and verdict to write, as JSON"] = None,
-    options: Annotated[dict, "options of the method rate_distortion, as in a configuration"] = {},  # noqa: B006
+    options: Annotated[dict, "options of the method, as in a configuration"] = {},  # noqa: B006
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
     enlarge: Enlarge = True,
@@ -59,7 +61,7 @@ def compress(
     """Compress a network on a folder of images, without retraining; prints sizes and the verdict.
 
     Example:
-      wshare compress --architecture mobilenet_v2 --weights w.safetensors --images photos --labels sorted \\
+      wshare compress --architecture mobilenet_v2 --weights w.safetensors --images photos --class-map sorted \\
           --quality 0.99 --output net.wshare.safetensors
 
     Choices look at one part of the images, the verdict at the other.
@@ -70,12 +72,12 @@ def compress(
         raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
     for path in filter(None, (output, recipe, metrics)):
         check_output(path)
-    search = {"method": "rate_distortion", "quality_target": quality, "confidence": confidence}
+    search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
-    dataset = open_folder(images, labels, no_labels)
-    fetched = network(architecture, weights, arguments, preprocessing)
-    check_classes(dataset.labels, fetched.spec["classes"])
+    dataset = open_folder(images, class_map, no_labels)
+    model, spec = network_of(architecture, None, weights, arguments, preprocessing)
+    check_classes(dataset.labels, spec["classes"])
     taken = (
         np.random.default_rng(seed).permutation(len(dataset.keys))[:limit] if limit else np.arange(len(dataset.keys))
     )
@@ -87,13 +89,13 @@ def compress(
             decoded(
                 dataset,
                 taken[np.random.default_rng(seed).permutation(splits[name])],
-                fetched.spec,
+                spec,
                 enlarge,
                 Path(folder) / f"{name}.h5",
             )
             for name in ("search", "held_out")
         ]
-        result = compress_images(fetched.module, *both, settings, threads=threads)
+        result = compress_images(model, *both, settings, threads=threads)
     result.save(output)
     if recipe:
         write_json(recipe, result.recipe)

@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wshare.artifacts.model import read_model
 from wshare.commands.common import (
     CORES,
     Arguments,
+    ClassMap,
     Enlarge,
     Folder,
-    Labels,
     Limit,
     NoLabels,
     Preprocessing,
     Threads,
     check_at_least,
     check_classes,
-    network,
+    network_of,
     open_folder,
 )
 from wshare.commands.tables import print_json
@@ -31,7 +30,6 @@ from wshare.data.images import batch_size, normalised
 from wshare.data.prepare import prepared
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
-from wshare.files.sealed import read_json
 from wshare.models.registry import build
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed, read_index
@@ -56,7 +54,7 @@ def evaluate(
     spec: Annotated[
         Path | None, "model.json; without it that of the results folder that the packed file lies in"
     ] = None,
-    labels: Labels = None,
+    class_map: ClassMap = None,
     no_labels: NoLabels = False,
     enlarge: Enlarge = True,
     limit: Limit = None,
@@ -68,23 +66,19 @@ def evaluate(
 
     Example:
       wshare evaluate --packed net.wshare.safetensors --architecture mobilenet_v2 --weights w.safetensors \\
-          --images photos --labels sorted
+          --images photos --class-map sorted
     """
     check_at_least(1, limit=limit, threads=threads)
     state = load_packed(packed)
     if architecture is None:
-        spec, weights = _model_files(packed, spec, weights)
-        reference, description = read_model(spec, weights), read_json(spec)
-    else:
-        if spec is not None:
-            raise UserError("--architecture and --spec: give one of the two")
-        fetched = network(architecture, weights, arguments, preprocessing)
-        reference, description = fast(fetched.module), fetched.spec
+        spec = spec or Path(os.path.normpath(packed.parent / "../../model/model.json"))
+    reference, description = network_of(architecture, spec, weights, arguments, preprocessing)
+    reference = fast(reference)
     _check_reference(packed, reference)
     compressed = fast(build(description))
     load_state(compressed, state, str(packed))
     both = _Both(reference, compressed).eval()
-    sample = _Sample(open_folder(images, labels, no_labels), description, enlarge, limit)
+    sample = _Sample(open_folder(images, class_map, no_labels), description, enlarge, limit)
     with sample.progress:
         before, logits = np.split(predict(both, sample, threads), 2, axis=1)
     quality = compare(logits, before, sample.labels, SEED)
@@ -135,16 +129,3 @@ def _check_reference(packed: Path, reference: nn.Module) -> None:
         raise UserError(
             f"{packed}: made from other float32 weights than it is to be compared with; give those with --weights"
         )
-
-
-def _model_files(packed: Path, spec: Path | None, weights: Path | None) -> tuple[Path, Path]:
-    """model.json and weights.safetensors: as given, or those of the results folder that the packed file lies in."""
-    folder = Path(os.path.normpath(packed.parent / "../../model"))
-    found = spec or folder / "model.json", weights or folder / "weights.safetensors"
-    for flag, path in zip(("--spec", "--weights"), found, strict=True):
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; {flag} gives the place of the float32 network's {path.name}, "
-                "or give --architecture"
-            )
-    return found

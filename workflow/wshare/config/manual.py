@@ -1,6 +1,6 @@
 """The key reference of config/README.md, made from the configuration's schema.
 
-`python -m wshare.manual` prints it; `python -m wshare.manual config/README.md` puts it into that file.
+`python -m wshare.config.manual` prints it; `python -m wshare.config.manual config/README.md` puts it into that file.
 """
 
 import json
@@ -13,7 +13,7 @@ from wshare.config.validation import joined, resolved, schema
 from wshare.errors import UserError
 from wshare.files.atomic import write_text
 
-BEGIN = "<!-- key reference: begin; made by `python -m wshare.manual`, do not edit -->"
+BEGIN = "<!-- key reference: begin; made by `python -m wshare.config.manual`, do not edit -->"
 
 
 END = "<!-- key reference: end -->"

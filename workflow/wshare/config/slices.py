@@ -1,26 +1,70 @@
-"""What of the configuration each stage depends on."""
+"""Slices of the configuration: what of it a job's result depends on, as the rules name it.
 
+Anything outside its slice (names, other layers, threads) reruns nothing when it changes.
+"""
+
+import copy
 import json
+from collections.abc import Callable
 
-from wshare.config.validation import _image_path
+from wshare.config.validation import image_folder
+from wshare.models.sources.table import SOURCES
 from wshare.names import matches
+from wshare.search.methods import METHODS, Method
 
-# What decides which network a model is.
-_MODEL_SOURCE = ("source", "architecture", "weights", "url", "path", "sha256", "classes", "arguments", "preprocessing")
+# Path of a value in the configuration, or what finds values in it for the wildcards of a job.
+Part = str | Callable[[dict, dict], dict]
+
+
+def slice_of(config: dict, wildcards: dict, *parts: Part, **entries: Part | list[Part]) -> dict:
+    """Values of a complete configuration that a rule names, for the wildcards of one of its jobs.
+
+    A part is a path such as `models.{model}.layers.include`, whose value goes by the path's last key; `clustering.*`
+    gives every key of a section; `!split.train` takes out what an earlier part gave. A part may also be a function of
+    configuration and wildcards, which returns such values. `{dataset}` stands for the model's dataset. `entries` are
+    slices of their own, by name. KeyError for a path that leads nowhere.
+    """
+    names = dict(wildcards)
+    if "model" in names:
+        names["dataset"] = config["models"][names["model"]]["dataset"]
+    found: dict = {}
+    for part in parts:
+        if callable(part):
+            found |= part(config, wildcards)
+        elif part.startswith("!"):
+            *path, key = part[1:].split(".")
+            del _at(found, path)[key]
+        else:
+            # Split before names are put in: they may hold dots.
+            *path, key = (step.format(**names) for step in part.split("."))
+            section = copy.deepcopy(_at(config, path))
+            found |= section if key == "*" else {key: section[key]}
+    for name, entry in entries.items():
+        own = entry if isinstance(entry, list) else [entry]
+        found[name] = slice_of(config, wildcards, *own)
+    return found
+
+
+def text_of(settings: dict) -> str:
+    """Settings as canonical JSON: equal text means equal settings."""
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _at(value: dict, path: list[str]) -> dict:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def with_image_folders(config: dict) -> dict:
+    """A complete configuration whose datasets each tell the folder of their images, if they have one."""
+    datasets = {name: dataset | {"path": image_folder(config, dataset)} for name, dataset in config["datasets"].items()}
+    return config | {"datasets": datasets}
 
 
 def model_names(config: dict, trained: bool) -> list[str]:
     """Models that a rule trains, or those whose weights come from elsewhere."""
-    return [name for name, model in config["models"].items() if (model["source"] == "train") == trained]
-
-
-def search_names(config: dict, rate_distortion: bool) -> list[str]:
-    """Searches by the method `rate_distortion`, or all others: each kind has rules of its own."""
-    return [
-        name
-        for name, search in config["searches"].items()
-        if (search["method"] == "rate_distortion") == rate_distortion
-    ]
+    return [name for name, model in config["models"].items() if SOURCES[model["source"]].trained == trained]
 
 
 def studies(config: dict) -> list[tuple[str, str]]:
@@ -33,69 +77,34 @@ def studies(config: dict) -> list[tuple[str, str]]:
     ]
 
 
-def stage_settings(config: dict, stage: str, model: str, item: str = "") -> str:
-    """What a stage's result depends on, as canonical JSON: equal text means equal settings.
-
-    `config` is complete. `item` is the layer of `cluster_layer` and the search of the stages behind it.
-    Anything left out here (names, other layers, threads) reruns nothing when it changes.
-    """
-    own = config["models"][model]
-    seed = {"seed": config["seed"]}
-    if stage == "fetch_model":
-        settings = {key: own[key] for key in _MODEL_SOURCE}
-    elif stage == "train_model":
-        keys = ("architecture", "arguments", "training", "preprocessing")
-        data = _data_settings(config, own)
-        # Train and search images are dealt first: how many are held out changes neither.
-        data["split"] = {key: size for key, size in data["split"].items() if key != "held_out"}
-        settings = {key: own[key] for key in keys} | {"dataset": data} | seed
-    elif stage == "prepare_images":
-        settings = _data_settings(config, own) | seed
-    elif stage == "inspect_model":
-        settings = {key: own["layers"][key] for key in ("include", "exclude")}
-    elif stage == "extract_weights":
-        settings = {key: own["layers"][key] for key in ("include", "exclude")} | config["importance"] | seed
-    elif stage == "cluster_layer":
-        settings = layer_settings(config, model, item) | seed
-    elif stage == "profile_layers":
-        settings = {"images": config["sensitivity"]["images"]}
-    elif stage == "measure_inputs":
-        settings = config["inputs"] | seed
-    elif stage in ("search", "search_rate_distortion"):
-        settings = config["searches"][item] | seed
-    elif stage == "pack_model":
-        settings = dict(config["packing"])
-    elif stage == "pack_rate_distortion":
-        settings = {"batch_norm": config["packing"]["batch_norm"]}
-    elif stage == "evaluate_packed":
-        settings = {"quality_target": config["searches"][item]["quality_target"]} | seed
-    elif stage == "report_model":
-        settings = study_of(config, model)
-    else:
-        settings = {}
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def method_of(config: dict, search: str) -> Method:
+    """Row of the method that a search goes by."""
+    return METHODS[config["searches"][search]["method"]]
 
 
-def study_of(config: dict, model: str) -> dict:
+def layer_overrides(config: dict, wildcards: dict) -> dict:
+    """Clustering settings that differ for a layer: those of the first `re:` pattern that matches, then of its name."""
+    overrides = config["models"][wildcards["model"]]["layers"]["overrides"]
+    layer = wildcards["layer"]
+    patterns = (value for key, value in overrides.items() if key.startswith("re:") and matches(key, layer))
+    return next(patterns, {}) | overrides.get(layer, {})
+
+
+def packing_options(config: dict, wildcards: dict) -> dict:
+    """Settings of packing that a search sets for itself, among its options."""
+    options = config["searches"][wildcards["search"]]["options"]
+    return {key: options[key] for key in config["packing"] if key in options}
+
+
+def study_of_model(config: dict, wildcards: dict) -> dict:
     """A configuration that gives the results of one model alone, and the same ones."""
-    own = {key: value for key, value in config["models"][model].items() if key != "training"}
-    if own["source"] == "train":
-        own["training"] = config["models"][model]["training"]
-    shared = ("seed", "clustering", "importance", "inputs", "sensitivity", "packing")
+    model = wildcards["model"]
+    own = dict(config["models"][model])
+    if not SOURCES[own["source"]].trained:
+        del own["training"]
+    shared = ("seed", "clustering", "importance", "calibration", "sensitivity", "packing")
     return {key: config[key] for key in shared} | {
-        "datasets": {own["dataset"]: _data_settings(config, config["models"][model])},
+        "datasets": {own["dataset"]: config["datasets"][own["dataset"]]},
         "models": {model: own},
         "searches": {name: config["searches"][name] for owner, name in studies(config) if owner == model},
     }
-
-
-def _data_settings(config: dict, model: dict) -> dict:
-    dataset = config["datasets"][model["dataset"]]
-    return dataset | {"path": _image_path(config, dataset)}
-
-
-def layer_settings(config: dict, model: str, layer: str) -> dict:
-    """Clustering settings of one layer: default, then the first `re:` pattern that matches, then exact name."""
-    overrides = config["models"][model]["layers"]["overrides"]
-    patterns = (value for key, value in overrides.items() if key.startswith("re:") and matches(key, layer))
-    return config["clustering"] | next(patterns, {}) | overrides.get(layer, {})

@@ -1,13 +1,12 @@
-"""Configuration: validation, defaults, and what of it each stage depends on.
+"""Configuration: validation and defaults.
 
 Everything here is pure and light: it runs each time the Snakefile is parsed.
 """
 
 import copy
-import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from wshare.data.datasets import table as images
 from wshare.errors import UserError
+from wshare.models.sources import table as networks
+from wshare.names import closest, did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -26,31 +28,13 @@ PACKAGE = Path(__file__).parents[1]
 SCHEMA_FILE = PACKAGE / "schemas" / "config.schema.yaml"
 
 
-# What a source reads beside the keys that all of them do.
-_READ_BY_MODEL = {
-    "train": (),
-    "torchvision": ("weights", "url", "path", "sha256", "classes"),
-    "timm": ("weights", "path", "sha256", "classes"),
-    "wheel": ("classes",),
-    "file": ("path", "sha256", "classes"),
-    "python": ("classes",),
+# Keys that had another name, by their path, and values by their key's; `*` stands for a name of the user's choice.
+RENAMED = {
+    "inputs": "calibration",
+    "images": "image_folder",
+    "searches.*.options.kl": "max_kl",
 }
-
-
-_READ_BY_DATASET = {
-    "mnist": ("enlarge",),
-    "digits": ("enlarge",),
-    "fashion_mnist": ("enlarge", "path"),
-    "cifar10": ("enlarge", "path"),
-    "imagenet": ("enlarge", "path", "on_bad_image"),
-    "imagenette": ("enlarge", "path", "on_bad_image"),
-    "imagefolder": ("enlarge", "path", "on_bad_image", "class_map", "labels"),
-    "photos": (),
-    "python": ("enlarge", "function"),
-}
-
-
-_IMAGE_SOURCES = ("imagenet", "imagenette", "imagefolder", "cifar10")
+RENAMED_VALUES = {"models.*.source": {"wheel": "efficientnet_lite"}}
 
 
 @cache
@@ -65,10 +49,13 @@ def complete(config: dict) -> dict:
     UserError lists every problem at once, each with its path, what is allowed, and the closest known
     name where one is misspelled.
     """
-    errors = list(_validator(schema()).iter_errors(config))
-    problems = [line for error in errors for line in _describe(error)]
-    problems += _not_json(config, "")
-    given, config = config, copy.deepcopy(config)
+    # What was renamed is looked at under its new name: one line tells, and no other follows from it.
+    given = copy.deepcopy(config)
+    problems = list(_rename(given, ""))
+    errors = list(_validator(schema()).iter_errors(given))
+    problems += [line for error in errors for line in _describe(error)]
+    problems += _not_json(given, "")
+    config = copy.deepcopy(given)
     # Entries that break the schema are not looked into further; the others are.
     broken = {tuple(error.absolute_path)[:2] for error in errors}
     if {"datasets", "models", "searches"} <= config.keys() and not any(len(path) == 1 for path in broken):
@@ -89,9 +76,10 @@ def complete(config: dict) -> dict:
 def complete_search(search: dict) -> dict:
     """One search of a configuration with all defaults filled in; UserError as for `complete`."""
     node = {"$ref": "#/$defs/search"}
-    errors = _validator(node | {"$defs": schema()["$defs"]}).iter_errors(search)
-    problems = sorted({line for error in errors for line in _describe(error)})
     search = copy.deepcopy(search)
+    renamed = list(_rename(search, "searches.*"))
+    errors = _validator(node | {"$defs": schema()["$defs"]}).iter_errors(search)
+    problems = sorted({*renamed, *(line for error in errors for line in _describe(error))})
     if not problems:
         _fill(search, node)
         problems = list(_check_search("", search))
@@ -105,6 +93,36 @@ def defaults(section: str) -> dict:
     value: dict = {}
     _fill(value, schema()["properties"][section])
     return value
+
+
+def _rename(node: Any, place: str, where: str = "") -> Iterator[str]:
+    """Put new names in place of old ones, as a line tells of each.
+
+    `place` is the node's path as RENAMED writes it, and `where` as the user does.
+    """
+    if not isinstance(node, dict):
+        return
+    for key in list(node):
+        here = joined(place, key)
+        here = here if here in _known_places() else joined(place, "*")
+        new = RENAMED.get(here)
+        if new is not None:
+            yield f"{joined(where, key)}: renamed to {new}"
+            node.setdefault(new, node.pop(key))
+            continue
+        value = node[key]
+        renamed = RENAMED_VALUES.get(here, {})
+        if isinstance(value, str) and value in renamed:
+            yield f"{joined(where, key)}: {value!r} was renamed to {renamed[value]!r}"
+            node[key] = renamed[value]
+        yield from _rename(value, here, joined(where, key))
+
+
+@cache
+def _known_places() -> set[str]:
+    """Paths of what was renamed, and of all above them."""
+    paths = [path.split(".") for path in [*RENAMED, *RENAMED_VALUES]]
+    return {".".join(parts[:length]) for parts in paths for length in range(1, len(parts) + 1)}
 
 
 def _validator(node: dict) -> Draft202012Validator:
@@ -121,7 +139,7 @@ def _describe(error: ValidationError) -> Iterator[str]:
         known = list(error.schema.get("properties", {}))
         # YAML's keys may be numbers and truth values too.
         for key in sorted(set(error.instance) - set(known), key=str):
-            yield f"{joined(where, key)}: unknown key.{_closest(key, known)}"
+            yield f"{joined(where, key)}: unknown key. {closest(key, known)}"
     elif error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         # The validator reports each missing key on its own, with the same list.
@@ -129,7 +147,8 @@ def _describe(error: ValidationError) -> Iterator[str]:
     elif error.validator == "enum":
         allowed = [value for value in error.validator_value if value is not None]
         listed = ", ".join(map(str, allowed))
-        yield f"{where}: {error.instance!r} is not one of {listed}.{_closest(error.instance, allowed)}"
+        hint = did_you_mean(error.instance, allowed)
+        yield f"{where}: {error.instance!r} is not one of {listed}." + (f" {hint}" if hint else "")
     elif "propertyNames" in error.absolute_schema_path:
         rule = "a name has letters, digits, '_', '-' and '.', and starts with one of the first two"
         yield f"{joined(where, str(error.instance))}: {rule}"
@@ -159,11 +178,6 @@ def _path(parts: Any) -> str:
 def joined(where: str, key: str) -> str:
     """Path of a key in the configuration."""
     return f"{where}.{key}" if where else str(key)
-
-
-def _closest(word: Any, known: list) -> str:
-    found = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def _fill(value: Any, node: dict) -> None:
@@ -205,8 +219,8 @@ def _cross_check(given: dict, config: dict) -> Iterator[str]:
 
 
 def _check_search(where: str, search: dict) -> Iterator[str]:
-    if search["options"].get("compression_rate") and search["options"]["kl"]:
-        yield f"{joined(where, 'options.kl')}: not read with compression_rate; remove one of the two keys"
+    if search["options"].get("compression_rate") and search["options"]["max_kl"]:
+        yield f"{joined(where, 'options.max_kl')}: not read with compression_rate; remove one of the two keys"
 
 
 def _check_bins(where: str, clustering: dict) -> Iterator[str]:
@@ -217,48 +231,45 @@ def _check_bins(where: str, clustering: dict) -> Iterator[str]:
 
 def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
     where = f"datasets.{name}"
+    source = images.SOURCES[dataset["source"]]
     for split, size in dataset["split"].items():
         if size >= 1 and not isinstance(size, int):
             yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
-        elif size < 1 and dataset["source"] == "photos":
+        elif size < 1 and source.crops:
             yield f"{where}.split.{split}: {size!r} is a share, and crops have no total; give a count of images"
     shares = sum(size for size in dataset["split"].values() if size < 1)
     if shares > 1 + 1e-9:
         yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
-    if dataset["source"] == "imagefolder" and dataset["class_map"] and not dataset["labels"]:
+    if "class_map" in source.keys and dataset["class_map"] and not dataset["labels"]:
         yield f"{where}.class_map: not read with labels: false; remove one of the two keys"
-    keys = ("path", "class_map", "function", "enlarge", "labels", "on_bad_image")
-    for key in _unread("dataset", dataset, _READ_BY_DATASET, keys):
-        yield f"{where}.{key}: source {dataset['source']!r} does not read it; remove the key"
-    if dataset["source"] == "python" and not dataset["function"]:
-        yield f"{where}.function: required for source 'python'"
-    if dataset["source"] in _IMAGE_SOURCES and not _image_path(config, dataset):
-        yield f"{where}.path: a folder of images is needed; set it here, or pass --config images=<folder>"
+    yield from _check_keys(where, "dataset", dataset, images.SOURCES)
+    if source.has_folder and not image_folder(config, dataset):
+        yield f"{where}.path: a folder of images is needed; set it here, or pass --config image_folder=<folder>"
 
 
 def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[str]:
     where = f"models.{name}"
     dataset = config["datasets"].get(model["dataset"])
+    trained = networks.SOURCES[model["source"]].trained
     if model["dataset"] not in given["datasets"]:
-        known = list(given["datasets"])
-        yield f"{where}.dataset: {model['dataset']!r} is not in datasets.{_closest(model['dataset'], known)}"
-    elif dataset and model["source"] == "train" and not _has_labels(dataset):
+        hint = closest(model["dataset"], given["datasets"])
+        yield f"{where}.dataset: {model['dataset']!r} is not in datasets. {hint}"
+    elif dataset and trained and not _has_labels(dataset):
         yield f"{where}.dataset: {model['dataset']!r} has no labels to train on; take another dataset or model source"
-    elif dataset and model["source"] == "train" and "train" not in dataset["split"]:
+    elif dataset and trained and "train" not in dataset["split"]:
         yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
     for position, search in enumerate(model["searches"] or []):
         if search not in given["searches"]:
-            known = list(given["searches"])
-            yield f"{where}.searches[{position}]: {search!r} is not in searches.{_closest(search, known)}"
-    for key in _unread("model", model, _READ_BY_MODEL, ("weights", "url", "path", "sha256", "classes")):
-        yield f"{where}.{key}: source {model['source']!r} does not read it; remove the key"
-    if model["source"] != "train" and "training" in given["models"][name]:
-        yield f"{where}.training: source {model['source']!r} does not read it; remove the key"
-    for key, own in model["layers"]["overrides"].items():
+            yield f"{where}.searches[{position}]: {search!r} is not in searches. {closest(search, given['searches'])}"
+    # As written: what is filled in below a mapping is no choice of the user's.
+    yield from _check_keys(where, "model", given["models"][name], networks.SOURCES)
+    yield from _check_layers(where, config, model["layers"])
+
+
+def _check_layers(where: str, config: dict, layers: dict) -> Iterator[str]:
+    for key, own in layers["overrides"].items():
         yield from _check_bins(f"{where}.layers.overrides.{key!r}", config["clustering"] | own)
-    if model["source"] == "file" and not model["path"]:
-        yield f"{where}.path: required for source 'file'"
-    for key, patterns in model["layers"].items():
+    for key, patterns in layers.items():
         for pattern in (pattern for pattern in patterns if pattern.startswith("re:")):
             try:
                 re.compile(pattern[3:])
@@ -266,17 +277,22 @@ def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[
                 yield f"{where}.layers.{key}.{pattern!r}: not a regular expression ({error})"
 
 
-def _unread(kind: str, entry: dict, read: dict[str, tuple[str, ...]], keys: tuple[str, ...]) -> Iterator[str]:
-    """Those of `keys` with another value than the schema's default, which the entry's source does not read."""
-    known = schema()["$defs"][kind]["properties"]
-    return (key for key in keys if entry[key] != known[key]["default"] and key not in read[entry["source"]])
+def _check_keys(where: str, kind: str, entry: dict, sources: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a dataset or model with another value than the default that its source does not read, or needs."""
+    source, known = sources[entry["source"]], schema()["$defs"][kind]["properties"]
+    for key in sorted({key for row in sources.values() for key in row.keys} - set(source.keys)):
+        if entry.get(key, known[key]["default"]) != known[key]["default"]:
+            yield f"{where}.{key}: source {source.name!r} does not read it; remove the key"
+    yield from (f"{where}.{key}: required for source {source.name!r}" for key in source.required if not entry.get(key))
 
 
 def _has_labels(dataset: dict) -> bool:
     """Whether a dataset has labels, as far as its settings tell: a function of the user may give none."""
+    source = images.SOURCES[dataset["source"]]
     # Where the source does not read `labels`, another line says so.
-    return dataset["source"] != "photos" and (dataset["labels"] or dataset["source"] != "imagefolder")
+    return source.labelled and (dataset["labels"] or "labels" not in source.keys)
 
 
-def _image_path(config: dict, dataset: dict) -> str | None:
-    return dataset["path"] or (config["images"] if dataset["source"] in _IMAGE_SOURCES else None)
+def image_folder(config: dict, dataset: dict) -> str | None:
+    """Folder that a dataset's images are read from, if its source reads one."""
+    return dataset["path"] or (config["image_folder"] if images.SOURCES[dataset["source"]].has_folder else None)

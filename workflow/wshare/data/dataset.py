@@ -1,6 +1,5 @@
 """A collection of images, read one by one."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -65,19 +64,26 @@ def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
             found.append(error)
     if len(found) == 1:
         return found[0]
-    return UserError(f"{len(found)} unreadable images; replace or remove them: {_names(found, MOST_NAMED)}")
+    return UserError(f"{len(found)} unreadable images; replace or remove them: {listed(found, MOST_NAMED)}")
 
 
-def _names(found: Iterable[UnreadableImage], most: int) -> str:
+def listed(found: Iterable[UnreadableImage], most: int) -> str:
+    """Paths of unreadable images, sorted; of more than `most` only the first, and how many others there are."""
     paths = sorted(str(error.path) for error in found)
     return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
-def _from_arrays(images: np.ndarray, labels: Any, where: str, classes: int | None) -> Dataset:
-    return _dataset(partial(_read_array, images), len(images), labels, where, classes)
+def from_arrays(images: np.ndarray, labels: Any, where: str, classes: int | None) -> Dataset:
+    """Dataset of images uint8 [N, H, W] or [N, H, W, 3]; see `from_reader`."""
+    return from_reader(partial(_read_array, images), len(images), labels, where, classes)
 
 
-def _dataset(read: Callable, count: int, labels: Any, where: str, classes: int | None) -> Dataset:
+def from_reader(read: Callable, count: int, labels: Any, where: str, classes: int | None) -> Dataset:
+    """Dataset of `count` images that `read(i)` gives, named by their index.
+
+    `labels` are integers [count] or None. UserError, opening with `where`, if there is no image, or the labels are not
+    class indices.
+    """
     if count == 0:
         raise UserError(f"{where}: holds no image")
     keys = tuple(map(str, range(count)))
@@ -96,7 +102,8 @@ def _dataset(read: Callable, count: int, labels: Any, where: str, classes: int |
     return Dataset(labels.astype(np.int64), keys, read, classes)
 
 
-def _folder(settings: Mapping[str, Any]) -> Path:
+def source_folder(settings: Mapping[str, Any]) -> Path:
+    """The folder that a source's `path` names; UserError if it is not set or no folder."""
     if settings.get("path") is None:
         raise UserError(f"source {settings['source']!r}: 'path' is missing; set it to the folder of the data")
     path = Path(settings["path"]).expanduser()
@@ -109,7 +116,8 @@ def _read_array(images: np.ndarray, index: int) -> PIL.Image.Image:
     return PIL.Image.fromarray(images[index])
 
 
-def _as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in mode RGB; ValueError if its pixels have no defined range."""
     # Pillow would clip 16-bit grey at 255; here its range 0..65535 is mapped to 0..255, rounded. Such files
     # are opened as "I;16" or as "I", which has room for more.
     if image.mode.startswith("I"):
@@ -120,12 +128,3 @@ def _as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     return image.convert("RGB")
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Closest: {close[0]!r}." if close else f" Known: {', '.join(list(known)[:10])}."
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,10 +1,14 @@
 """The processor that networks run on."""
 
+import logging
+
 import torch
 
 from wshare.data.images import DeviceImages, Images
 from wshare.errors import UserError
 from wshare.models.state import CPU
+
+_log = logging.getLogger(__name__)
 
 # Of a GPU's free memory, what images may take; the rest is the network's.
 SHARE = 0.5
@@ -28,7 +32,7 @@ def device_of(gpus: int) -> torch.device:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     device = torch.device("cuda", 0)
-    print(f"on {torch.cuda.get_device_name(device)}")
+    _log.info("on %s", torch.cuda.get_device_name(device))
     return device
 
 

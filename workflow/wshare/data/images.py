@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from wshare.errors import FormatError
 from wshare.files.atomic import check_space, remedy
 from wshare.files.hdf5 import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
 from wshare.files.sealed import sha256_text
+
+_log = logging.getLogger(__name__)
 
 KIND = "images"
 
@@ -141,7 +144,7 @@ class Images:
         return len(self.keys)
 
     def middle(self) -> int:
-        """Where to cut the images into two folds of about one size, between batches if there are several."""
+        """Where to cut the images into two halves of about one size, between batches if there are several."""
         half = len(self) // 2
         return half // self.batch_size * self.batch_size or half
 
@@ -229,7 +232,7 @@ class DeviceImages(Images):
     """Images on a GPU, where a network there finds them; `batch_size` is larger than on a CPU.
 
     They are sent there once, as they are kept, if they take no more than `room` bytes. If not, each batch is sent when
-    it is asked for; a line on the standard output says so.
+    it is asked for; the log says so.
     """
 
     def __init__(self, images: Images, device: torch.device, room: int):
@@ -237,10 +240,12 @@ class DeviceImages(Images):
         self.shape, self.batch_size = images.shape, batch_size(images.shape, GPU_BATCH_RANGE, GPU_BATCH_VALUES)
         self._source, self._device, self._first = images, device, 0
         one = images.stored(0, 1)
-        octets = len(images) * one.nbytes
+        nbytes = len(images) * one.nbytes
         self._kept = None
-        if octets > room:
-            print(f"{octets / 1e6:.0f} MB of images are sent to the GPU batch by batch: {room / 1e6:.0f} MB are theirs")
+        if nbytes > room:
+            _log.info(
+                "%.0f MB of images are sent to the GPU batch by batch: %.0f MB are theirs", nbytes / 1e6, room / 1e6
+            )
             return
         self._kept = torch.empty((len(images), *one.shape[1:]), dtype=one.dtype, device=device)
         for start in images.starts():
@@ -259,5 +264,5 @@ class DeviceImages(Images):
         return self._source.prepared(stored)
 
     def middle(self) -> int:
-        """That of the source: folds do not depend on the device."""
+        """That of the source: halves do not depend on the device."""
         return self._source.part(self._first, self._first + len(self)).middle()

@@ -1,20 +1,16 @@
 """Images as a network sees them: resized, cropped, before normalisation."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
-from wshare.data.dataset import Dataset, UnreadableImage, _names
+from wshare.data.dataset import Dataset, UnreadableImage, listed
 from wshare.errors import UserError
 
-INTERPOLATIONS = {
-    "nearest": PIL.Image.Resampling.NEAREST,
-    "bilinear": PIL.Image.Resampling.BILINEAR,
-    "bicubic": PIL.Image.Resampling.BICUBIC,
-    "lanczos": PIL.Image.Resampling.LANCZOS,
-}
+_log = logging.getLogger(__name__)
 
 # Unreadable images that a note about those left out names.
 MOST_NOTED = 10
@@ -23,21 +19,16 @@ MOST_NOTED = 10
 def prepare(image: PIL.Image.Image, preprocessing: Mapping[str, Any], enlarge: bool = True) -> np.ndarray:
     """Pixels a network sees, before normalization: uint8 [C,H,W].
 
-    Equal, pixel for pixel, to torchvision's Resize and CenterCrop on PIL images. `preprocessing` has
-    `channels` (1 or 3), `resize` (length of the shorter side, [height, width], or None), `crop` (side, or
-    None; what lies outside the image is 0) and `interpolation` (a name in INTERPOLATIONS). Without `enlarge`
-    an image that would grow is not resized. UserError for an unknown value.
+    Equal, pixel for pixel, to torchvision's Resize and CenterCrop on PIL images. `preprocessing` is complete, as
+    `complete_preprocessing` gives it; `resize` may be [height, width] too, and `crop` None. What lies outside the image
+    is 0. Without `enlarge` an image that would grow is not resized.
     """
-    channels, interpolation = preprocessing["channels"], preprocessing["interpolation"]
-    if channels not in (1, 3):
-        raise UserError(f"preprocessing.channels: {channels!r} is neither 1 nor 3")
-    if interpolation not in INTERPOLATIONS:
-        raise UserError(f"preprocessing.interpolation: {interpolation!r} is unknown; use {' or '.join(INTERPOLATIONS)}")
+    channels, interpolation = preprocessing["channels"], PIL.Image.Resampling[preprocessing["interpolation"].upper()]
     image = image.convert("L" if channels == 1 else "RGB")
     if preprocessing["resize"] is not None:
         width, height = _resized(image.size, preprocessing["resize"])
         if enlarge or (width <= image.width and height <= image.height):
-            image = image.resize((width, height), INTERPOLATIONS[interpolation])
+            image = image.resize((width, height), interpolation)
     if preprocessing["crop"] is not None:
         side = preprocessing["crop"]
         left, top = (_crop_start(length, side) for length in image.size)
@@ -74,16 +65,16 @@ def prepared_split(
 ) -> Iterator[np.ndarray | None]:
     """The images of the split `name`, as `prepared` gives them; None stands for one that is skipped.
 
-    `settings` are those of the data set. Once through, prints how many were skipped, and which; UserError if no image
+    `settings` are those of the dataset. Once through, logs how many were skipped, and which; UserError if no image
     is left.
     """
     skipped: list[UnreadableImage] | None = [] if settings["on_bad_image"] == "skip" else None
     yield from prepared(dataset, chosen, preprocessing, settings["enlarge"], skipped)
     if skipped:
-        told = f"{len(skipped)} of {len(chosen)} images are unreadable: {_names(skipped, MOST_NOTED)}"
+        told = f"{len(skipped)} of {len(chosen)} images are unreadable: {listed(skipped, MOST_NOTED)}"
         if len(skipped) == len(chosen):
             raise UserError(f"split {name!r}: no image is left, {told}; replace them")
-        print(f"{name}: skipped, {told}")
+        _log.info("%s: skipped, %s", name, told)
 
 
 def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, int]:

@@ -1,39 +1,29 @@
 """Image collections by their source."""
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
-from wshare.data.dataset import Dataset, _closest
-from wshare.data.datasets.cifar10 import _open_cifar10
-from wshare.data.datasets.digits import _open_digits
-from wshare.data.datasets.fashion_mnist import _open_fashion_mnist
-from wshare.data.datasets.folders import _open_imagefolder, _open_imagenet, _open_imagenette
-from wshare.data.datasets.mnist import _open_mnist
-from wshare.data.datasets.photos import _open_photos
-from wshare.data.datasets.python import _open_python
+from wshare.data.dataset import Dataset
+from wshare.data.datasets.table import SOURCES
 from wshare.errors import UserError
+from wshare.names import closest
 
 
 def open_dataset(settings: Mapping[str, Any]) -> Dataset:
-    """Data set that `settings` names; no image of a folder is decoded before it is read.
+    """Dataset that `settings` (one entry of `datasets` in the configuration) names, and `seed`.
 
-    `settings["source"]` is a name in SOURCES; the keys `path`, `class_map`, `labels`, `function`, `split` and
-    `seed` are read by the sources that need them. UserError if one is missing or wrong, FormatError for a damaged file.
+    No image of a folder is decoded before it is read. UserError if a key is missing or wrong, or a package is not
+    installed; FormatError for a damaged file.
     """
-    source = settings["source"]
-    if source not in SOURCES:
-        raise UserError(f"source {source!r}: no such source of images.{_closest(source, SOURCES)}")
-    return SOURCES[source](settings)
-
-
-SOURCES: dict[str, Callable[[Mapping[str, Any]], Dataset]] = {
-    "mnist": _open_mnist,
-    "digits": _open_digits,
-    "fashion_mnist": _open_fashion_mnist,
-    "cifar10": _open_cifar10,
-    "imagenet": _open_imagenet,
-    "imagenette": _open_imagenette,
-    "imagefolder": _open_imagefolder,
-    "photos": _open_photos,
-    "python": _open_python,
-}
+    name = settings["source"]
+    if name not in SOURCES:
+        raise UserError(f"source {name!r}: no such source of images. {closest(name, SOURCES)}")
+    source = SOURCES[name]
+    for package in source.packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UserError(f"source {name!r}: package {package} is needed ({error}); install it") from None
+    module = importlib.import_module(f"wshare.data.datasets.{source.module}")
+    return getattr(module, source.function)(settings)

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from wshare.errors import COMMAND, UserError
 
 # What a disk answers that does not take a file, and what helps.
@@ -100,7 +98,10 @@ def write_errors(path: Path) -> Iterator[None]:
     """UserError, in one line with the cure, if the disk does not take what the block writes to `path`."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # safetensors' error is known by its name: what reads and writes text alone does without that package.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         number, name = getattr(error, "errno", None), getattr(error, "filename", None)
         if told := SYSTEM_ERROR.search(str(error)):
             number = int(told[1])

@@ -100,6 +100,12 @@ def origin(file: h5py.File) -> dict[str, str]:
     return json.loads(get_text(file.attrs, "made_from"))
 
 
+def read_settings(path: str | Path, kind: str) -> dict:
+    """What `create_h5` was given as `settings`."""
+    with open_h5(path, kind) as file:
+        return json.loads(get_text(file.attrs, "settings"))
+
+
 def write_arrays(group: h5py.Group, compressed: bool = True, **arrays: np.ndarray) -> None:
     """Write arrays as datasets, and the checksum of all of them; noise leaves nothing to compress."""
     for name, array in arrays.items():

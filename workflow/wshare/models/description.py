@@ -1,13 +1,13 @@
 """A network with its weights, checked and described: the last step of each source."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from wshare.errors import UserError
+from wshare.errors import UserError, one_line
 from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.state import check_finite
 
@@ -17,9 +17,10 @@ class Fetched:
     """A network with its weights, and what builds the same network again.
 
     `module` is in eval mode and float32, without the parts that an evaluation never uses. `spec` is JSON: `name`;
-    `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W]; `classes`;
-    `categories`, their names in the order of their indices, or None; `preprocessing` (see `complete_preprocessing`);
-    `published` {`top1` in percent, `dataset`} or None; `origin`, a sentence on where the weights came from.
+    `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W];
+    `categories`, names that the source has for the outputs, in their order, or None; `preprocessing` (see
+    `complete_preprocessing`); `published` {`top1` in percent, `dataset`} or None; `origin`, a sentence on where the
+    weights came from. What the outputs are is added by `tasks.description.described`.
     """
 
     module: nn.Module
@@ -39,26 +40,20 @@ def finish(
     """A module with its weights, checked and described: the last step of each source.
 
     `builder` goes into the spec as it is. `preprocessing` is what the source knows; `settings["preprocessing"]` has the
-    last word. `categories` are the names of the classes, which the spec holds if there is one for each. UserError if a
-    weight or a statistic is not finite, the input does not fit, the output is not [N, classes], or the number of
-    classes is not `settings["classes"]`.
+    last word. `categories` are names for the outputs. UserError if a weight or a statistic is not finite, the input
+    does not fit, or the output is no tensor [N, ...].
     """
     module = module.float().eval()
     check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
     shape = [preprocessing["channels"], preprocessing["crop"], preprocessing["crop"]]
-    classes = _count_classes(module, shape, settings["architecture"])
-    if settings.get("classes") not in (None, classes):
-        raise UserError(
-            f"classes: {settings['classes']}: {settings['architecture']} gives {classes}; correct or remove the key"
-        )
+    _check_input(module, shape, settings["architecture"])
     spec = {
         "name": settings["architecture"],
         "builder": builder,
         "dropped": drop_unused(module, shape),
         "input": shape,
-        "classes": classes,
-        "categories": list(categories) if categories and len(categories) == classes else None,
+        "categories": list(categories) if categories else None,
         "preprocessing": preprocessing,
         "published": published,
         "origin": origin,
@@ -88,18 +83,17 @@ def drop_unused(module: nn.Module, input_shape: Sequence[int]) -> list[str]:
         if next(part.parameters(), None) is None:
             continue
         if called.isdisjoint(part.modules()) and _is_unused(module, name, probe, expected):
-            _replace(module, name, None)
+            replace_part(module, name, None)
             dropped.append(name)
         else:
             pending += [(f"{name}.{key}", child) for key, child in part._modules.items() if child is not None]
     return dropped
 
 
-def refuse(settings: dict, keys: Iterable[str]) -> None:
-    """UserError if `settings` has a value for one of `keys`, which its source never reads."""
-    for key in keys:
-        if settings.get(key):
-            raise UserError(f"{key}: {settings[key]!r}: source {settings['source']!r} does not read it; remove the key")
+def replace_part(module: nn.Module, name: str, part: nn.Module | None) -> None:
+    """Put another module in the place of a named part, or none."""
+    parent, _, key = name.rpartition(".")
+    setattr(module.get_submodule(parent), key, part)
 
 
 def _is_unused(module: nn.Module, name: str, probe: Tensor, expected: bytes) -> bool:
@@ -114,9 +108,9 @@ def _is_unused(module: nn.Module, name: str, probe: Tensor, expected: bytes) -> 
             tensor.copy_(value)
     if not same:
         return False
-    _replace(module, name, None)
+    replace_part(module, name, None)
     same = _gives(module, probe, expected)
-    _replace(module, name, part)
+    replace_part(module, name, part)
     return same
 
 
@@ -133,21 +127,16 @@ def _output_bytes(module: nn.Module, probe: Tensor) -> bytes:
         return module(probe).contiguous().numpy().tobytes()
 
 
-def _count_classes(module: nn.Module, shape: Sequence[int], name: str) -> int:
+def _check_input(module: nn.Module, shape: Sequence[int], name: str) -> None:
+    """UserError unless the network takes a batch of such inputs, and gives a tensor with an output for each."""
     try:
         with torch.no_grad():
             output = module(torch.zeros(2, *shape))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{name}: fails on an input of {list(shape)} ({reason}); set preprocessing.channels and preprocessing.crop"
+            f"{name}: fails on an input of {list(shape)} ({one_line(error)}); "
+            "set preprocessing.channels and preprocessing.crop"
         ) from error
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2:
+    if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != 2:
         found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"{name}: gives {found} for 2 images, not a tensor [2, classes]; only classifiers can be used")
-    return output.shape[1]
-
-
-def _replace(module: nn.Module, name: str, part: nn.Module | None) -> None:
-    parent, _, key = name.rpartition(".")
-    setattr(module.get_submodule(parent), key, part)
+        raise UserError(f"{name}: gives {found} for 2 images, not a tensor with an output for each")

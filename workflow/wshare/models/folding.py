@@ -1,5 +1,6 @@
 """Batch norms that can be folded into the layer before them."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,14 @@ import torch
 from torch import nn
 
 from wshare.models.forward import forward
-from wshare.models.layers import BATCH_NORMS, replaced
-from wshare.models.norms import batch_norms
+from wshare.models.kinds.table import kind_of
+from wshare.models.layers import replaced
+from wshare.models.norms import BATCH_NORMS, batch_norms
 
-# Largest difference that folding may make to a logit, as a share of the largest logit: rounding makes less.
+_log = logging.getLogger(__name__)
+
+
+# Largest difference that folding may make to an output, as a share of the largest output: rounding makes less.
 TOLERANCE = 1e-3
 
 
@@ -24,15 +29,17 @@ def folded_norms(model: nn.Module, layers: list[str], sample: torch.Tensor) -> d
     norms = batch_norms(model)
     tensors: dict[str, np.ndarray] = {}
     for layer, norm in found.items():
-        weight = model.get_submodule(layer).weight.numpy(force=True)
-        tensors[f"{layer}.weight"] = weight * norms[norm].scale.reshape(-1, *[1] * (weight.ndim - 1))
+        module = model.get_submodule(layer)
+        weight = module.weight.numpy(force=True)
+        scale = kind_of(module).layout(module).per_output(norms[norm].scale, weight.shape)
+        tensors[f"{layer}.weight"] = weight * scale
         tensors |= replace(norms[norm], scale=np.ones_like(norms[norm].scale)).tensors(norm)
     before = forward(model, sample)
     with replaced(model, tensors):
         after = forward(model, sample)
     difference = np.abs(after - before).max() / np.abs(before).max()
     if not difference <= TOLERANCE:
-        print(f"no batch norm is folded: outputs would differ by {difference:.2g} of the largest logit")
+        _log.info("no batch norm is folded: outputs would differ by %.2g of the largest", difference)
         return {}
     return found
 
@@ -62,5 +69,5 @@ def _pairs(model: nn.Module, layers: list[str], sample: torch.Tensor) -> dict[st
         for layer, output in made
         for norm, inputs in taken
         # A layer with a bias of its own would keep it beside the folded shift.
-        if inputs is output and {layer, norm} <= once and model.get_submodule(layer).bias is None
+        if inputs is output and {layer, norm} <= once and getattr(model.get_submodule(layer), "bias", None) is None
     }

@@ -4,6 +4,7 @@ Batch norm and activation each move all values through memory once more, which t
 computes. oneDNN's convolution takes both along; on a GPU the batch norm alone is saved.
 """
 
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ ACTIVATIONS: dict[object, Activation] = {
 NOTHING = Activation("none", [], lambda values, inplace: values)
 
 
-# Largest difference that fusing may make to a logit, as a share of the largest logit: rounding makes less.
+# Largest difference that fusing may make to an output, as a share of the largest output: rounding makes less.
 TOLERANCE = 1e-3
 
 
@@ -45,13 +48,13 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, nn.Module | None] = weakref.WeakKey
 def fused(model: nn.Module, sample: Tensor) -> nn.Module:
     """The network with fused convolutions, for inference alone, with the weights that `model` has now.
 
-    `sample` [N, C, H, W] is an image or a few, on which both must give the same logits. A network that cannot be
-    traced, or gives others, is returned as it is; a line on the standard output says so, once.
+    `sample` [N, C, H, W] is an image or a few, on which both must give the same outputs. A network that cannot be
+    traced, or gives others, is returned as it is; a line of the log says so, once.
     """
     if model not in _KNOWN:
         found, reason = _checked(model, sample)
         if found is None:
-            print(f"evaluated without fused convolutions, which is slower: {reason}")
+            _log.info("evaluated without fused convolutions, which is slower: %s", reason)
         _KNOWN[model] = found
     network = _KNOWN[model]
     if network is None:
@@ -86,6 +89,8 @@ class FusedConv(nn.Module):
         conv, norm = self.conv, self.norm
         if norm is None:
             return conv.weight, conv.bias
+        # In float32 on the network's device, unlike `wshare.models.norms`: this runs before every evaluation, and its
+        # last digits are part of all outputs that were ever measured.
         scale = torch.rsqrt(norm.running_var + norm.eps)
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
@@ -108,7 +113,7 @@ def _checked(model: nn.Module, sample: Tensor) -> tuple[nn.Module | None, str]:
         return None, str(error).strip().partition("\n")[0]
     difference, largest = (found - expected).abs().max(), expected.abs().max()
     if not difference <= TOLERANCE * largest:
-        return None, f"a logit would differ by {difference:.2g}, where the largest is {largest:.2g}"
+        return None, f"an output would differ by {difference:.2g}, where the largest is {largest:.2g}"
     return candidate, ""
 
 

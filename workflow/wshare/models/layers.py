@@ -8,12 +8,9 @@ import torch
 from torch import nn
 
 from wshare.errors import UserError
+from wshare.models.kinds.table import kind_of, shareable, type_names
+from wshare.models.norms import BATCH_NORMS
 from wshare.names import check_patterns, folder_name, matches
-
-SHAREABLE = (nn.Conv2d, nn.Linear)
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: list[str], where: str) -> dict:
@@ -23,7 +20,7 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
     weights by any of their layers. `dropped` names parts of the published network that evaluation does not
     use. Returns the content of layers.json.
     """
-    candidates = [name for name, module in model.named_modules() if isinstance(module, SHAREABLE)]
+    candidates = shareable(model)
     check_patterns(include, candidates, f"{where}.include")
     check_patterns(exclude, candidates, f"{where}.exclude")
     owners = {f"{name}.{leaf}": module for name, module in model.named_modules() for leaf in module._parameters}
@@ -52,13 +49,13 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
                     "folder": folder_name(layer),
                     "type": type(module).__name__,
                     "shape": list(parameter.shape),
-                    "groups": getattr(module, "groups", 1),
+                    "groups": kind_of(module).layout(module).groups,
                     "weights": parameter.numel(),
                 }
             )
     if not layers:
         raise UserError(
-            f"{where}: no layer is left to share of the network's {len(candidates)} Conv2d and Linear layers; "
+            f"{where}: no layer is left to share of the network's {len(candidates)} {type_names('and')} layers; "
             "change include or exclude"
         )
     _check_folders(layers, where)
@@ -84,8 +81,8 @@ def _status(
     leaf = names[0].rpartition(".")[2]
     if isinstance(module, BATCH_NORMS):
         return False, "batch norm: kept as one scale and one shift a channel"
-    if not isinstance(module, SHAREABLE):
-        return False, f"{type(module).__name__} is neither Conv2d nor Linear"
+    if kind_of(module) is None:
+        return False, f"{type(module).__name__} is neither {type_names('nor')}"
     if leaf != "weight":
         return False, f"{leaf} of a layer: few values, kept exact"
     if parameter.dtype != torch.float32 or parameter.numel() == 0:

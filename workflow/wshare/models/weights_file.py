@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wshare.errors import FormatError, UserError
+from wshare.errors import FormatError, UserError, one_line
 from wshare.files.sealed import sha256_file
 
 # Keys under which training programs keep the state dict beside the optimizer and the like.
@@ -52,7 +52,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path}: damaged safetensors file ({_line(error)}); get it again") from None
+        raise FormatError(f"{path}: damaged safetensors file ({one_line(error)}); get it again") from None
 
 
 class _Bomb(Exception):
@@ -78,7 +78,7 @@ def _read_pickle(path: Path) -> object:
         if "TorchScript" in str(error):
             raise UserError(f"{path}: refused, it is a TorchScript program, not a state dict; {CONVERT}") from None
         # A damaged byte can make torch's reader fail in any way, assertions and seeks included; it has run nothing.
-        raise FormatError(f"{path}: damaged ({type(error).__name__}: {_line(error)}); get it again") from error
+        raise FormatError(f"{path}: damaged ({type(error).__name__}: {one_line(error)}); get it again") from error
     if bad:
         raise FormatError(f"{path}: damaged ({bad} does not have its checksum); get it again")
     return content
@@ -116,7 +116,3 @@ def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in weights):
         return {name.removeprefix("module."): value for name, value in weights.items()}
     return weights
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

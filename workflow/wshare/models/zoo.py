@@ -6,6 +6,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from wshare.errors import UserError
+from wshare.names import closest
 
 
 def lenet5(classes: int = 10) -> nn.Module:
@@ -94,7 +95,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {"lenet5": lenet5, "resnet_ds"
 def build(name: str, arguments: dict) -> nn.Module:
     """The embedded network `name`; `arguments` holds `classes`."""
     if name not in NETWORKS:
-        raise UserError(f"architecture: {name!r}: no such network. Known: {', '.join(NETWORKS)}")
+        raise UserError(f"architecture: {name!r}: no such network. {closest(name, NETWORKS)}")
     return NETWORKS[name](**arguments)
 
 

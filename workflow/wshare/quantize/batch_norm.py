@@ -4,14 +4,19 @@ A module of its own, so that a change of the packed file's format is none of the
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wshare.quantize.codebooks import row_scale
 
-if TYPE_CHECKING:
-    from torch import nn
+
+def norm_scale(variance: np.ndarray, weight: np.ndarray | None, eps: float) -> np.ndarray:
+    """Scale of a batch norm in evaluation mode, float64 [channels] (Ioffe & Szegedy 2015, algorithm 2).
+
+    `variance` is the running one; `weight` is None for a batch norm without weight and bias.
+    """
+    deviation = np.sqrt(variance.astype(np.float64) + eps)
+    return 1 / deviation if weight is None else weight.astype(np.float64) / deviation
 
 
 @dataclass(frozen=True)
@@ -23,27 +28,15 @@ class BatchNorm:
     eps: float
     affine: bool
 
-    @classmethod
-    def of(cls, module: "nn.Module") -> "BatchNorm":
-        """Scale and shift of a module in evaluation mode (Ioffe & Szegedy 2015, algorithm 2)."""
-        import torch
-
-        variance, mean = module.running_var.double(), module.running_mean.double()
-        weight = module.weight.detach().double() if module.affine else torch.ones_like(variance)
-        bias = module.bias.detach().double() if module.affine else torch.zeros_like(variance)
-        scale = weight / torch.sqrt(variance + module.eps)
-        shift = bias - mean * scale
-        return cls(scale.float().numpy(force=True), shift.float().numpy(force=True), module.eps, module.affine)
-
-    def fits_half(self) -> bool:
+    def fits_float16(self) -> bool:
         """Whether float16 holds every scale and shift, none as infinity and no scale as zero that is not."""
-        half = self.halved()
-        finite = np.isfinite(half.scale).all() and np.isfinite(half.shift).all()
-        return bool(finite and ((half.scale == 0) == (self.scale == 0)).all())
+        rounded = self.to_float16()
+        finite = np.isfinite(rounded.scale).all() and np.isfinite(rounded.shift).all()
+        return bool(finite and ((rounded.scale == 0) == (self.scale == 0)).all())
 
-    def halved(self) -> "BatchNorm":
+    def to_float16(self) -> "BatchNorm":
         """The same in float16."""
-        # A value out of range becomes infinite; `fits_half` tells.
+        # A value out of range becomes infinite; `fits_float16` tells.
         with np.errstate(over="ignore"):
             scale, shift = self.scale.astype(np.float16), self.shift.astype(np.float16)
         return BatchNorm(scale, shift, self.eps, self.affine)

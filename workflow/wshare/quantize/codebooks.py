@@ -1,5 +1,6 @@
-"""Codebooks, and weights replaced by their values."""
+"""Codebooks, weights replaced by their values, and how a weight's axes are laid out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,16 +61,62 @@ def row_scale(exponents: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """A shared tensor: value = 2^(exponents/8) of its row (first axis) times codebook[indices].
+class Layout:
+    """Which axis of a layer's weight counts its outputs, and in how many groups the layer works.
 
-    `codebook` is float32 [k], ascending; `indices` uint16, the tensor's shape; `exponents` int16 [rows] in
-    eighths of an octave, None if all are 0.
+    With axis 0 a weight is [outputs, inputs / groups, ...]; with another axis it is [inputs, ...] with outputs / groups
+    along that axis. In both cases the groups divide the first axis. Outputs are counted group by group.
+    """
+
+    axis: int = 0
+    groups: int = 1
+
+    def outputs(self, shape: Sequence[int]) -> int:
+        """Outputs of a layer whose weight has this shape."""
+        return shape[0] if self.axis == 0 else shape[self.axis] * self.groups
+
+    def split(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape with the groups as an axis of their own before it; `column` broadcasts against it."""
+        return (self.groups, shape[0] // self.groups, *shape[1:])
+
+    def column(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """What one number for each output, [outputs], is reshaped to before it meets a weight reshaped to `split`."""
+        split = self.split(shape)
+        return tuple(size if place in (0, self.axis + 1) else 1 for place, size in enumerate(split))
+
+    def to_matrix(self, weight: np.ndarray) -> np.ndarray:
+        """The weight as [groups, columns, rows]: a row for each output of a group, a column for each of its inputs."""
+        split, rows = self.split(weight.shape), self.outputs(weight.shape) // self.groups
+        columns = weight.size // max(1, self.groups * rows)
+        return np.moveaxis(weight.reshape(split), self.axis + 1, -1).reshape(self.groups, columns, rows)
+
+    def from_matrix(self, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """The weight of this shape, in C order, from what `to_matrix` gave."""
+        split = list(self.split(shape))
+        split.append(split.pop(self.axis + 1))
+        return np.ascontiguousarray(np.moveaxis(matrix.reshape(split), -1, self.axis + 1)).reshape(shape)
+
+    def per_output(self, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """One number for each output, [outputs], as an array that broadcasts against a weight of this shape."""
+        column = self.column(shape)
+        if self.groups == 1:
+            return values.reshape(column[1:])
+        wide = (column[0], self.split(shape)[1], *column[2:])
+        return np.broadcast_to(values.reshape(column), wide).reshape(-1, *wide[2:])
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A shared tensor: value = 2^(exponents/8) of its output times codebook[indices].
+
+    `codebook` is float32 [k], ascending; `indices` uint16, the tensor's shape; `exponents` int16 [outputs] in
+    eighths of an octave, None if all are 0; `layout` tells which output a value belongs to.
     """
 
     codebook: np.ndarray
     indices: np.ndarray
     exponents: np.ndarray | None = None
+    layout: Layout = Layout()
 
     def weight(self) -> np.ndarray:
         """Weights: float32, the tensor's shape."""
@@ -78,7 +125,16 @@ class Shared:
         for start in range(0, indices.size, BLOCK):
             flat[start : start + BLOCK] = self.codebook[indices[start : start + BLOCK]]
         if self.exponents is not None:
-            for start in range(0, len(values), BLOCK):
-                scale = row_scale(self.exponents[start : start + BLOCK])
-                values[start : start + BLOCK] *= scale.reshape(-1, *[1] * (values.ndim - 1))
+            self._scale(values)
         return values
+
+    def _scale(self, values: np.ndarray) -> None:
+        """Multiply the values of each output, in place, by its scale."""
+        if self.layout.axis:
+            split, column = self.layout.split(values.shape), self.layout.column(values.shape)
+            wide = values.reshape(split)
+            wide *= row_scale(self.exponents).reshape(column)
+            return
+        for start in range(0, len(values), BLOCK):
+            scale = row_scale(self.exponents[start : start + BLOCK])
+            values[start : start + BLOCK] *= scale.reshape(-1, *[1] * (values.ndim - 1))

@@ -1,4 +1,4 @@
-"""Entropy-constrained scalar quantization: the codebook of least distortion plus price of its bits."""
+"""Entropy-constrained scalar quantization: the codebook of least distortion plus what its bits cost."""
 
 import numpy as np
 from numba import njit

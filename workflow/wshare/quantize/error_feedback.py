@@ -19,11 +19,12 @@ SWEEPS = 4
 BLOCK = 64
 
 
-def factor(covariance: np.ndarray) -> np.ndarray:
+def cholesky(covariance: np.ndarray) -> np.ndarray:
     """Upper Cholesky factor U of the inverse, U^T U = C^-1: float64 [columns, columns].
 
     Row i holds how much of an error of column i the later columns make good: u[i, j] / u[i, i] (Frantar et al.
-    2023, "GPTQ", eq. 2 and section 3.3). Its diagonal is one over the spread of each input given those after it.
+    2023, "GPTQ", eq. 2 and section 3.3). Its diagonal is one over the standard deviation of each input, given those
+    after it.
     """
     # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V.
     upper = np.linalg.cholesky(covariance[::-1, ::-1].astype(np.float64))[::-1, ::-1]
@@ -31,12 +32,13 @@ def factor(covariance: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def assign_with_feedback(weights, upper, levels, lengths, price, spread):
+def assign_with_feedback(weights, upper, levels, lengths, slope, inverse_std):
     """Indices of the shared values, uint16 [columns, rows], and the loss of each row, float64 [rows].
 
-    `weights` is float64 [columns, rows], `upper` from `factor`, of any precision, or [columns, 0] for no feedback;
-    `levels` ascend. Each weight takes the level of least  ((w - c) / spread)^2 + price * length , price [rows] and
-    spread [columns], with w the weight after the feedback of the columns before it.
+    `weights` is float64 [columns, rows], `upper` from `cholesky`, of any precision, or [columns, 0] for no feedback;
+    `levels` ascend. Each weight takes the level of least  ((w - c) / inverse_std)^2 + slope * length , with w the
+    weight after the feedback of the columns before it, slope [rows] in squared output error a bit, and inverse_std
+    [columns] one over the standard deviation of the column's input.
     """
     columns, rows = weights.shape
     k = len(levels)
@@ -55,13 +57,13 @@ def assign_with_feedback(weights, upper, levels, lengths, price, spread):
                 best = np.inf
                 choice = 0
                 for q in range(max(0, near - REACH), min(k, near + REACH)):
-                    miss = (w - levels[q]) / spread[i]
-                    cost = miss * miss + price[row] * lengths[q]
+                    miss = (w - levels[q]) / inverse_std[i]
+                    cost = miss * miss + slope[row] * lengths[q]
                     if cost < best:
                         best = cost
                         choice = q
                 indices[i, row] = choice
-                error[row] = (w - levels[choice]) / spread[i]
+                error[row] = (w - levels[choice]) / inverse_std[i]
                 loss[row] += error[row] * error[row]
             if feedback:
                 for j in range(i + 1, stop):
@@ -76,10 +78,10 @@ def assign_with_feedback(weights, upper, levels, lengths, price, spread):
 
 
 @njit(cache=True, nogil=True)
-def descend(weights, covariance, levels, lengths, price, indices):
+def descend(weights, covariance, levels, lengths, slope, indices):
     """Each row's loss, [rows], once `indices` are moved, in place, up or down one at a time while that lowers its cost.
 
-    The cost of a row is (c[q] - w)^T C (c[q] - w) + price * lengths, with arguments as for `assign_with_feedback`.
+    The cost of a row is (c[q] - w)^T C (c[q] - w) + slope * lengths, with arguments as for `assign_with_feedback`.
     Whether a weight goes up or down is chosen by the output error it makes together with all others, the objective of
     AdaRound (Nagel et al. 2020, eq. 9 and 21), by coordinate descent: there is no relaxation, and neither labels nor
     gradients.
@@ -91,9 +93,9 @@ def descend(weights, covariance, levels, lengths, price, indices):
     for row in range(rows):
         for i in range(columns):
             changes[row, i] = levels[indices[i, row]] - weights[i, row]
-    slopes = np.dot(changes.astype(covariance.dtype), covariance).astype(np.float64)
+    gradients = np.dot(changes.astype(covariance.dtype), covariance).astype(np.float64)
     for row in range(rows):
-        change, slope = changes[row], slopes[row]
+        change, gradient = changes[row], gradients[row]
         for _ in range(SWEEPS):
             still = True
             for i in range(columns):
@@ -102,21 +104,21 @@ def descend(weights, covariance, levels, lengths, price, indices):
                 least = -1e-12 * covariance[i, i] * change[i] ** 2
                 for q in range(max(0, old - STEPS), min(k, old + STEPS + 1)):
                     step = levels[q] - levels[old]
-                    gain = step * (2 * slope[i] + step * covariance[i, i]) + price[row] * (lengths[q] - lengths[old])
+                    gain = step * (2 * gradient[i] + step * covariance[i, i]) + slope[row] * (lengths[q] - lengths[old])
                     if gain < least:
                         least = gain
                         choice = q
                 if choice != old:
                     step = levels[choice] - levels[old]
                     for j in range(columns):
-                        slope[j] += step * covariance[i, j]
+                        gradient[j] += step * covariance[i, j]
                     change[i] += step
                     indices[i, row] = choice
                     still = False
             if still:
                 break
         for i in range(columns):
-            loss[row] += change[i] * slope[i]
+            loss[row] += change[i] * gradient[i]
     return loss
 
 

@@ -1,10 +1,25 @@
-"""Layers shared at one price of a bit: entropy-constrained codebooks, error feedback and what goes with it.
+"""One layer quantised at a slope: entropy-constrained codebooks, error feedback and what goes with it.
+
+`prepare` does once what does not depend on the slope; `quantise` then goes through these steps:
+
+1. The slope is lowered where the layer would be erased as a whole (`_erasing_slope`).
+2. A codebook and its code lengths are found for the weights as they are (`_levels`).
+3. Each weight takes the value of least error and code length, one input after another; the error that it makes is
+   handed on to the inputs still to come, which make up for it (`error_feedback.assign_with_feedback`). Values that no
+   weight takes fall away, and code lengths follow the new counts; with entropy coding this is done twice.
+4. The values are solved for, by least squares of the output error, with the indices as they are (`_least_squares`).
+5. Indices move up or down one at a time while that lowers error plus code length (`error_feedback.descend`).
+6. All values are multiplied by one number that gives the outputs the variance that they had (`_variance_matched`).
+7. What the change does to the outputs' means is put into the bias, or into the folded batch norm (`_finish`).
 
 The loss of a network, in nats of Kullback-Leibler divergence, is taken to be the sum over layers of
 1/2 sum_o F_o (dw_o^T C dw_o) / E, with dw_o the change of the weights of output o, C the covariance of its
 inputs, E their energy, and F_o the mean over outputs of the Fisher information of one output's weights. It is a
 Kronecker factorisation (Martens & Grosse 2015) whose scale comes from the Fisher information of the weights
 themselves, so that it counts what the positions of an image have in common.
+
+A weight is worked on as a matrix [groups, columns, rows], with a row for each output of a group and a column for each
+of the inputs that this output sums; `Layout` makes it of a weight and back.
 """
 
 from dataclasses import dataclass
@@ -15,16 +30,17 @@ import numpy as np
 from wshare.quantize import ecsq
 from wshare.quantize import error_feedback as feedback
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
-from wshare.quantize.codebooks import REACH, Shared, Sweep, row_scale
+from wshare.quantize.codebooks import REACH, Layout, Shared, Sweep, row_scale
 from wshare.quantize.cost import index_bits
 from wshare.quantize.kmeans import sweep
 from wshare.quantize.statistics import InputStatistics
 
-# Added to the diagonal of the covariance, as a share of its mean.
+# Added to the diagonal of the covariance, as a share of its mean. Tuned on EfficientNet-Lite0.
 DAMPING = 0.05
 
 
-# Least energy of the inputs of a group, as a share of the mean over groups: dead channels are not for free.
+# Least energy of the inputs of a group, as a share of the mean over groups: dead channels are not for free. Tuned on
+# EfficientNet-Lite0.
 LEAST_ENERGY = 0.02
 
 
@@ -44,6 +60,16 @@ PASSES = 2
 NORMAL_PRODUCTS = 2e8
 
 
+# Weight, as a share of the mean diagonal of the normal equations, by which levels are drawn to where they were: those
+# that few weights use stay put. Tuned on EfficientNet-Lite0.
+PULL = 1e-3
+
+
+# Levels are rounded to float16 if none moves further than one of so many parts of the least gap between two levels
+# and of the largest level: such a move costs next to nothing, and halves the codebook. Tuned on EfficientNet-Lite0.
+ROUNDED_GAP, ROUNDED_RANGE = 20, 500
+
+
 # A level costs its value, as float16, and its frequency.
 LEVEL_BITS = 32
 
@@ -51,7 +77,8 @@ LEVEL_BITS = 32
 MOST_INDEX_BITS = 8
 
 
-# A shift may err by twice the cell of a weight that sees an input of energy 1 (measured: no loss of quality).
+# A shift may err by twice the cell of a weight that sees an input of energy 1 (measured on EfficientNet-Lite0: no loss
+# of quality).
 SHIFT_CELLS = 2
 
 
@@ -60,9 +87,9 @@ _SWITCHES = ("error_feedback", "bias_correction", "least_squares", "assignment_d
 
 @dataclass(frozen=True)
 class Options:
-    """What may be turned off. `form` is "entropy" or "fixed": how indices are to be coded."""
+    """What may be turned off. `format` is "entropy" or "fixed": how indices are to be coded."""
 
-    form: str = "entropy"
+    format: str = "entropy"
     error_feedback: bool = True
     bias_correction: bool = True
     least_squares: bool = True
@@ -73,21 +100,23 @@ class Options:
     def of(cls, options: dict) -> "Options":
         """From the options of a search in the configuration."""
         switches = {key: options[key] for key in _SWITCHES}
-        return cls(form=options["format"], **switches)
+        return cls(format=options["format"], **switches)
 
 
 @dataclass(frozen=True)
-class Target:
-    """One layer, as far as it does not depend on the price of a bit.
+class PreparedLayer:
+    """One layer, as far as it does not depend on the slope.
 
-    `weights` is float64 [groups, columns, rows] in units of the row's scale, 2^(exponents / 8); `covariance` float32
-    [groups, columns, columns] or its diagonal [groups, columns]; `importance` [groups, rows] is the loss in nats of a
-    unit of squared output error; `mean` [groups, columns] that of the inputs where the layer has somewhere to
-    correct its outputs' means, else None. `shift` [rows] is that of the folded batch norm, if any, in row units.
+    `shape` and `layout` are those of its weight. `weights` is float64 [groups, columns, rows] in units of the row's
+    scale, 2^(exponents / 8); `covariance` float32 [groups, columns, columns] or its diagonal [groups, columns];
+    `importance` [groups, rows] is the loss in nats of a unit of squared output error; `mean` [groups, columns] that of
+    the inputs where the layer has somewhere to correct its outputs' means, else None. `exponents` and `shift`, that of
+    the folded batch norm, if any, in row units, are [outputs].
     """
 
     name: str
     shape: tuple[int, ...]
+    layout: Layout
     weights: np.ndarray
     covariance: np.ndarray
     importance: np.ndarray
@@ -97,11 +126,14 @@ class Target:
     shift: np.ndarray | None
 
     @cached_property
-    def upper(self) -> np.ndarray:
-        """Factors for the feedback, float32 [groups, columns, columns]; [groups, columns, 0] of a diagonal alone."""
+    def cholesky(self) -> np.ndarray:
+        """Cholesky factors of the inverse covariance, upper, for the feedback: float32 [groups, columns, columns].
+
+        [groups, columns, 0] of a diagonal alone.
+        """
         if self.covariance.ndim == 2:
             return np.empty((*self.covariance.shape, 0))
-        return np.stack([feedback.factor(group).astype(np.float32) for group in self.covariance])
+        return np.stack([feedback.cholesky(group).astype(np.float32) for group in self.covariance])
 
     @cached_property
     def variance(self) -> np.ndarray:
@@ -109,23 +141,26 @@ class Target:
         return _variance(self.covariance, self.weights)
 
     @cached_property
-    def curve(self) -> Sweep:
+    def sweep(self) -> Sweep:
         """Codebooks of all k by k-means, for indices of fixed width."""
         return sweep(self.weights, k_max=2**MOST_INDEX_BITS)
 
-    def spread(self, error_feedback: bool) -> np.ndarray:
-        """One over the deviation of each input, given those to come where errors are fed back: [groups, columns]."""
-        if error_feedback and self.upper.shape[2]:
-            return np.einsum("gii->gi", self.upper)
+    def inverse_std(self, error_feedback: bool) -> np.ndarray:
+        """One over the standard deviation of each input: [groups, columns].
+
+        Given the inputs still to come, where errors are fed back to them.
+        """
+        if error_feedback and self.cholesky.shape[2]:
+            return np.einsum("gii->gi", self.cholesky)
         diagonal = self.covariance if self.covariance.ndim == 2 else np.einsum("gii->gi", self.covariance)
         return 1 / np.sqrt(diagonal)
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A layer at one price: its shared values, the shift that corrects the outputs' means, loss and bits.
+    """A layer at one slope: its shared values, the shift that corrects the outputs' means, loss and bits.
 
-    `correction` is float64 [rows], in the units of the output; `norm` the folded batch norm, if any; `loss` the
+    `correction` is float64 [outputs], in the units of the output; `norm` the folded batch norm, if any; `loss` the
     predicted loss in nats, before variances are matched; `bits` analytic: ideal code lengths, or index widths, and all
     tables.
     """
@@ -137,42 +172,41 @@ class Quantised:
     bits: float
 
 
-def target(
+def prepare(
     name: str,
     weight: np.ndarray,
-    groups: int,
+    layout: Layout,
     fisher: float,
-    moments: InputStatistics,
+    statistics: InputStatistics,
     norm: BatchNorm | None,
     has_bias: bool,
-) -> Target:
-    """Prepare a layer: `weight` float32 [outputs, ...], `fisher` the sum of its weights' importance.
+) -> PreparedLayer:
+    """A layer ready to be quantised: `weight` is float32, `fisher` the sum of its weights' importance.
 
     `norm` is the batch norm to fold into it; `has_bias` tells whether it has a bias that can be corrected.
     """
-    outputs = weight.shape[0]
-    columns = weight.size // outputs
-    energy = moments.energy.sum(1, dtype=np.float64)
+    outputs, groups = layout.outputs(weight.shape), layout.groups
+    energy = statistics.energy.sum(1, dtype=np.float64)
     silent = not energy.any()
     energy = np.ones_like(energy) if silent else np.maximum(energy, LEAST_ENERGY * energy.mean())
-    mean = moments.mean.astype(np.float64) if norm or has_bias else None
-    covariance = _covariance(moments, mean)
+    mean = statistics.mean.astype(np.float64) if norm or has_bias else None
+    covariance = _covariance(statistics, mean)
     scale = np.ones(outputs) if norm is None else norm.scale.astype(np.float64)
     # Channels that training gave up have next to no scale: theirs is rounded to one that is small enough.
     present = np.maximum(np.abs(scale), LEAST_SCALE * np.abs(scale).max(initial=0) or 1)
     unit = present
     if groups > 1:
         # Channels of a depthwise layer see inputs of their own: each gets the scale that suits them.
-        unit = unit * np.repeat(_relative_spread(covariance, energy), outputs // groups)
+        unit = unit * np.repeat(_relative_std(covariance, energy), outputs // groups)
     exponents = None if norm is None and groups == 1 else _exponents(unit)
     rows = np.ones(outputs) if exponents is None else row_scale(exponents).astype(np.float64)
     loss = 0 if silent else 0.5 * fisher / outputs
     importance = loss / np.repeat(energy, outputs // groups) * (rows / present) ** 2
-    folded = weight.reshape(outputs, columns) * (scale / rows)[:, None]
-    return Target(
+    return PreparedLayer(
         name=name,
         shape=weight.shape,
-        weights=np.ascontiguousarray(folded.reshape(groups, outputs // groups, columns).transpose(0, 2, 1)),
+        layout=layout,
+        weights=np.ascontiguousarray(layout.to_matrix(weight) * (scale / rows).reshape(groups, 1, -1)),
         covariance=covariance,
         importance=importance.reshape(groups, -1),
         exponents=exponents,
@@ -182,15 +216,15 @@ def target(
     )
 
 
-def _covariance(moments: InputStatistics, mean: np.ndarray | None) -> np.ndarray:
+def _covariance(statistics: InputStatistics, mean: np.ndarray | None) -> np.ndarray:
     """Damped, and shrunk towards its diagonal the more, the fewer samples there are for a column.
 
     The positions of an image resemble each other: their square root counts as samples. (Shrinkage to the diagonal:
     Schaefer & Strimmer 2005; the weight is a rule of thumb that was measured to generalise.) Where the means of
     the outputs cannot be corrected, the second moment about zero takes its place.
     """
-    second = moments.second.astype(np.float64)
-    diagonal = moments.energy.astype(np.float64)
+    second = statistics.second.astype(np.float64)
+    diagonal = statistics.energy.astype(np.float64)
     if mean is not None:
         diagonal = np.maximum(diagonal - mean**2, 0)
     usual = diagonal.mean(1, keepdims=True)
@@ -200,46 +234,47 @@ def _covariance(moments: InputStatistics, mean: np.ndarray | None) -> np.ndarray
     if mean is not None:
         second -= mean[:, :, None] * mean[:, None, :]
     columns = second.shape[1]
-    second *= 1 - columns / (columns + moments.images * np.sqrt(moments.positions))
+    second *= 1 - columns / (columns + statistics.images * np.sqrt(statistics.positions))
     second[:, np.arange(columns), np.arange(columns)] = diagonal + floor
     return second.astype(np.float32)
 
 
-def _relative_spread(covariance: np.ndarray, energy: np.ndarray) -> np.ndarray:
+def _relative_std(covariance: np.ndarray, energy: np.ndarray) -> np.ndarray:
     """Scale of each group at which a step costs every group the same: [groups], of geometric mean 1."""
     diagonal = np.einsum("gii->gi", covariance) if covariance.ndim == 3 else covariance
-    spread = np.log(energy) / 2 - np.log(diagonal).mean(1) / 2
-    return np.exp(spread - spread.mean())
+    logarithm = np.log(energy) / 2 - np.log(diagonal).mean(1) / 2
+    return np.exp(logarithm - logarithm.mean())
 
 
 def _exponents(unit: np.ndarray) -> np.ndarray:
     return np.clip(np.round(8 * np.log2(unit)), -REACH, REACH).astype(np.int16)
 
 
-def quantise(layer: Target, slope: float, factor: float, options: Options) -> Quantised:
-    """The layer at `slope` nats a bit, with its predicted loss multiplied by `factor`.
+def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, options: Options) -> Quantised:
+    """The layer at `slope` nats a bit, with its predicted loss multiplied by `sensitivity_scale`.
 
-    A layer whose weights differ keeps two shared values at least, at a lower price if need be: to be erased costs far
+    A layer whose weights differ keeps two shared values at least, at a lower slope if need be: to be erased costs far
     more than a loss that is quadratic in the change can tell.
     """
-    importance = layer.importance * factor
-    spread = layer.spread(options.error_feedback)
-    erasing = _erasing_price(layer, importance, spread)
+    importance = layer.importance * sensitivity_scale
+    inverse_std = layer.inverse_std(options.error_feedback)
+    erasing = _erasing_slope(layer, importance, inverse_std)
     slope = min(slope, erasing)
-    levels, lengths = _levels(layer, slope, importance, spread, options.form)
-    price = slope / np.maximum(importance, TINY)
-    weighting = price if options.form == "entropy" else np.zeros_like(price)
-    uppers = layer.upper if options.error_feedback else np.empty((*spread.shape, 0))
-    for _ in range(PASSES if options.form == "entropy" else 1):
+    levels, lengths = _levels(layer, slope, importance, inverse_std, options.format)
+    # In squared output error a bit; indices of fixed width all cost the same.
+    row_slope = slope / np.maximum(importance, TINY)
+    row_slope = row_slope if options.format == "entropy" else np.zeros_like(row_slope)
+    factors = layer.cholesky if options.error_feedback else np.empty((*inverse_std.shape, 0))
+    for _ in range(PASSES if options.format == "entropy" else 1):
         parts = [
             feedback.assign_with_feedback(w, u, levels, lengths, p, s)
-            for w, u, p, s in zip(layer.weights, uppers, weighting, spread, strict=True)
+            for w, u, p, s in zip(layer.weights, factors, row_slope, inverse_std, strict=True)
         ]
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
         lengths = np.log2(indices.size / counts)
-    if options.form == "entropy" and len(levels) == 1 and erasing < np.inf:
-        return quantise(layer, slope / 2, factor, options)
+    if options.format == "entropy" and len(levels) == 1 and erasing < np.inf:
+        return quantise(layer, slope / 2, sensitivity_scale, options)
     losses = [part[1] for part in parts]
     if layer.covariance.ndim == 3:
         if options.least_squares:
@@ -247,7 +282,7 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
         if options.assignment_descent:
             losses = [
                 feedback.descend(w, c, levels.astype(np.float64), lengths, p, i)
-                for w, c, p, i in zip(layer.weights, layer.covariance, weighting, indices, strict=True)
+                for w, c, p, i in zip(layer.weights, layer.covariance, row_slope, indices, strict=True)
             ]
             levels, indices, counts = _used(levels, indices)
     loss = float(sum((part * h).sum() for part, h in zip(losses, importance, strict=True)))
@@ -256,14 +291,14 @@ def quantise(layer: Target, slope: float, factor: float, options: Options) -> Qu
     return _finish(layer, slope, importance, indices, levels, counts, loss, options)
 
 
-def _erasing_price(layer: Target, importance: np.ndarray, spread: np.ndarray) -> float:
-    """Price at which the layer as one value would be about as cheap, in nats a bit; infinite if that loses nothing.
+def _erasing_slope(layer: PreparedLayer, importance: np.ndarray, inverse_std: np.ndarray) -> float:
+    """Slope at which the layer as one value would be about as cheap, in nats a bit; infinite if that loses nothing.
 
     It is the slope at rate 0 of the distortion of a Gaussian source, D = s^2 4^-R, with s^2 the loss for each weight.
     """
     if not np.ptp(layer.weights):
         return np.inf
-    lost = (layer.weights - layer.weights.mean()) ** 2 * importance[:, None, :] / spread[:, :, None] ** 2
+    lost = (layer.weights - layer.weights.mean()) ** 2 * importance[:, None, :] / inverse_std[:, :, None] ** 2
     return 2 * np.log(2) * float(lost.mean()) or np.inf
 
 
@@ -275,32 +310,32 @@ def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _levels(
-    layer: Target, slope: float, importance: np.ndarray, spread: np.ndarray, form: str
+    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, format: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shared values and their code lengths before any feedback."""
     # Loss of a unit of squared weight error, on average over the layer.
-    cost = max(float(np.mean(importance[:, None, :] / spread[:, :, None] ** 2)), TINY)
-    if form == "entropy":
+    cost = max(float(np.mean(importance[:, None, :] / inverse_std[:, :, None] ** 2)), TINY)
+    if format == "entropy":
         levels, lengths = ecsq.codebook(layer.weights, slope / cost, LEVEL_BITS)
         return _rounded(levels), lengths
-    curve = layer.curve
-    ks = [min(2**bits, len(curve.inertia)) for bits in range(1, MOST_INDEX_BITS + 1)]
+    found = layer.sweep
+    ks = [min(2**bits, len(found.inertia)) for bits in range(1, MOST_INDEX_BITS + 1)]
     best = min(
         ks,
-        key=lambda k: cost * curve.inertia[k - 1] + slope * (index_bits(k) * layer.weights.size + LEVEL_BITS / 2 * k),
+        key=lambda k: cost * found.inertia[k - 1] + slope * (index_bits(k) * layer.weights.size + LEVEL_BITS / 2 * k),
     )
-    return _rounded(curve.codebook(best)), np.zeros(best)
+    return _rounded(found.codebook(best)), np.zeros(best)
 
 
 def _rounded(levels: np.ndarray) -> np.ndarray:
     """Levels as float16 holds them, unless that moves one far towards its neighbour or out of range."""
     with np.errstate(over="ignore"):
-        half = levels.astype(np.float16).astype(np.float32)
-    gap = np.diff(levels).min(initial=np.inf)
-    return half if np.abs(half - levels).max() < min(gap / 20, np.abs(levels).max() / 500) else levels
+        rounded = levels.astype(np.float16).astype(np.float32)
+    gap, largest = np.diff(levels).min(initial=np.inf), np.abs(levels).max()
+    return rounded if np.abs(rounded - levels).max() < min(gap / ROUNDED_GAP, largest / ROUNDED_RANGE) else levels
 
 
-def _least_squares(layer: Target, indices: np.ndarray, levels: np.ndarray, importance: np.ndarray) -> np.ndarray:
+def _least_squares(layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray, importance: np.ndarray) -> np.ndarray:
     """Levels of least output error for these indices, if they stay in order; (van Baalen et al. 2024, "GPTVQ", 3.3)."""
     groups, columns, rows = layer.weights.shape
     step = max(1, int(np.ceil(columns**2 * rows * groups / NORMAL_PRODUCTS)))
@@ -318,14 +353,13 @@ def _least_squares(layer: Target, indices: np.ndarray, levels: np.ndarray, impor
         vector += part[1]
     if not matrix.any():
         return levels
-    # Drawn to where they were: levels that few weights use stay put.
-    pull = 1e-3 * np.trace(matrix) / len(levels)
+    pull = PULL * np.trace(matrix) / len(levels)
     solved = np.linalg.solve(matrix + pull * np.eye(len(levels)), vector + pull * levels)
     ordered = (np.diff(solved) > 0).all()
     return _rounded(solved.astype(np.float32)) if ordered else levels
 
 
-def _variance_matched(layer: Target, indices: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def _variance_matched(layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Levels times the one number that gives the layer's outputs the variance that they had.
 
     A shared value is about the mean of what it stands for, so that outputs vary less by what is lost, layer after
@@ -347,7 +381,7 @@ def _variance(covariance: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _finish(
-    layer: Target,
+    layer: PreparedLayer,
     slope: float,
     importance: np.ndarray,
     indices: np.ndarray,
@@ -357,12 +391,10 @@ def _finish(
     options: Options,
 ) -> Quantised:
     change = levels[indices] - layer.weights
-    rows = layer.shape[0]
-    correction = np.zeros(rows)
+    correction = np.zeros(layer.layout.outputs(layer.shape))
     if options.bias_correction and layer.mean is not None:
         correction = -np.einsum("gcr,gc->gr", change, layer.mean).ravel()
-    flat = np.ascontiguousarray(indices.transpose(0, 2, 1).reshape(layer.shape))
-    if options.form == "entropy":
+    if options.format == "entropy":
         bits = float(counts @ np.log2(indices.size / counts)) + LEVEL_BITS * len(levels)
     else:
         bits = index_bits(len(levels)) * indices.size + LEVEL_BITS / 2 * len(levels)
@@ -375,11 +407,12 @@ def _finish(
         steps = np.round(shift / unit).astype(np.int32)
         norm = FoldedNorm(f"{layer.name}.weight", steps, float(unit), layer.norm.eps, layer.norm.affine)
         bits += _entropy_bits(steps)
-    return Quantised(Shared(levels, flat, layer.exponents), correction * scale, norm, loss, bits)
+    shared = Shared(levels, layer.layout.from_matrix(indices, layer.shape), layer.exponents, layer.layout)
+    return Quantised(shared, correction * scale, norm, loss, bits)
 
 
 def _shift_unit(shift: np.ndarray, slope: float, importance: np.ndarray) -> np.float32:
-    """Step of the shifts, in row units: as coarse as the price allows, and such that the largest takes 2^6 to 2^30."""
+    """Step of the shifts, in row units: as coarse as the slope allows, and such that the largest takes 2^6 to 2^30."""
     largest = np.abs(shift).max() or 1.0
     step = SHIFT_CELLS * np.sqrt(6 * slope / np.log(2) / max(importance.mean(), TINY))
     return np.float32(np.clip(step, largest / 2**30, largest / 2**6))

@@ -1,6 +1,5 @@
 """Calibration statistics: what the error of a layer's outputs follows from."""
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ class InputStatistics:
 
 
 def merged(first: InputStatistics, second: InputStatistics) -> InputStatistics:
-    """InputStatistics over the images of both."""
+    """Statistics over the images of both."""
     share = first.images / (first.images + second.images)
     return InputStatistics(
         share * first.mean + (1 - share) * second.mean,
@@ -37,6 +36,17 @@ def merged(first: InputStatistics, second: InputStatistics) -> InputStatistics:
     )
 
 
-def together(folds: list[dict[str, InputStatistics]]) -> dict[str, InputStatistics]:
-    """InputStatistics by layer over the images of all folds."""
-    return {name: functools.reduce(merged, (fold[name] for fold in folds)) for name in folds[0]}
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration statistics by layer of the two halves of the search images, which teach and score each other.
+
+    `border` is the number of search images in the first half, mirror images not counted.
+    """
+
+    halves: tuple[dict[str, InputStatistics], dict[str, InputStatistics]]
+    border: int
+
+    def together(self) -> dict[str, InputStatistics]:
+        """Statistics by layer over the images of both halves."""
+        first, second = self.halves
+        return {name: merged(first[name], second[name]) for name in first}

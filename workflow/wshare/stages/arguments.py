@@ -1,6 +1,6 @@
 """Arguments that stages take together; the command line gives each field a flag of its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -22,21 +22,29 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What methods go by beside network and images: each reads those of the files that its row in the table names."""
-
-    layer_weights: Path | None = None
-    calibration: Path | None = None
-    clusters: list[Path] = field(default_factory=list)
-    sensitivity: Path | None = None
-
-
-@dataclass(frozen=True)
 class Machine:
     """What a job may take: threads, and GPUs, of which none or one is used."""
 
     threads: int
     gpus: int
+
+
+@dataclass(frozen=True)
+class SearchedFiles:
+    """What a search writes: front.csv, losses.csv and recipe.json."""
+
+    front: Path
+    losses: Path
+    recipe: Path
+
+
+@dataclass(frozen=True)
+class PackedFiles:
+    """What packing writes: packed.safetensors, dense.safetensors and sizes.json."""
+
+    packed: Path
+    dense: Path
+    sizes: Path
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,27 @@ from pathlib import Path
 
 from wshare.artifacts.model import read_model
 from wshare.artifacts.weights import write_weights
-from wshare.calibration.importance import fisher_diagonal
+from wshare.calibration.importance import fisher_diagonal, total
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
-from wshare.files.sealed import read_json
-from wshare.models.layers import inspect
+from wshare.files.sealed import check_origin, read_json
 from wshare.tasks.table import task
 
 
 def extract_weights(
-    settings: dict, name: str, spec: Path, weights: Path, images: Path, extracted: Path, gpus: int
+    settings: dict, spec: Path, weights: Path, layers: Path, search_images: Path, layer_weights: Path, gpus: int
 ) -> None:
-    """Write weights.h5; `name` is the model's name in the configuration, for messages."""
+    """Write weights.h5: weights and importance of the layers that layers.json says are shared."""
+    description, table = read_json(spec), read_json(layers)
+    check_origin(layers, table, {"model": description["sha256"]})
     device = device_of(gpus)
-    model, description = read_model(spec, weights, device), read_json(spec)
-    table = inspect(model, [], settings["include"], settings["exclude"], f"models.{name}.layers")
+    model = read_model(spec, weights, device)
     names = [layer["name"] for layer in table["layers"]]
-    arrays = {layer: model.get_submodule(layer).weight.numpy(force=True) for layer in names}
-    sample = ImageFile(images, limit=settings["images"], preprocessing=description["preprocessing"])
+    arrays = {name: model.get_submodule(name).weight.numpy(force=True) for name in names}
+    sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
     importance = fisher_diagonal(
         task(description["task"]), model, placed(sample, device).batches(), names, settings["seed"]
     )
+    fisher = {name: total(array) for name, array in importance.items()}
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
-    write_weights(extracted, arrays, importance, settings, made_from)
+    write_weights(layer_weights, arrays, importance, fisher, settings, made_from)

@@ -2,45 +2,47 @@
 
 from pathlib import Path
 
-from wshare.artifacts.clusters import cluster_hashes, read_clusters
 from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
 from wshare.data.images import ImageFile
-from wshare.files.sealed import read_json
-from wshare.packed.compressed import Compressed
-from wshare.packed.write import check_recipe, write_files
-from wshare.quantize.codebooks import Shared, nearest_indices
-from wshare.quantize.cost import layer_bits
+from wshare.files.sealed import check_origin, read_json
+from wshare.packed.write import pack_network, write_files
+from wshare.search.artifacts import Files, read_artifacts
+from wshare.search.recipe import check_promise, check_recipe, method_of, read_recipe, realised
+from wshare.stages.arguments import ModelFiles, PackedFiles
+from wshare.tasks.table import task
 
 
 def pack_model(
-    settings: dict,
-    spec: Path,
-    weights: Path,
-    images: Path,
-    clusters: list[Path],
+    files: ModelFiles,
+    layers: Path,
+    search_images: Path,
+    search_outputs: Path,
+    needs: Files,
     recipe: Path,
-    packed: Path,
-    dense: Path,
-    sizes: Path,
+    packed: PackedFiles,
     threads: int,
 ) -> None:
     """Write packed.safetensors, dense.safetensors and the sizes of their parts in bytes.
 
-    UserError if the recipe was made for another network.
+    FormatError if the recipe was made for another network; UserError if the packed network is far from the one that
+    the search measured.
     """
-    model, sample = read_model(spec, weights), ImageFile(images)
-    chosen = read_json(recipe)
-    made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
-    layers = [read_clusters(path, made_from) for path in clusters]
-    made_from |= cluster_hashes(clusters, layers)
-    check_recipe(chosen, recipe, made_from, {layer.layer: layer.shape for layer in layers})
-    ks = {name: layer["k"] for name, layer in chosen["layers"].items()}
-    shared = {}
-    for layer in layers:
-        if ks[layer.layer] is not None:
-            codebook = layer.sweep.codebook(ks[layer.layer])
-            weight = model.get_submodule(layer.layer).weight.detach().numpy()
-            shared[f"{layer.layer}.weight"] = Shared(codebook, nearest_indices(weight, codebook))
-    bits = sum(layer_bits(layer.weights, ks[layer.layer]) for layer in layers)
-    pieces = Compressed(shared, settings["format"], bits)
-    write_files(model, pieces, settings["batch_norm"], sample, threads, weights, recipe, packed, dense, sizes)
+    model, sample = read_model(files.spec, files.weights), ImageFile(search_images)
+    description, chosen, where = read_json(files.spec), read_recipe(recipe), str(recipe)
+    made_from = {"model": description["sha256"], "images": sample.fingerprint}
+    listed = read_json(layers)
+    check_origin(layers, listed, {"model": made_from["model"]})
+    shapes = {layer["name"]: tuple(model.get_submodule(layer["name"]).weight.shape) for layer in listed["layers"]}
+    check_recipe(chosen, recipe, made_from, shapes)
+    kind, needed = task(chosen["task"]), method_of(chosen, where).realised_from
+    artifacts = read_artifacts(needed, needs, kind, model, sample, list(chosen["layers"]), made_from)
+    check_recipe(chosen, recipe, dict(artifacts.made_from), shapes)
+    reference = read_outputs(search_outputs, sample, description["sha256"])
+    compressed = realised(chosen, artifacts, where, threads)
+    content, sizes, kl = pack_network(
+        kind, model, compressed, chosen["packing"], sample, reference, threads, files.weights.stat().st_size
+    )
+    print(f"divergence of the packed network on the search images: {kl:.4g} nats")
+    check_promise(chosen, where, kl)
+    write_files(packed.packed, packed.dense, packed.sizes, content, sizes, recipe)

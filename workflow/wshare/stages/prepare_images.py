@@ -14,7 +14,7 @@ from wshare.files.sealed import read_json
 from wshare.progress import PROGRESS
 
 
-def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> None:
+def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_images: Path) -> None:
     """Write the search and the held-out images, each in random order.
 
     Images that are unreadable are left out with `on_bad_image: skip`, else UserError names all of them.
@@ -22,7 +22,7 @@ def prepare_images(settings: dict, spec: Path, search: Path, held_out: Path) -> 
     preprocessing = read_json(spec)["preprocessing"]
     dataset = open_dataset(settings)
     splits = splits_of(dataset, settings["split"], settings["seed"])
-    for name, path in (("search", search), ("held_out", held_out)):
+    for name, path in (("search", search_images), ("held_out", held_out_images)):
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
         keys = [dataset.keys[i] for i in chosen]

@@ -1,158 +1,73 @@
-"""Search the combination of per-layer k that meets the quality target with the fewest bits."""
+"""Search the smallest compressed network that meets the quality target, by the method that the settings name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from wshare.artifacts.clusters import Clusters, cluster_hashes, read_clusters
 from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import read_outputs
-from wshare.calibration.sensitivity import COLUMNS
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
-from wshare.evaluation.intervals import check_images, predicted_low
-from wshare.evaluation.predict import predict
 from wshare.files.journal import Journal
 from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
-from wshare.files.tables import read_sealed, write_sealed
-from wshare.models.layers import substituted
+from wshare.files.tables import write_sealed
 from wshare.progress import PROGRESS
-from wshare.quantize.codebooks import shared_weight
-from wshare.search import method
-from wshare.search.by_k.problem import Combination, Layer, Measurement, Problem, Profiled
-from wshare.tasks.classification import measure_of, score
-
-FRONT = ["bits", "compression_rate_analytic", "top1", "relative_quality", "low", "kl", "agreement", "pareto", "chosen"]
+from wshare.search.artifacts import Files, read_artifacts
+from wshare.search.evaluator import Evaluator
+from wshare.search.method import Key
+from wshare.search.methods import METHODS
+from wshare.search.run import LOSSES, run
+from wshare.stages.arguments import Machine, ModelFiles, SearchedFiles
+from wshare.tasks.table import task
 
 
 def search(
     settings: dict,
-    spec: Path,
-    weights: Path,
-    images: Path,
-    baseline: Path,
-    clusters: list[Path],
-    sensitivity: Path,
+    files: ModelFiles,
+    layers: Path,
+    search_images: Path,
+    search_outputs: Path,
+    needs: Files,
     code: str,
     journal: Path,
-    front: Path,
-    recipe: Path,
-    threads: int,
-    gpus: int,
+    found: SearchedFiles,
+    machine: Machine,
 ) -> None:
-    """Write front.csv, every combination measured, and recipe.json, the chosen one.
+    """Write front.csv, all that was measured; losses.csv, each layer's predicted and measured loss; and recipe.json.
 
-    The journal holds each measurement as soon as it is made; a killed search goes on from there. It is
-    void when the settings, an input or `code`, a hash of the program, differ.
+    The journal holds each measurement as soon as it is made; a killed search goes on from there. It is void when the
+    settings, an input or `code`, a hash of the program, differ.
     """
-    device = device_of(gpus)
-    model = read_model(spec, weights, device)
-    sample = placed(ImageFile(images), device)
-    made_from = {"model": read_json(spec)["sha256"], "images": sample.fingerprint}
-    reference = read_outputs(baseline, sample, made_from["model"])
-    layers = [read_clusters(path, made_from) for path in clusters]
-    shared_from = cluster_hashes(clusters, layers)
-    arrays = {layer.layer: model.get_submodule(layer.layer).weight.numpy(force=True) for layer in layers}
-    original = score(reference, reference, sample.labels)
-    finder = method(settings["method"])
-    check_images(len(sample), original.top1, settings["quality_target"], settings["confidence"])
-
-    def measure(combination: Combination) -> dict:
-        shared = {
-            layer.layer: shared_weight(arrays[layer.layer], layer.sweep.codebook(k))
-            for layer, k in zip(layers, combination, strict=True)
-            if k is not None
-        }
-        with substituted(model, shared):
-            quality = score(predict(model, sample, threads), reference, sample.labels)
-        share, low = predicted_low(quality.correct, original.correct, settings["confidence"])
-        return {
-            "top1": quality.top1,
-            "relative_quality": share,
-            "low": low,
-            "kl": quality.kl,
-            "agreement": quality.agreement,
-        }
-
-    inputs = [spec, weights, images, baseline, sensitivity, *clusters]
+    device = device_of(machine.gpus)
+    description, listed = read_json(files.spec), read_json(layers)
+    check_origin(layers, listed, {"model": description["sha256"]})
+    model = read_model(files.spec, files.weights, device)
+    sample = placed(ImageFile(search_images), device)
+    made_from = {"model": description["sha256"], "images": sample.fingerprint}
+    row, packing = METHODS[settings["method"]], settings["packing"]
+    # How the file is written changes nothing of what is measured.
+    settings = {key: value for key, value in settings.items() if key != "packing"}
+    names = [layer["name"] for layer in listed["layers"]]
+    kind, method = task(description["task"]), row.load()
+    artifacts = read_artifacts(row.needs, needs, kind, model, sample, names, made_from)
+    reference = read_outputs(search_outputs, sample, description["sha256"])
+    space = method.prepare(artifacts, settings["options"], machine.threads)
+    inputs = [files.spec, files.weights, layers, search_images, search_outputs, *needs.present()]
     header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
-    total = finder.budget(settings["options"])
+    total = method.budget(space, settings["options"])
     with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
 
-        def remembered(combination: Combination) -> Measurement:
-            if combination not in log:
-                log.append(combination, measure(combination))
+        def remembered(key: Key, measure: Callable[[], dict]) -> dict:
+            if key not in log:
+                log.append(key, measure())
                 progress.update()
-            return Measurement(**log[combination])
+            return log[key]
 
-        profile = _read_profile(sensitivity, layers, made_from | shared_from)
-        problem = Problem(
-            tuple(_layer(layer, profile) for layer in layers), settings["quality_target"], settings["seed"], remembered
+        evaluator = Evaluator(
+            kind, model, sample, reference, settings, machine.threads, remembered, device.type == "cuda"
         )
-        chosen = finder.run(problem, settings["options"])
-        measured = log.entries()
-    columns = FRONT + [layer.layer for layer in layers]
-    write_sealed(front, columns, _front_rows(problem, measured, chosen), made_from)
-    description = read_json(spec)
-    write_json(
-        recipe,
-        {
-            "model": {"name": description["name"], "sha256": description["sha256"]},
-            "search_images": sample.fingerprint,
-            "made_from": shared_from,
-            "settings": settings,
-            "layers": {
-                layer.layer: {"shape": list(layer.shape), "k": k} for layer, k in zip(layers, chosen, strict=True)
-            },
-            "on_search_images": measured[chosen]
-            | {"measure": measure_of(sample.labels), "meets_target": problem.meets(chosen)},
-            "evaluations": len(measured),
-            "images_forwarded": {
-                "search": len(measured) * len(sample),
-                "profile": sum(row.images for rows in profile.values() for row in rows) if finder.USES_PROFILE else 0,
-            },
-        },
-    )
-
-
-def _read_profile(path: Path, layers: list[Clusters], made_from: dict[str, str]) -> dict[str, list[Profiled]]:
-    """Rows by layer, each with the inertia that its clustering minimised."""
-    rows, found = read_sealed(path, COLUMNS)
-    check_origin(path, found, made_from)
-    columns = {layer.layer: "inertia" if layer.weighting == "none" else "weighted_inertia" for layer in layers}
-    profile: dict[str, list[Profiled]] = {}
-    for row in rows:
-        profile.setdefault(row["layer"], []).append(
-            Profiled(
-                k=int(row["k"]),
-                inertia=float(row[columns[row["layer"]]]),
-                relative_quality=float(row["relative_quality"]),
-                kl=float(row["kl"]),
-                images=int(row["images"]),
-            )
-        )
-    return profile
-
-
-def _layer(clusters: Clusters, profile: dict[str, list[Profiled]]) -> Layer:
-    return Layer(clusters.layer, clusters.weights, clusters.objective, tuple(profile[clusters.layer]))
-
-
-def _front_rows(problem: Problem, measured: dict[Combination, dict], chosen: Combination) -> list[dict]:
-    """All measured combinations by ascending bits; `pareto` marks those that no smaller one equals."""
-    rows = []
-    best = -np.inf
-    dense = problem.bits((None,) * len(problem.layers))
-    order = sorted(measured, key=lambda c: (problem.bits(c), -measured[c]["relative_quality"]))
-    for combination in order:
-        quality = measured[combination]
-        bits = problem.bits(combination)
-        rows.append(
-            {"bits": bits, "compression_rate_analytic": dense / bits}
-            | quality
-            | {"pareto": int(quality["relative_quality"] > best), "chosen": int(combination == chosen)}
-            | {layer.name: "dense" if k is None else k for layer, k in zip(problem.layers, combination, strict=True)}
-        )
-        best = max(best, quality["relative_quality"])
-    return rows
+        searched = run(method, space, artifacts, evaluator, settings, packing, description)
+    write_sealed(found.front, searched.columns, searched.front, made_from)
+    write_sealed(found.losses, LOSSES, searched.losses, made_from)
+    write_json(found.recipe, searched.recipe)

@@ -1,4 +1,7 @@
-"""The tasks: a name in the configuration, and the module that knows what its outputs mean."""
+"""The tasks: a name in the configuration, and the module that knows what its outputs mean.
+
+Light: the Snakefile reads it while it is parsed.
+"""
 
 import importlib
 from dataclasses import dataclass

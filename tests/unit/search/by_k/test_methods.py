@@ -23,11 +23,11 @@ from wshare.files.tables import read_sealed, write_sealed
 from wshare.models.zoo import tiny
 from wshare.quantize.cost import index_bits, layer_bits
 from wshare.quantize.kmeans import sweep
-from wshare.search import method
+from wshare.search.methods import METHODS
 from wshare.search.by_k.greedy import greedy_path
 from wshare.search.by_k.milp import allocate as allocate_within
 from wshare.search.by_k.milp import choices_of
-from wshare.search.by_k.problem import Combination, Layer, Measurement, Problem, Profiled, ladder, narrower
+from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled, ladder, narrower
 from wshare.search.by_k.slope import _narrower, allocate, predicted_loss
 from wshare.search.by_k.two_step import filter_candidates
 from wshare.tasks.classification import Score, score
@@ -65,17 +65,17 @@ class Additive:
         return sum(0.0 if k is None else loss[k - 1] for loss, k in zip(self.losses, combination, strict=True))
 
     def problem(self, target: float, seed: int = 0) -> Problem:
-        def measure(combination: Combination) -> Measurement:
+        def measure(combination: Combination) -> dict:
             if combination not in self.measured:
                 self.measured.append(combination)
             quality = 1 - self.loss(combination)
-            return Measurement(quality, quality, quality, self.loss(combination), quality)
+            return {"relative_quality": quality, "low": quality, "kl": self.loss(combination)}
 
         return Problem(self.layers, target, seed, measure)
 
 
 def search(network: Additive, name: str, target: float, seed: int = 0, **options: int) -> Combination:
-    return method(name).run(network.problem(target, seed), OPTIONS[name] | options)
+    return METHODS[name].load().choose(network.problem(target, seed), OPTIONS[name] | options)
 
 
 def three_layers(**options: int) -> Additive:
@@ -306,7 +306,7 @@ def test_the_choice_is_the_smallest_measured_that_meets_the_target(name):
 def test_a_search_stays_within_its_budget(name, target):
     network = three_layers()
     search(network, name, target)
-    assert 0 < len(network.measured) <= method(name).budget(OPTIONS[name])
+    assert 0 < len(network.measured) <= METHODS[name].load().combinations(OPTIONS[name])
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -399,212 +399,9 @@ def test_a_layer_that_never_meets_the_target_alone_keeps_its_best_candidate():
     assert [row.k for row in filter_candidates(Layer("a", 10, np.ones(8), rows), 0.99)] == [8]
 
 
-def test_an_unknown_method_is_an_error():
-    with pytest.raises(ValueError, match="no search method 'greed'"):
-        method("greed")
-
-
 def test_analytic_bits_are_those_of_the_paper():
     assert [index_bits(k) for k in (1, 2, 3, 4, 5, 256, 257, 4096)] == [0, 1, 2, 2, 3, 8, 9, 12]
     assert layer_bits(1000, 16) == 4 * 1000 + 32 * 16
     assert layer_bits(1000, 1) == 32
     assert layer_bits(1000, None) == 32 * 1000
     assert three_layers().problem(0.9).bits((2, None, 16)) == 100 + 64 + 32 * 3000 + 4 * 800 + 512
-
-
-HEADER = {"settings": {"seed": 0}, "inputs": ["a", "b"]}
-ENTRIES = {(2, None, 16): {"top1": 0.1, "low": 0.3}, (4, 4, 4): {"top1": 1 / 3, "low": -0.0}}
-
-
-def filled(path: Path) -> str:
-    with Journal(path, HEADER) as journal:
-        for combination, measurement in ENTRIES.items():
-            journal.append(combination, measurement)
-            # On disk at once: a kill after this line loses nothing.
-            assert json.loads(path.read_text().splitlines()[-1])[:2] == [list(combination), measurement]
-    return path.read_text()
-
-
-def test_a_journal_gives_back_what_was_measured(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    text = filled(path)
-    with Journal(path, HEADER) as journal:
-        assert journal.entries() == ENTRIES
-        assert len(journal) == 2
-        assert (2, None, 16) in journal
-        assert (2, 2, 16) not in journal
-        assert journal[4, 4, 4]["top1"] == 1 / 3
-    assert path.read_text() == text
-
-
-def test_a_journal_cut_off_anywhere_keeps_its_whole_lines(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    text = filled(path)
-    ends = [match.end() for match in re.finditer("\n", text)]
-    for length in {0, len(text), *range(3, len(text), 7), *(end + near for end in ends for near in (-1, 0, 1))}:
-        path.write_text(text[:length])
-        with Journal(path, HEADER) as journal:
-            whole = sum(end <= length for end in ends)
-            assert list(journal.entries()) == list(ENTRIES)[: max(0, whole - 1)]
-            journal.append((1, 1, 1), {"top1": 0.5})
-        with Journal(path, HEADER) as journal:
-            assert (1, 1, 1) in journal
-
-
-@pytest.mark.parametrize("other", [HEADER | {"inputs": ["a", "c"]}, HEADER | {"settings": {"seed": 1}}, {}])
-def test_a_journal_of_other_settings_or_inputs_is_started_anew(tmp_path, other):
-    path = tmp_path / "journal.jsonl"
-    filled(path)
-    with Journal(path, other) as journal:
-        assert journal.entries() == {}
-    with Journal(path, HEADER) as journal:
-        assert journal.entries() == {}
-
-
-def test_the_order_of_a_header_does_not_matter(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    filled(path)
-    with Journal(path, dict(reversed(HEADER.items()))) as journal:
-        assert len(journal) == 2
-
-
-class Study:
-    """The files that the stage `search` reads, of a tiny network on random images."""
-
-    def __init__(self, folder: Path, images: Callable, monkeypatch: pytest.MonkeyPatch):
-        torch.manual_seed(0)
-        self.model, self.folder = tiny().eval(), folder
-        sample = images(80)
-        reference = predict(self.model, sample)
-        names = ["conv", "pointwise", "fc"]
-        layers, made_from = [], {"model": "0" * 64, "images": sample.fingerprint}
-        for name in names:
-            weight = self.model.get_submodule(name).weight.detach().numpy()
-            layers.append(Clusters(name, weight.shape, (2, 4, 16), "none", sweep(weight, k_max=16)))
-            write_clusters(folder / f"{name}.h5", layers[-1], {}, made_from)
-        original = score(reference, reference, sample.labels)
-        rows = [row(probe, original) for probe in profile(self.model, layers, sample, reference)]
-        shared_from = cluster_hashes([folder / f"{name}.h5" for name in names], layers)
-        write_sealed(folder / "sensitivity.csv", COLUMNS, rows, made_from | shared_from)
-        write_outputs(folder / "baseline.h5", reference, sample, made_from["model"])
-        write_json(folder / "model.json", {"name": "tiny", "sha256": made_from["model"]})
-        (folder / "weights").write_bytes(b"weights")
-        self.files = {
-            "spec": folder / "model.json",
-            "weights": folder / "weights",
-            "images": sample.path,
-            "baseline": folder / "baseline.h5",
-            "clusters": [folder / f"{name}.h5" for name in names],
-            "sensitivity": folder / "sensitivity.csv",
-            "code": "code",
-            "journal": folder / "journal.jsonl",
-            "front": folder / "front.csv",
-            "recipe": folder / "recipe.json",
-        }
-        self.forwarded, self.stop_after = 0, None
-        monkeypatch.setattr(stage, "read_model", lambda *_: self.model)
-        monkeypatch.setattr(stage, "predict", self.predict)
-
-    def predict(self, *arguments: object) -> np.ndarray:
-        if self.forwarded == self.stop_after:
-            raise KeyboardInterrupt
-        self.forwarded += 1
-        return predict(*arguments)
-
-    def run(self, name: str, **settings: object) -> dict:
-        self.forwarded = 0
-        default = {"method": name, "options": OPTIONS[name], "quality_target": 0.7, "confidence": 0.5, "seed": 0}
-        stage.search(default | settings, **self.files, threads=1, gpus=0)
-        return read_json(self.files["recipe"])
-
-
-@pytest.fixture
-def study(tmp_path, random_images, monkeypatch) -> Study:
-    return Study(tmp_path, random_images, monkeypatch)
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_each_distinct_combination_is_forwarded_once_and_counted(study, name):
-    recipe = study.run(name)
-    assert recipe["evaluations"] == study.forwarded
-    # The uniform search does not look at the profile: three layers with three candidates each.
-    profiled = 0 if name == "uniform" else 80 * 9
-    assert recipe["images_forwarded"] == {"search": 80 * study.forwarded, "profile": profiled}
-    front, _ = read_sealed(study.files["front"])
-    assert list(front[0]) == [*stage.FRONT, "conv", "pointwise", "fc"]
-    assert len(front) == study.forwarded
-    assert [line["chosen"] for line in front].count("1") == 1
-    (chosen,) = [line for line in front if line["chosen"] == "1"]
-    ks = {layer: entry["k"] for layer, entry in recipe["layers"].items()}
-    assert {layer: "dense" if k is None else str(k) for layer, k in ks.items()} == {key: chosen[key] for key in ks}
-    bits = [int(line["bits"]) for line in front]
-    assert bits == sorted(bits)
-    best = -1.0
-    for line in front:
-        assert (line["pareto"] == "1") == (float(line["relative_quality"]) > best)
-        best = max(best, float(line["relative_quality"]))
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_a_killed_search_goes_on_where_it_stopped(study, name):
-    recipe = study.run(name)
-    total, front = study.forwarded, study.files["front"].read_bytes()
-    study.files["journal"].unlink()
-    study.stop_after = 2
-    with pytest.raises(KeyboardInterrupt):
-        study.run(name)
-    study.stop_after = None
-    assert study.run(name) == recipe
-    assert study.forwarded == total - 2
-    assert study.files["front"].read_bytes() == front
-    # And one that had come to its end measures nothing again.
-    assert study.run(name) == recipe
-    assert study.forwarded == 0
-
-
-def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
-    study.run("uniform")
-    total = study.forwarded
-    study.run("uniform", confidence=None)
-    assert study.forwarded == total
-    for key in ("spec", "sensitivity", "code"):
-        path = study.files[key]
-        if key == "sensitivity":
-            rows, made_from = read_sealed(path)
-            rows[0]["kl"] = "0.5"
-            write_sealed(path, COLUMNS, rows, made_from)
-        elif key == "code":
-            study.files[key] = "other code"
-        else:
-            path.write_text(f"{path.read_text()}\n")
-        study.run("uniform", confidence=None)
-        assert study.forwarded == total, key
-
-
-def test_a_target_that_the_images_can_never_confirm_is_refused_before_anything_is_measured(study):
-    with pytest.raises(UserError, match="80 search images cannot confirm a quality target of 0.99"):
-        study.run("slope", quality_target=0.99)
-    assert study.forwarded == 0
-    assert study.run("slope", quality_target=0.99, confidence=None)["evaluations"] > 0
-
-
-def test_weights_come_back_after_the_search(study):
-    before = {name: value.clone() for name, value in study.model.state_dict().items()}
-    study.run("slope")
-    assert all(torch.equal(value, before[name]) for name, value in study.model.state_dict().items())
-
-
-def test_a_measurement_is_the_quality_of_the_shared_network(study, random_images):
-    recipe = study.run("uniform", options={"max_bits": 1}, quality_target=1.0, confidence=None)
-    assert [entry["k"] for entry in recipe["layers"].values()] == [2, 2, 2]
-    sample = random_images(80)
-    reference = predict(study.model, sample)
-    for name in ("conv", "pointwise", "fc"):
-        weight = study.model.get_submodule(name).weight
-        codebook = sweep(weight.detach().numpy(), k_max=16).codebook(2)
-        nearest = np.abs(weight.detach().numpy()[..., None] - codebook).argmin(-1)
-        weight.data = torch.from_numpy(codebook[nearest])
-    expected: Score = score(predict(study.model, sample), reference, sample.labels)
-    found = recipe["on_search_images"]
-    assert (found["top1"], found["kl"], found["agreement"]) == (expected.top1, expected.kl, expected.agreement)
-    assert found["meets_target"] == (found["low"] >= 1.0)

@@ -7,38 +7,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.errors import UserError
-from wshare.search.rate_distortion.slope import CLOSE, NATS, NEAREST, WIDEST, aim, first_guess, guess, run, within
+from wshare.search.rate_distortion.slope import CLOSE, MAX_KL, NEAREST, WIDEST, aim, find, first_guess, guess, within
 
 BUDGET = 0.04
-# More prices than ever are needed.
+# More slopes than ever are needed.
 MANY = 12
 
 
 class Curve:
-    """Divergence as a function of the price; counts what is measured."""
+    """Divergence as a function of the slope; counts what is measured."""
 
-    def __init__(self, loss: Callable[[float], float], confirmed: Callable[[float], bool] = lambda price: True):
+    def __init__(self, loss: Callable[[float], float], confirmed: Callable[[float], bool] = lambda slope: True):
         self.loss, self.confirmed = loss, confirmed
         self.tried: list[float] = []
 
-    def __call__(self, price: float) -> tuple[float, bool]:
-        assert price not in self.tried, "measured twice"
-        self.tried.append(price)
-        return self.loss(price), self.confirmed(price)
+    def __call__(self, slope: float) -> tuple[float, bool]:
+        assert slope not in self.tried, "measured twice"
+        self.tried.append(slope)
+        return self.loss(slope), self.confirmed(slope)
 
     def run(self, start: float = 1.0, evaluations: int = MANY) -> float:
-        price = run(self, start, BUDGET, evaluations)
+        slope = find(self, start, BUDGET, evaluations)
         assert len(self.tried) <= evaluations
-        assert price in self.tried
-        return price
+        assert slope in self.tried
+        return slope
 
 
 @given(st.floats(0.7, 4), st.floats(-3, 3))
 def test_a_power_law_is_met_closely_in_few_steps(exponent, distance):
     """However far off the first guess is."""
-    curve = Curve(lambda price: BUDGET * (price / 10**distance) ** exponent)
-    price = curve.run()
-    assert CLOSE * BUDGET <= curve.loss(price) <= BUDGET
+    curve = Curve(lambda slope: BUDGET * (slope / 10**distance) ** exponent)
+    slope = curve.run()
+    assert CLOSE * BUDGET <= curve.loss(slope) <= BUDGET
     assert len(curve.tried) <= 8
 
 
@@ -46,8 +46,8 @@ def test_a_power_law_is_met_closely_in_few_steps(exponent, distance):
 def test_a_smooth_curve_of_changing_slope_is_met_closely(distance, wave, seed):
     phase = seed / 100
 
-    def loss(price: float) -> float:
-        x = math.log(price) - distance
+    def loss(slope: float) -> float:
+        x = math.log(slope) - distance
         return BUDGET * math.exp(x + wave * math.sin(2 * x + phase))
 
     curve = Curve(loss)
@@ -56,93 +56,93 @@ def test_a_smooth_curve_of_changing_slope_is_met_closely(distance, wave, seed):
 
 @given(st.floats(-2, 2), st.floats(1.5, 1000))
 def test_a_jump_over_the_budget_is_approached_from_below(distance, height):
-    """Not even the highest price below it spends the budget."""
+    """Not even the highest slope below it spends the budget."""
     edge = 10**distance
-    curve = Curve(lambda price: 0.3 * BUDGET * min(price / edge, 1) if price < edge else height * BUDGET)
-    price = curve.run(evaluations=24)
-    assert 0.7 * edge < price < edge
+    curve = Curve(lambda slope: 0.3 * BUDGET * min(slope / edge, 1) if slope < edge else height * BUDGET)
+    slope = curve.run(evaluations=24)
+    assert 0.7 * edge < slope < edge
 
 
 def test_steps_are_climbed_to_the_last_that_fits():
-    curve = Curve(lambda price: BUDGET * 1.5 ** math.floor(math.log(price / 0.37, 1.5)) * 0.9)
-    price = curve.run(evaluations=24)
-    assert 0.5 * BUDGET < curve.loss(price) <= BUDGET
+    curve = Curve(lambda slope: BUDGET * 1.5 ** math.floor(math.log(slope / 0.37, 1.5)) * 0.9)
+    slope = curve.run(evaluations=24)
+    assert 0.5 * BUDGET < curve.loss(slope) <= BUDGET
 
 
 @given(st.integers(0, 100), st.floats(0.5, 1.5))
 def test_noise_does_not_lead_it_over_the_budget(seed, exponent):
-    """Each price has its own luck; what is chosen fits with the luck that was measured."""
+    """Each slope has its own luck; what is chosen fits with the luck that was measured."""
     rng = np.random.default_rng(seed)
     luck: dict[float, float] = {}
 
-    def loss(price: float) -> float:
-        return BUDGET * price**exponent * luck.setdefault(price, math.exp(0.05 * rng.normal()))
+    def loss(slope: float) -> float:
+        return BUDGET * slope**exponent * luck.setdefault(slope, math.exp(0.05 * rng.normal()))
 
     curve = Curve(loss)
-    price = curve.run(start=0.1)
-    assert 0.75 * BUDGET < loss(price) <= BUDGET
-    assert price == max(tried for tried in curve.tried if loss(tried) <= BUDGET)
+    slope = curve.run(start=0.1)
+    assert 0.75 * BUDGET < loss(slope) <= BUDGET
+    assert slope == max(tried for tried in curve.tried if loss(tried) <= BUDGET)
 
 
 @pytest.mark.parametrize("level", [0.0, -1e-3, 1e-12, 0.3 * BUDGET])
-def test_a_loss_that_never_reaches_the_budget_leads_to_the_highest_price(level):
-    curve = Curve(lambda price: min(level, price))
-    price = curve.run()
-    assert price == max(curve.tried)
-    assert price > 100
+def test_a_loss_that_never_reaches_the_budget_leads_to_the_highest_slope(level):
+    curve = Curve(lambda slope: min(level, slope))
+    slope = curve.run()
+    assert slope == max(curve.tried)
+    assert slope > 100
 
 
 def test_a_loss_that_never_fits_leads_to_the_least():
-    curve = Curve(lambda price: BUDGET * (1.01 + price))
-    price = curve.run()
-    assert price == min(curve.tried)
-    assert price < 0.1
+    curve = Curve(lambda slope: BUDGET * (1.01 + slope))
+    slope = curve.run()
+    assert slope == min(curve.tried)
+    assert slope < 0.1
 
 
 def test_a_network_that_breaks_at_once_is_survived():
     """Divergence of float32's probabilities is bounded by nothing."""
-    curve = Curve(lambda price: 1e30 if price > 1e-3 else BUDGET * price / 1e-3)
-    price = curve.run(evaluations=24)
-    assert 0.8e-3 < price <= 1e-3
+    curve = Curve(lambda slope: 1e30 if slope > 1e-3 else BUDGET * slope / 1e-3)
+    slope = curve.run(evaluations=24)
+    assert 0.8e-3 < slope <= 1e-3
 
 
 @given(st.floats(0.1, 1), st.floats(0.7, 4))
 def test_accuracy_that_asks_for_more_is_followed_down(share, exponent):
     """Confirmed only below a share of the budget."""
     curve = Curve(lambda p: BUDGET * p**exponent, lambda p: BUDGET * p**exponent < share * BUDGET)
-    price = curve.run(start=3.0, evaluations=30)
-    assert curve.confirmed(price)
+    slope = curve.run(start=3.0, evaluations=30)
+    assert curve.confirmed(slope)
     # What is near enough, and what closeness leaves.
-    assert curve.loss(price) >= 0.83 * share * BUDGET
+    assert curve.loss(slope) >= 0.83 * share * BUDGET
 
 
 def test_where_accuracy_never_confirms_it_is_the_least_loss():
-    curve = Curve(lambda price: BUDGET * price, lambda price: False)
-    price = curve.run(start=5.0)
-    assert price == min(curve.tried)
-    assert price < 0.5
+    curve = Curve(lambda slope: BUDGET * slope, lambda slope: False)
+    slope = curve.run(start=5.0)
+    assert slope == min(curve.tried)
+    assert slope < 0.5
 
 
 def test_accuracy_alone_does_not_confirm_what_is_over_the_budget():
-    curve = Curve(lambda price: BUDGET * price)
+    curve = Curve(lambda slope: BUDGET * slope)
     assert curve.run(start=1.3) <= 1
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 3])
 def test_few_evaluations_are_kept_to(evaluations):
-    curve = Curve(lambda price: BUDGET * price**2)
-    price = curve.run(start=50.0, evaluations=evaluations)
+    curve = Curve(lambda slope: BUDGET * slope**2)
+    slope = curve.run(start=50.0, evaluations=evaluations)
     assert len(curve.tried) == evaluations
     if evaluations == 1:
-        assert price == 50.0
+        assert slope == 50.0
 
 
 @given(st.floats(1e-4, 1), st.integers(1, 10**9))
-def test_the_first_guess_is_right_where_loss_falls_by_six_decibels_a_bit(nats, weights):
-    price = first_guess(nats, weights)
-    # One bit more for each weight leaves a quarter of the loss: a small step tells the price.
+def test_the_first_guess_is_right_where_loss_falls_by_six_decibels_a_bit(max_kl, weights):
+    slope = first_guess(max_kl, weights)
+    # One bit more for each weight leaves a quarter of the loss: a small step tells the slope.
     step = 1e-6
-    np.testing.assert_allclose(nats * (1 - 4**-step) / (weights * step), price, rtol=1e-4)
+    np.testing.assert_allclose(max_kl * (1 - 4**-step) / (weights * step), slope, rtol=1e-4)
 
 
 def test_a_guess_grows_with_the_loss_allowed_and_goes_no_further_than_the_bracket():
@@ -151,43 +151,43 @@ def test_a_guess_grows_with_the_loss_allowed_and_goes_no_further_than_the_bracke
     assert guess(1e-6, 1e9, 0.02) == pytest.approx(1e-6 / WIDEST)
 
 
-def test_probes_aim_between_a_price_that_is_too_high_and_one_that_is_too_low():
+def test_probes_aim_between_a_slope_that_is_too_high_and_one_that_is_too_low():
     assert aim([(1e-6, 0.1)], 0.02) == pytest.approx(2e-7)
-    # The loss of a broken network, then next to none: the guess from it would be above the first price.
+    # The loss of a broken network, then next to none: the guess from it would be above the first slope.
     assert aim([(1e-6, 2.0), (1e-8, 1e-6)], 0.02) == pytest.approx(1e-7)
     assert aim([(1e-6, 2.0), (1e-8, 1e-3)], 0.02) == pytest.approx(2e-7)
     assert aim([(1e-6, 0.02)], 0.02) == pytest.approx(1e-6)
 
 
 def test_an_accuracy_of_99_percent_allows_a_fortieth_of_a_nat():
-    allowed = NATS * (1 - 0.99)
+    allowed = MAX_KL * (1 - 0.99)
     assert allowed == pytest.approx(0.025)
 
 
 @given(st.floats(1, 30), st.floats(-1.5, 1.5), st.floats(0.2, 0.8))
-def test_the_lowest_price_of_a_size_is_found_in_few_steps(weight_bits, distance, share):
-    """However far off the first guess is; bits fall by a half for each doubling of the price, then level off."""
+def test_the_lowest_slope_of_a_size_is_found_in_few_steps(weight_bits, distance, share):
+    """However far off the first guess is; bits fall by a half for each doubling of the slope, then level off."""
     tried = []
 
-    def bits(price: float) -> float:
-        tried.append(price)
-        return weight_bits / (1 + math.sqrt(price / 10**distance))
+    def bits(slope: float) -> float:
+        tried.append(slope)
+        return weight_bits / (1 + math.sqrt(slope / 10**distance))
 
     most = share * weight_bits
-    price = within(bits, most, 1.0)
+    slope = within(bits, most, 1.0)
     exact = 10**distance * (1 / share - 1) ** 2
-    assert bits(price) <= most
-    assert 0.999 * exact <= price <= (1 + 2 * NEAREST) * exact
+    assert bits(slope) <= most
+    assert 0.999 * exact <= slope <= (1 + 2 * NEAREST) * exact
     assert len(tried) < 30
 
 
-def test_a_size_that_no_price_reaches_is_refused():
-    with pytest.raises(UserError, match=r"no price of a bit makes the layers as small as 1,000 bytes; lower"):
-        within(lambda price: 8001.0, 8000, 1.0)
+def test_a_size_that_no_slope_reaches_is_refused():
+    with pytest.raises(UserError, match=r"no slope of a bit makes the layers as small as 1,000 bytes; lower"):
+        within(lambda slope: 8001.0, 8000, 1.0)
 
 
 def test_steps_in_the_size_never_end_above_it():
     """A codebook that loses a level makes a step."""
-    price = within(lambda price: 10 - math.floor(math.log(price) * 3), 7.5, 0.1)
-    assert 10 - math.floor(math.log(price) * 3) <= 7.5
-    assert math.isclose(price, math.e, rel_tol=2 * NEAREST)
+    slope = within(lambda slope: 10 - math.floor(math.log(slope) * 3), 7.5, 0.1)
+    assert 10 - math.floor(math.log(slope) * 3) <= 7.5
+    assert math.isclose(slope, math.e, rel_tol=2 * NEAREST)

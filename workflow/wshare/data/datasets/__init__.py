@@ -1,1 +1,1 @@
-"""Sources of images: a module each."""
+"""Where images come from: a module for a source or a few, imported when a dataset names it; table.py lists them."""

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from wshare.data.dataset import Dataset, _folder, _from_arrays, _line
-from wshare.errors import FormatError, UserError
+from wshare.data.dataset import Dataset, from_arrays, source_folder
+from wshare.errors import FormatError, UserError, one_line
 
 CIFAR10_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 
 
-def _open_cifar10(settings: Mapping[str, Any]) -> Dataset:
-    root = _folder(settings)
+def open_cifar10(settings: Mapping[str, Any]) -> Dataset:
+    """All 60,000 images of a folder that is, or holds, the unpacked archive, as pickles or binary."""
+    root = source_folder(settings)
     readers = {"": _read_cifar10_pickle, ".bin": _read_cifar10_binary}
     for folder in (root, root / "cifar-10-batches-py", root / "cifar-10-batches-bin"):
         for suffix, reader in readers.items():
@@ -23,7 +24,7 @@ def _open_cifar10(settings: Mapping[str, Any]) -> Dataset:
                 pixels = np.concatenate([pixels for pixels, _ in batches])
                 images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
                 labels = np.concatenate([labels for _, labels in batches])
-                return _from_arrays(images, labels, str(folder), classes=10)
+                return from_arrays(images, labels, str(folder), classes=10)
     raise UserError(f"{root}: no CIFAR-10 here; 'path' must be or hold cifar-10-batches-py or cifar-10-batches-bin")
 
 
@@ -48,7 +49,7 @@ def _read_cifar10_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 raise ValueError(f"{pixels.shape} pixels for {labels.shape} labels")
         # A pickle that is not what it should be can raise almost anything.
         except Exception as error:
-            raise FormatError(f"{path}: not a CIFAR-10 batch ({_line(error)}); fetch it again") from None
+            raise FormatError(f"{path}: not a CIFAR-10 batch ({one_line(error)}); fetch it again") from None
     return pixels, labels
 
 

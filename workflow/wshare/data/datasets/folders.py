@@ -1,7 +1,5 @@
 """Folders of image files, one a class or without labels; ImageNet among them."""
 
-import fcntl
-import importlib
 import importlib.util
 import json
 import os
@@ -15,8 +13,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from wshare.data.dataset import Dataset, UnreadableImage, _as_rgb, _closest, _folder, _line
-from wshare.errors import UserError
+from wshare.data.dataset import Dataset, UnreadableImage, as_rgb, source_folder
+from wshare.errors import UserError, one_line
+from wshare.names import closest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 
@@ -47,20 +46,24 @@ def imagenet_wnids() -> tuple[str, ...]:
     return tuple(wnids)
 
 
-def _open_imagenet(settings: Mapping[str, Any]) -> Dataset:
-    root = _folder(settings)
+def open_imagenet(settings: Mapping[str, Any]) -> Dataset:
+    """ImageNet's validation images: a folder a wnid, or the archives, which are unpacked beside themselves."""
+    root = source_folder(settings)
     if not (root / "val").is_dir() and (root / "ILSVRC2012_img_val.tar").is_file():
         try:
             _unpack_imagenet(root)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"{root}: the archives could not be unpacked there ({_line(error)}); check both and the free space"
+                f"{root}: the archives could not be unpacked there ({one_line(error)}); check both and the free space"
             ) from None
-    return _open_imagenette(settings)
+    return open_imagenette(settings)
 
 
 def _unpack_imagenet(root: Path) -> None:
     """Unpack the validation images into `root`/val, which is there only when it is whole."""
+    # Not at the top: Unix alone has it, and only this needs it.
+    import fcntl
+
     from torchvision.datasets.imagenet import parse_devkit_archive, parse_val_archive
 
     # Several jobs may want the same folder: one unpacks, the others wait for it.
@@ -75,15 +78,17 @@ def _unpack_imagenet(root: Path) -> None:
         partial_folder.rename(root / "val")
 
 
-def _open_imagenette(settings: Mapping[str, Any]) -> Dataset:
-    root = _folder(settings)
+def open_imagenette(settings: Mapping[str, Any]) -> Dataset:
+    """Images in a folder a wnid, or in its folder `val`: ImageNet or a part of it."""
+    root = source_folder(settings)
     if (root / "val").is_dir():
         root = root / "val"
     return _from_folders(root, _wnid_indices(root, _class_folders(root)), IMAGENET_CLASSES)
 
 
-def _open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
-    root, class_map = _folder(settings), settings.get("class_map")
+def open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
+    """Images in a folder a class, whose indices `class_map` tells, or images without `labels` at any depth."""
+    root, class_map = source_folder(settings), settings.get("class_map")
     if not settings.get("labels", True):
         return _from_unlabelled_folder(root)
     folders = _class_folders(root)
@@ -120,7 +125,7 @@ def _wnid_indices(root: Path, folders: Sequence[str]) -> dict[str, int]:
     for name in folders:
         if name not in indices:
             raise UserError(
-                f"{root / name}: not one of ImageNet's {IMAGENET_CLASSES} wnids.{_closest(name, indices)} "
+                f"{root / name}: not one of ImageNet's {IMAGENET_CLASSES} wnids. {closest(name, indices)} "
                 "Remove the folder, or use the source 'imagefolder' with a class_map"
             )
     return {name: indices[name] for name in folders}
@@ -132,7 +137,7 @@ def _mapped_indices(root: Path, folders: Sequence[str], path: Path) -> dict[str,
     except OSError as error:
         raise UserError(f"class_map {path}: {error.strerror}; give a JSON file, or 'sorted'") from None
     except ValueError as error:
-        raise UserError(f"class_map {path}: not JSON ({_line(error)}); correct it") from None
+        raise UserError(f"class_map {path}: not JSON ({one_line(error)}); correct it") from None
     if not isinstance(indices, dict):
         raise UserError(f"class_map {path}: must be an object {{folder: class index}}; correct it")
     for name in folders:
@@ -185,6 +190,6 @@ def _read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
     path = root / keys[index]
     try:
         with PIL.Image.open(path) as image:
-            return _as_rgb(image)
+            return as_rgb(image)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UnreadableImage(path, _line(error)) from None
+        raise UnreadableImage(path, one_line(error)) from None

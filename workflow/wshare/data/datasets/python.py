@@ -1,7 +1,6 @@
 """Images that a function of the user returns."""
 
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,11 +8,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from wshare.data.dataset import Dataset, _as_rgb, _dataset, _from_arrays, _line
-from wshare.errors import UserError
+from wshare.data.dataset import Dataset, as_rgb, from_arrays, from_reader
+from wshare.errors import UserError, one_line
 
 
-def _open_python(settings: Mapping[str, Any]) -> Dataset:
+def open_function(settings: Mapping[str, Any]) -> Dataset:
+    """What the function "module:function" returns: (images, labels), uint8 arrays or PIL images; labels or None."""
     name = settings.get("function") or ""
     module, _, function = name.partition(":")
     if not (module and function):
@@ -21,13 +21,13 @@ def _open_python(settings: Mapping[str, Any]) -> Dataset:
     try:
         call = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"function {name!r}: {_line(error)}; put its folder on PYTHONPATH") from error
+        raise UserError(f"function {name!r}: {one_line(error)}; put its folder on PYTHONPATH") from error
     try:
         images, labels = call()
         count = len(images)
     except Exception as error:
         raise UserError(
-            f"function {name!r}: {type(error).__name__}: {_line(error)}; it must return (images, labels)"
+            f"function {name!r}: {type(error).__name__}: {one_line(error)}; it must return (images, labels)"
         ) from error
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
@@ -35,8 +35,8 @@ def _open_python(settings: Mapping[str, Any]) -> Dataset:
                 f"function {name!r}: images are {images.dtype} {list(images.shape)}; "
                 "return uint8 [N,H,W] or [N,H,W,3], or PIL images"
             )
-        return _from_arrays(images, labels, f"function {name!r}", classes=None)
-    return _dataset(partial(_read_object, images, name), count, labels, f"function {name!r}", classes=None)
+        return from_arrays(images, labels, f"function {name!r}", classes=None)
+    return from_reader(partial(_read_object, images, name), count, labels, f"function {name!r}", classes=None)
 
 
 def _read_object(images: Sequence[PIL.Image.Image], name: str, index: int) -> PIL.Image.Image:
@@ -46,6 +46,6 @@ def _read_object(images: Sequence[PIL.Image.Image], name: str, index: int) -> PI
             f"function {name!r}: image {index} is {type(image).__name__}; return PIL images or a uint8 array"
         )
     try:
-        return image.copy() if image.mode == "L" else _as_rgb(image)
+        return image.copy() if image.mode == "L" else as_rgb(image)
     except (OSError, ValueError) as error:
-        raise UserError(f"function {name!r}: image {index}: {_line(error)}") from None
+        raise UserError(f"function {name!r}: image {index}: {one_line(error)}") from None

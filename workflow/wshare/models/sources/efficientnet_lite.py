@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from wshare.errors import UserError
-from wshare.models.description import Fetched, finish, refuse
+from wshare.models.description import Fetched, finish
 from wshare.models.state import load_state
 from wshare.models.weights_file import read_state
 from wshare.models.zoo import Residual, chain
@@ -72,7 +72,6 @@ def fetch(settings: dict, cache: Path) -> Fetched:
 
     The packages state no accuracy, so none is given as published.
     """
-    refuse(settings, ["weights", "path", "sha256", "url"])
     name = settings["architecture"]
     _require(name)
     file_name, sha256, (_, _, size, resize) = VARIANTS[name]
@@ -87,7 +86,7 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     return finish(
         module,
         settings,
-        builder={"kind": "lite", "name": name, "arguments": arguments},
+        builder={"kind": "efficientnet_lite", "name": name, "arguments": arguments},
         preprocessing={
             "channels": 3,
             "resize": resize,
@@ -207,4 +206,6 @@ def _package_file(name: str, file_name: str) -> Path:
 
 def _require(name: str) -> None:
     if name not in VARIANTS:
-        raise UserError(f"architecture: {name!r}: source 'wheel' has no such network. {closest(name, VARIANTS)}")
+        raise UserError(
+            f"architecture: {name!r}: source 'efficientnet_lite' has no such network. {closest(name, VARIANTS)}"
+        )

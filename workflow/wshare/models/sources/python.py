@@ -4,13 +4,13 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from wshare.errors import UserError
-from wshare.models.description import Fetched, finish, refuse
+from wshare.models.description import Fetched, finish
 from wshare.names import closest
 
 
@@ -20,7 +20,6 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     The working directory is on the import path; `arguments` go to the function. `preprocessing` must give at least
     `crop`, the side of the input; what it leaves out is neutral.
     """
-    refuse(settings, ["weights", "path", "sha256", "url"])
     name = settings["architecture"]
     arguments = dict(settings.get("arguments") or {})
     return finish(
@@ -43,6 +42,12 @@ def build(name: str, arguments: dict) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UserError(f"architecture: {name} returned a {type(module).__name__}, not an nn.Module")
     return module
+
+
+def from_weights(name: str, settings: dict, weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict, dict]:
+    """The network that weights are for, not yet filled with them; the arguments that build it; its preprocessing."""
+    arguments = dict(settings.get("arguments") or {})
+    return build(name, arguments), arguments, {}
 
 
 def _function(name: str) -> Callable[..., object]:

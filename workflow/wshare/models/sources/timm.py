@@ -1,13 +1,14 @@
 """Classification networks of timm (an optional extra), pretrained or with a local checkpoint."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from torch import nn
+from torch import Tensor, nn
 
-from wshare.errors import UserError
-from wshare.models.description import Fetched, finish, refuse
+from wshare.errors import UserError, one_line
+from wshare.models.description import Fetched, finish
 from wshare.models.state import load_state
 from wshare.models.weights_file import read_state
 from wshare.names import closest
@@ -19,7 +20,6 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     `architecture` is a timm name; `weights` may give the tag of pretrained weights, such as a1h_in1k, which may also
     stand in the name after a dot. Without both, timm's default tag. Downloads are timm's own, kept under the cache.
     """
-    refuse(settings, ["url"])
     name = settings["architecture"]
     if settings.get("weights"):
         name = f"{name}.{settings['weights']}"
@@ -34,7 +34,8 @@ def fetch(settings: dict, cache: Path) -> Fetched:
         # Without a tag they may be weights of the user's own, for classes that nobody here knows.
         categories = categories_of(module) if "." in name else None
     else:
-        refuse(settings, ["sha256"])
+        if settings.get("sha256"):
+            raise UserError(f"sha256: {settings['sha256']!r}: checks the file at path only; set path or remove the key")
         module = _pretrained(name, arguments, cache / "timm")
         source = "pretrained"
         categories = categories_of(module)
@@ -57,6 +58,14 @@ def build(name: str, arguments: dict) -> nn.Module:
         return timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
         raise UserError(f"arguments: {arguments}: timm cannot build {name} with them: {error}") from error
+
+
+def from_weights(name: str, settings: dict, weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict, dict]:
+    """The network that weights are for, not yet filled with them; the arguments that build it; its preprocessing."""
+    classes = {"num_classes": settings["classes"]} if settings.get("classes") else {}
+    arguments = classes | (settings.get("arguments") or {})
+    module = build(name, arguments)
+    return module, arguments, preprocessing_of(module, settings)
 
 
 def preprocessing_of(module: nn.Module, settings: dict) -> dict:
@@ -102,9 +111,8 @@ def _pretrained(name: str, arguments: dict, cache: Path) -> nn.Module:
         raise UserError(f"arguments: {arguments}: timm cannot build {name} with them: {error}") from error
     except (OSError, RuntimeError) as error:
         # The hub's errors are OSErrors, whichever HTTP library it uses; timm says with RuntimeError that it has none.
-        reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
-            f"timm {name}: no pretrained weights ({type(error).__name__}: {reason}); get the checkpoint from "
+            f"timm {name}: no pretrained weights ({type(error).__name__}: {one_line(error)}); get the checkpoint from "
             "the Hugging Face hub another way and set models.<name>.path to it"
         ) from error
 

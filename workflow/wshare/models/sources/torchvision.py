@@ -1,12 +1,12 @@
 """Classification networks of torchvision, with the weights that it publishes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from wshare.errors import UserError
 from wshare.files.downloads import download
@@ -59,16 +59,18 @@ def build(name: str, arguments: dict) -> nn.Module:
         raise UserError(f"arguments: {arguments}: torchvision cannot build {name} with them: {error}") from error
 
 
-def aux_arguments(name: str, keys: Iterable[str]) -> dict:
-    """Builder arguments that say whether the network has auxiliary heads, as the names in a state dict tell."""
-    if name not in FROM_TENSORFLOW:
-        return {}
-    return {"aux_logits": any(key.startswith(("aux1.", "aux2.", "AuxLogits.")) for key in keys)}
+def from_weights(name: str, settings: dict, weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict, dict]:
+    """The network that weights are for, not yet filled with them; the arguments that build it; its preprocessing.
 
-
-def usual_preprocessing(name: str) -> dict:
-    """Preprocessing of the first weights that were published for a network."""
-    return _preprocessing(next(iter(torchvision.models.get_model_weights(name))))
+    The names of the weights tell whether it has auxiliary heads. Preprocessing is that of the first weights that were
+    published for it.
+    """
+    classes = {"num_classes": settings["classes"]} if settings.get("classes") else {}
+    heads = any(key.startswith(("aux1.", "aux2.", "AuxLogits.")) for key in weights)
+    aux = {"aux_logits": heads} if name in FROM_TENSORFLOW else {}
+    arguments = classes | aux | (settings.get("arguments") or {})
+    module = build(name, arguments)
+    return module, arguments, _preprocessing(next(iter(torchvision.models.get_model_weights(name))))
 
 
 def _require(name: str) -> None:

@@ -6,6 +6,7 @@ a large layer is worth more than a small one.
 
 import math
 
+from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import layer_bits
 from wshare.search.by_k.problem import Combination, Problem, loss_per_bit, narrower
 from wshare.search.by_k.slope import predicted_loss
@@ -14,15 +15,12 @@ from wshare.search.by_k.slope import predicted_loss
 WIDEST = 8
 
 
-USES_PROFILE = True
-
-
-def budget(options: dict) -> int:
+def combinations(options: dict) -> int:
     """Combinations measured at most."""
     return options["evaluations"]
 
 
-def run(problem: Problem, options: dict) -> Combination:
+def choose(problem: Problem, options: dict) -> Combination:
     """Smallest combination met among at most `evaluations` on the greedy path, by bisection.
 
     Each step of the path adds predicted loss, so that the measured quality falls along it but for noise.
@@ -67,3 +65,6 @@ def greedy_path(problem: Problem) -> list[Combination]:
         prices[place] = price(place)
         path.append(tuple(ks))
     return path
+
+
+METHOD = ByK(choose, combinations)

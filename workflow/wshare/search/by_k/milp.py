@@ -11,6 +11,7 @@ import math
 import numpy as np
 from scipy import optimize, sparse
 
+from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import layer_bits
 from wshare.search.by_k.greedy import greedy_path
 from wshare.search.by_k.problem import Combination, Layer, Problem, ladder
@@ -20,15 +21,12 @@ from wshare.search.by_k.slope import predicted_loss
 Choices = list[tuple[int | None, int, float]]
 
 
-USES_PROFILE = True
-
-
-def budget(options: dict) -> int:
+def combinations(options: dict) -> int:
     """Combinations measured at most."""
     return options["evaluations"]
 
 
-def run(problem: Problem, options: dict) -> Combination:
+def choose(problem: Problem, options: dict) -> Combination:
     """Smallest combination met among at most `evaluations`, each of least predicted loss within its bits."""
     choices = [choices_of(layer) for layer in problem.layers]
     path = [(problem.bits(combination), predicted(choices, combination)) for combination in greedy_path(problem)]
@@ -83,3 +81,6 @@ def allocate(choices: list[Choices], bits: int, reached: float) -> Combination:
         options={"mip_rel_gap": 0},
     )
     return tuple(ks[place] for place in np.flatnonzero(result.x > 0.5))
+
+
+METHOD = ByK(choose, combinations)

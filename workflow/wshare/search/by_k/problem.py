@@ -6,20 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from wshare.quantize.cost import index_bits, layer_bits
+from wshare.search.method import Profiled
 
 # The k of each layer, in the network's order; None keeps a layer dense.
 Combination = tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class Profiled:
-    """One row of sensitivity.csv: a layer alone at k."""
-
-    k: int
-    inertia: float
-    relative_quality: float
-    kl: float
-    images: int
 
 
 @dataclass(frozen=True)
@@ -33,31 +23,18 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Quality of one combination on the search images.
-
-    `relative_quality` is a share of the float32 accuracy, `low` the lower end that its interval is
-    expected to have on other images, `kl` in nats.
-    """
-
-    top1: float
-    relative_quality: float
-    low: float
-    kl: float
-    agreement: float
-
-
-@dataclass(frozen=True)
 class Problem:
     """Find the combination of fewest bits that meets the quality target.
 
-    `measure` evaluates a combination on the search images; each distinct one is forwarded once.
+    `measure` gives a combination's quality on the search images, with the keys of `wshare.search.front.QUALITY`: of
+    these `relative_quality` is a share of the float32 quality, `low` the lower end that its interval is expected to
+    have on other images, `kl` the divergence in nats. Each distinct combination is forwarded once.
     """
 
     layers: tuple[Layer, ...]
     target: float
     seed: int
-    measure: Callable[[Combination], Measurement]
+    measure: Callable[[Combination], dict]
 
     def bits(self, combination: Combination) -> int:
         """Analytic bits of all layers' weights."""
@@ -65,7 +42,7 @@ class Problem:
 
     def meets(self, combination: Combination) -> bool:
         """Whether other images are expected to confirm the quality target."""
-        return self.measure(combination).low >= self.target
+        return self.measure(combination)["low"] >= self.target
 
     def clamped(self, ks: Sequence[int]) -> Combination:
         """One k a layer, no larger than its number of distinct weights."""
@@ -76,7 +53,7 @@ class Problem:
         met = [combination for combination in combinations if self.meets(combination)]
         if met:
             return min(met, key=self.bits)
-        return max(combinations, key=lambda combination: (self.measure(combination).low, -self.measure(combination).kl))
+        return max(combinations, key=lambda c: (self.measure(c)["low"], -self.measure(c)["kl"]))
 
 
 def ladder(layer: Layer) -> list[int | None]:

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import layer_bits
 from wshare.search.by_k.problem import Combination, Layer, Problem, loss_per_bit, narrower
 
@@ -17,15 +18,12 @@ from wshare.search.by_k.problem import Combination, Layer, Problem, loss_per_bit
 BISECTIONS = 14
 
 
-USES_PROFILE = True
-
-
-def budget(options: dict) -> int:
+def combinations(options: dict) -> int:
     """Combinations measured at most."""
     return options["evaluations"]
 
 
-def run(problem: Problem, options: dict) -> Combination:
+def choose(problem: Problem, options: dict) -> Combination:
     """Smallest combination met among at most `evaluations`: prices by bisection, then narrower single layers."""
     losses = [predicted_loss(layer) for layer in problem.layers]
     bits = [np.array([layer_bits(layer.weights, k + 1) for k in range(len(layer.inertia))]) for layer in problem.layers]
@@ -94,3 +92,6 @@ def _price_range(losses: list[np.ndarray], bits: list[np.ndarray]) -> tuple[floa
     total = max(sum(float(loss.max()) for loss in losses), np.finfo(float).tiny)
     weights = sum(float(cost.max()) for cost in bits)
     return total / weights * 1e-9, total / weights * 1e3
+
+
+METHOD = ByK(choose, combinations)

@@ -13,6 +13,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import index_bits
 from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled
 
@@ -20,15 +21,12 @@ from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled
 Positions = np.ndarray
 
 
-USES_PROFILE = True
-
-
-def budget(options: dict) -> int:
+def combinations(options: dict) -> int:
     """Combinations measured at most."""
     return options["samples"] + options["rescored"]
 
 
-def run(problem: Problem, options: dict) -> Combination:
+def choose(problem: Problem, options: dict) -> Combination:
     """Smallest combination met among the measured samples and the re-scored Pareto front.
 
     Step 1 filters each layer's candidates by the quality target and keeps the best of each index width.
@@ -39,7 +37,7 @@ def run(problem: Problem, options: dict) -> Combination:
     candidates = [filter_candidates(layer, problem.target) for layer in problem.layers]
     seed = problem.seed if options["seed"] is None else options["seed"]
     sampled = _space_filling(candidates, options["samples"], seed)
-    quality = [problem.measure(combination).relative_quality for combination in _combinations(candidates, sampled)]
+    quality = [problem.measure(combination)["relative_quality"] for combination in _combinations(candidates, sampled)]
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13)))
     model.fit(_inertias(candidates, sampled), quality)
     front = _front(problem, candidates, model, options, seed)
@@ -107,3 +105,6 @@ def _front(problem: Problem, candidates: list[list[Profiled]], model: Pipeline, 
     )
     result = minimize(Trade(), algorithm, ("n_gen", options["generations"]), seed=seed)
     return result.X[np.argsort(result.F[:, 1], kind="stable")].astype(int)
+
+
+METHOD = ByK(choose, combinations)

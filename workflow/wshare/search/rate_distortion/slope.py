@@ -1,6 +1,6 @@
-"""One price of a bit for all layers, each coded at the rate that price buys.
+"""One slope for all layers, in nats a bit: the Lagrange multiplier of rate and distortion.
 
-The loss measured on the search images grows smoothly with the price, so that its target is met by a secant on
+The loss measured on the search images grows smoothly with the slope, so that its target is met by a secant on
 logarithmic axes within a bracket. Divergence from the float32 network is the loss: it varies far less from image to
 image than accuracy, which only confirms the choice.
 """
@@ -12,11 +12,11 @@ from scipy.optimize import brentq
 
 from wshare.errors import UserError
 
-# Share of the budget that the chosen price must spend, unless evaluations run out.
+# Share of the budget that the chosen slope must spend, unless evaluations run out.
 CLOSE = 0.93
 
 
-# Prices nearer to each other than this, as a logarithm, are taken for one.
+# Slopes nearer to each other than this, as a logarithm, are taken for one.
 NEAREST = 0.005
 
 
@@ -28,7 +28,7 @@ TIGHTER = 0.8
 NEAR_ENOUGH = 0.9
 
 
-# A first bracket: prices this far from the guess break any network, or none.
+# A first bracket: slopes this far from the guess break any network, or none.
 WIDEST = 1e4
 
 
@@ -36,69 +36,69 @@ WIDEST = 1e4
 LEAST_LOSS = 1e-12
 
 
-# First step towards a size, as a logarithm of the price: about half a bit a weight.
+# First step towards a size, as a logarithm of the slope: about half a bit a weight.
 BRACKET = math.log(2)
 
 
 # Divergence allowed for each share of accuracy that may be lost. On EfficientNet-Lite0, and in its peers' files, 4 nats
 # lose about all of it on average, so that every second sample of images would miss the target. The rest is the margin.
-NATS = 2.5
+MAX_KL = 2.5
 
 
-def first_guess(nats: float, weights: int) -> float:
-    """Price of a bit, in nats, at which `weights` weights lose `nats` in all at high rate.
+def first_guess(max_kl: float, weights: int) -> float:
+    """Slope, in nats a bit, at which `weights` weights lose `max_kl` nats in all at high rate.
 
-    A uniform quantizer of rate R has distortion c 4^-R, so that the price is its derivative, 2 ln 2 times the loss.
+    A uniform quantizer of rate R has distortion c 4^-R, so that the slope is its derivative, 2 ln 2 times the loss.
     """
-    return 2 * math.log(2) * nats / weights
+    return 2 * math.log(2) * max_kl / weights
 
 
-def guess(price: float, loss: float, nats: float) -> float:
-    """Price at which a network loses `nats` in all that loses `loss` at `price`.
+def guess(slope: float, loss: float, max_kl: float) -> float:
+    """Slope at which a network loses `max_kl` nats in all that loses `loss` at `slope`.
 
-    Loss grows with the price as it does in `first_guess`; the step is at most that of a search's bracket.
+    Loss grows with the slope as it does in `first_guess`; the step is at most that of a search's bracket.
     """
-    return price * min(max(nats / max(loss, LEAST_LOSS), 1 / WIDEST), WIDEST)
+    return slope * min(max(max_kl / max(loss, LEAST_LOSS), 1 / WIDEST), WIDEST)
 
 
-def aim(probed: list[tuple[float, float]], nats: float) -> float:
-    """Price at which a network should lose `nats`, from prices and the losses there, the last of them the nearest."""
-    low = max((price for price, loss in probed if loss <= nats), default=0.0)
-    high = min((price for price, loss in probed if loss > nats), default=math.inf)
-    price = guess(*probed[-1], nats)
+def aim(probed: list[tuple[float, float]], max_kl: float) -> float:
+    """Slope at which a network should lose `max_kl` nats, from slopes and the losses there, the last of them the nearest."""
+    low = max((slope for slope, loss in probed if loss <= max_kl), default=0.0)
+    high = min((slope for slope, loss in probed if loss > max_kl), default=math.inf)
+    slope = guess(*probed[-1], max_kl)
     # Of a broken network the loss says little, and next to none says as little.
-    return price if low <= price <= high else math.sqrt(low * high)
+    return slope if low <= slope <= high else math.sqrt(low * high)
 
 
-def run(measure: Callable[[float], tuple[float, bool]], start: float, nats: float, evaluations: int) -> float:
-    """Highest price found whose divergence is at most `nats` and that is confirmed; the best of all if none is.
+def find(measure: Callable[[float], tuple[float, bool]], start: float, max_kl: float, evaluations: int) -> float:
+    """Highest slope found whose divergence is at most `max_kl` nats and that is confirmed; the best of all if none is.
 
-    `measure` returns the divergence in nats at a price, and whether accuracy confirms it; the second is looked at
+    `measure` returns the divergence in nats at a slope, and whether accuracy confirms it; the second is looked at
     only where the first fits.
     """
     tried: dict[float, tuple[float, bool]] = {}
     # Least divergence that accuracy did not confirm.
-    price, allowed, failed = start, nats, 0.0
+    slope, allowed, failed = start, max_kl, 0.0
     while len(tried) < evaluations:
-        tried[price] = measure(price)
-        loss, confirmed = tried[price]
-        if loss <= nats and not confirmed:
-            failed, nats = loss, TIGHTER * loss
-        elif confirmed and CLOSE * nats <= loss <= nats:
+        tried[slope] = measure(slope)
+        loss, confirmed = tried[slope]
+        if loss <= max_kl and not confirmed:
+            failed, max_kl = loss, TIGHTER * loss
+        elif confirmed and CLOSE * max_kl <= loss <= max_kl:
             if loss >= NEAR_ENOUGH * failed:
                 break
-            nats = math.sqrt(loss * failed)
-        price = _next(tried, nats, start)
-        if any(abs(math.log(price / other)) < NEAREST for other in tried):
+            max_kl = math.sqrt(loss * failed)
+        slope = _next(tried, max_kl, start)
+        if any(abs(math.log(slope / other)) < NEAREST for other in tried):
             break
-    fitting = [price for price, (loss, confirmed) in tried.items() if confirmed and loss <= allowed]
-    return max(fitting) if fitting else min(tried, key=lambda price: tried[price][0])
+    fitting = [slope for slope, (loss, confirmed) in tried.items() if confirmed and loss <= allowed]
+    return max(fitting) if fitting else min(tried, key=lambda slope: tried[slope][0])
 
 
 def within(bits: Callable[[float], float], most: float, start: float) -> float:
-    """Lowest price found at which `bits` is at most `most`, to a factor of 1 + NEAREST; `start` is a guess.
+    """Lowest slope found at which `bits` is at most `most`, to a factor of 1 + NEAREST; `start` is a guess.
 
-    UserError if no price is high enough.
+    UserError if no slope is high enough.
     """
     small: list[float] = []
 
@@ -113,7 +113,7 @@ def within(bits: Callable[[float], float], most: float, start: float) -> float:
         high += BRACKET
         if high > math.log(start * WIDEST):
             raise UserError(
-                f"no price of a bit makes the layers as small as {most / 8:,.0f} bytes; lower options.compression_rate"
+                f"no slope makes the layers as small as {most / 8:,.0f} bytes; lower options.compression_rate"
             )
     low = high - BRACKET
     while low > math.log(start / WIDEST) and excess(low) <= 0:
@@ -123,10 +123,10 @@ def within(bits: Callable[[float], float], most: float, start: float) -> float:
     return min(small)
 
 
-def _next(tried: dict[float, tuple[float, bool]], nats: float, start: float) -> float:
-    """Price between the nearest one below the budget and the nearest one above it, where the loss should be right."""
-    aim = math.log(nats * (1 + CLOSE) / 2)
-    points = sorted((math.log(price), math.log(max(loss, 1e-9))) for price, (loss, _) in tried.items())
+def _next(tried: dict[float, tuple[float, bool]], max_kl: float, start: float) -> float:
+    """Slope between the nearest one below the budget and the nearest one above it, where the loss should be right."""
+    aim = math.log(max_kl * (1 + CLOSE) / 2)
+    points = sorted((math.log(slope), math.log(max(loss, 1e-9))) for slope, (loss, _) in tried.items())
     below = max((p for p in points if p[1] <= aim), default=None)
     above = min((p for p in points if p[1] > aim and (below is None or p[0] > below[0])), default=None)
     if below and above:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wshare.data import photos
 from wshare.data.dataset import Dataset
+from wshare.data.datasets import photos
+from wshare.data.datasets.photos import PACKAGES, PHOTOGRAPHS, crop_box, deal_crops, deal_photographs, photograph_path
 from wshare.data.images import ImageFile
-from wshare.data.photos import PACKAGES, PHOTOGRAPHS, crop_box, deal_crops, deal_photographs, photograph_path
 from wshare.data.prepare import prepare
 from wshare.data.registry import open_dataset
 from wshare.data.splits import splits_of
@@ -21,7 +21,7 @@ from wshare.errors import UserError
 from wshare.files.sealed import write_json
 from wshare.stages.prepare_images import prepare_images
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SIZES = {"search": 30, "held_out": 45}
 PREPROCESSING = {
     "channels": 3,

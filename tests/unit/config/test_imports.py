@@ -1,0 +1,22 @@
+"""What is imported while the Snakefile is parsed, and by stages that need no network."""
+
+import os
+import re
+import subprocess
+import sys
+
+from wshare.config.validation import PACKAGE
+
+
+def test_light_stages_and_the_settings_import_no_torch():
+    names = ["wshare.stages.cluster_layer", "wshare.stages.gather_sensitivity", "wshare.stages.summarise"]
+    names += ["wshare.stages.report_model", "wshare.stages.report_study"]
+    names += ["wshare.config.slices", "wshare.config.validation", "wshare.cli", "wshare.config.environment"]
+    program = f"import {', '.join(names)}, sys; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+def test_rules_import_no_torch():
+    for file in [*PACKAGE.parent.rglob("*.smk"), PACKAGE.parent / "Snakefile"]:
+        assert not re.search(r"^\s*(import|from) (torch|numpy|h5py)", file.read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,0 +1,35 @@
+"""What happens to an image before the network sees it."""
+
+import pytest
+
+from wshare.errors import UserError
+from wshare.models import preprocessing
+
+
+def test_preprocessing_given_over_found():
+    found = {"resize": 256, "crop": 224, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}
+    assert preprocessing.complete_preprocessing(found, {"resize": None, "crop": 200, "std": [4, 5, 6]}) == {
+        "channels": 3,
+        "resize": None,
+        "crop": 200,
+        "interpolation": "bicubic",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [4.0, 5.0, 6.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"corp": 3}, "preprocessing: 'corp': no such key. Did you mean 'crop'"),
+        ({"channels": 2}, "preprocessing.channels: 2"),
+        ({"crop": 0}, "preprocessing.crop: 0"),
+        ({"resize": 200}, r"preprocessing.resize: 200: must be null or at least preprocessing.crop \(224\)"),
+        ({"interpolation": "cubic"}, "preprocessing.interpolation: 'cubic'"),
+        ({"mean": [0.5]}, r"preprocessing.mean: \[0.5\]: must be 3 values"),
+        ({"std": [1, 0, 1]}, "preprocessing.std: .* above 0"),
+    ],
+)
+def test_wrong_preprocessing(given, expected):
+    with pytest.raises(UserError, match=expected):
+        preprocessing.complete_preprocessing({"crop": 224}, given)

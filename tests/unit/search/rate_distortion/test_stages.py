@@ -1,0 +1,511 @@
+"""The search method rate_distortion, from the stages' files to the packed file."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import wshare.stages.search as stage
+from wshare.artifacts.calibration import read_calibration
+from wshare.artifacts.model import read_model, write_model
+from wshare.artifacts.outputs import write_outputs
+from wshare.artifacts.weights import read_layer
+from wshare.calibration.statistics import input_statistics
+from wshare.data.images import ImageFile
+from wshare.errors import UserError
+from wshare.evaluation.predict import predict
+from wshare.files.sealed import read_json, write_json
+from wshare.files.tables import read_sealed
+from wshare.models import zoo as networks
+from wshare.models.description import Fetched
+from wshare.models.folding import folded_norms
+from wshare.models.layers import replaced
+from wshare.models.state import fast, load_state
+from wshare.packed.format import load_packed
+from wshare.quantize.layer import Options
+from wshare.search import evaluator
+from wshare.search.artifacts import Files, read_artifacts
+from wshare.search.methods import METHODS
+from wshare.search.rate_distortion import search as rate_distortion
+from wshare.search.rate_distortion.network import Network
+from wshare.search.rate_distortion.slope import first_guess
+from wshare.stages.arguments import Machine, ModelFiles, PackedFiles, SearchedFiles
+from wshare.stages.extract_weights import extract_weights
+from wshare.stages.measure_inputs import measure_inputs
+from wshare.stages.pack_model import pack_model
+from wshare.tasks.table import task
+
+from ..networks import alive, state
+from .test_network import at
+
+TASK = task("classification")
+CHOICES = {
+    "format": "entropy",
+    "max_kl": None,
+    "compression_rate": None,
+    "evaluations": 4,
+    "probe_images": 8,
+    "error_feedback": True,
+    "bias_correction": True,
+    "least_squares": True,
+    "assignment_descent": True,
+    "variance_matching": True,
+    "fold_batch_norm": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog):
+    caplog.set_level(logging.INFO)
+
+
+def slope_of(recipe: dict) -> float:
+    """The one slope of all layers."""
+    (slope,) = {layer["slope"] for layer in recipe["layers"].values()}
+    return slope
+
+
+# Without the widest, which takes most of the time.
+SHARED = ["conv", "depthwise", "pointwise"]
+
+
+class Study:
+    """A network with random weights and random images, as the stages find them, and all that they write."""
+
+    def __init__(self, folder: Path, random_images: Callable[..., ImageFile], count: int = 24, gpus: int = 0):
+        self.folder, self.count, self.gpus = folder, count, gpus
+        self.images = random_images(count)
+        self.write_network(0)
+        model = read_model(self.spec, self.weights)
+        self.outputs = predict(model, self.images)
+        write_outputs(folder / "baseline.h5", self.outputs, self.images, read_json(self.spec)["sha256"])
+        self.forwarded, self.stop_after = 0, None
+
+    def write_network(self, seed: int) -> None:
+        self.spec, self.weights = self.folder / f"model{seed}.json", self.folder / f"weights{seed}.safetensors"
+        spec = {"name": "tiny", "task": "classification", "builder": {"kind": "embedded", "name": "tiny", "arguments": {}}, "dropped": []}
+        spec["preprocessing"] = {"mean": [0.5], "std": [0.25]}
+        write_model(Fetched(alive(networks.tiny(), seed), spec), self.weights, self.spec)
+        layers = [{"name": name} for name in SHARED]
+        write_json(self.folder / "layers.json", {"model": read_json(self.spec)["sha256"], "layers": layers})
+        self.layer_weights = self.folder / f"extracted{seed}.h5"
+        extract_weights(
+            {"images": self.count, "seed": 0},
+            ModelFiles(self.spec, self.weights),
+            self.folder / "layers.json",
+            self.images.path,
+            self.layer_weights,
+            self.gpus,
+        )
+
+    def measure_inputs(self, images: int = 512, path: Path | None = None) -> None:
+        measure_inputs(
+            {"images": images, "seed": 0},
+            ModelFiles(self.spec, self.weights),
+            self.folder / "layers.json",
+            path or self.images.path,
+            self.folder / "calibration.h5",
+            self.gpus,
+        )
+
+    def needs(self) -> Files:
+        return Files(self.layer_weights, self.folder / "calibration.h5")
+
+    def search(self, threads: int = 1, batch_norm: str = "auto", **settings: object) -> dict:
+        self.forwarded = 0
+        choices = CHOICES | {key: value for key, value in settings.items() if key in CHOICES}
+        rest = {key: value for key, value in settings.items() if key not in CHOICES}
+        packing = {"format": choices["format"], "batch_norm": batch_norm}
+        stage.search(
+            {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "seed": 0, "options": choices}
+            | {"packing": packing}
+            | rest,
+            ModelFiles(self.spec, self.weights),
+            self.folder / "layers.json",
+            self.images.path,
+            self.folder / "baseline.h5",
+            self.needs(),
+            "code",
+            self.folder / "journal.jsonl",
+            SearchedFiles(*(self.folder / name for name in ("front.csv", "losses.csv", "recipe.json"))),
+            Machine(threads, self.gpus),
+        )
+        return read_json(self.folder / "recipe.json")
+
+    def pack(self, threads: int = 1) -> dict:
+        pack_model(
+            ModelFiles(self.spec, self.weights),
+            self.folder / "layers.json",
+            self.images.path,
+            self.folder / "baseline.h5",
+            self.needs(),
+            self.folder / "recipe.json",
+            PackedFiles(*(self.folder / name for name in ("packed.safetensors", "dense.safetensors", "sizes.json"))),
+            threads,
+        )
+        return read_json(self.folder / "sizes.json")
+
+    def predict(self, *arguments: object) -> np.ndarray:
+        if self.forwarded == self.stop_after:
+            raise KeyboardInterrupt
+        self.forwarded += 1
+        return predict(*arguments)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return read_sealed(path)[0]
+
+
+@pytest.fixture
+def study(tmp_path, random_images, monkeypatch) -> Study:
+    made = Study(tmp_path, random_images)
+    monkeypatch.setattr(evaluator, "predict", made.predict)
+    return made
+
+
+def test_the_inputs_are_measured_in_two_halves(study):
+    study.measure_inputs()
+    names = SHARED
+    halves = read_calibration(study.folder / "calibration.h5", names).halves
+    assert [half["conv"].images for half in halves] == [24, 24]
+    model = read_model(study.spec, study.weights)
+    for half, part in zip(halves, (study.images.part(0, 12), study.images.part(12, 24)), strict=True):
+        expected = input_statistics(model, part.batches(), names, 0)
+        for name in names:
+            np.testing.assert_array_equal(half[name].second, expected[name].second)
+
+
+def test_no_more_images_are_measured_than_asked_for(study):
+    study.measure_inputs(images=9)
+    halves = read_calibration(study.folder / "calibration.h5", ["conv"]).halves
+    assert [half["conv"].images for half in halves] == [8, 10]
+
+
+def test_one_image_is_not_enough(study, random_images):
+    with pytest.raises(UserError, match="1 search image; searches by rate_distortion need at least two"):
+        study.measure_inputs(images=1)
+    with pytest.raises(UserError, match="1 search image"):
+        study.measure_inputs(path=random_images(1).path)
+    assert not (study.folder / "calibration.h5").exists()
+
+
+@pytest.mark.parametrize("form", ["entropy", "fixed"])
+def test_from_inputs_to_a_packed_file(study, form):
+    study.measure_inputs()
+    recipe = study.search(format=form)
+    names = SHARED
+    assert list(recipe["layers"]) == names
+    assert recipe["evaluations"] <= CHOICES["evaluations"]
+    # Two halves a slope, and one probe a layer.
+    assert study.forwarded == 2 * recipe["evaluations"] + len(names)
+    assert recipe["images_forwarded"] == {"search": 24 * recipe["evaluations"], "probe": 8 * len(names), "calibration": 48}
+    assert recipe["on_search_images"]["measure"] == "accuracy"
+    assert -1 <= recipe["predicted_loss_rank_correlation"] <= 1
+    front = rows_of(study.folder / "front.csv")
+    assert list(front[0])[-4:] == ["slope", *(f"k:{name}" for name in names)]
+    assert len(front) == recipe["evaluations"]
+    slopes = [float(line["slope"]) for line in front]
+    assert slopes == sorted(slopes, reverse=True)
+    (chosen,) = [line for line in front if line["chosen"] == "1"]
+    assert float(chosen["slope"]) == slope_of(recipe)
+    losses = rows_of(study.folder / "losses.csv")
+    assert [line["layer"] for line in losses] == names
+    for line in losses:
+        assert float(line["sensitivity_scale"]) == recipe["layers"][line["layer"]]["sensitivity_scale"]
+        assert 0.1 <= float(line["sensitivity_scale"]) <= 10
+    sizes = study.pack()
+    assert sizes["format"] == form
+    assert sizes["folded_batch_norms"] == 3
+    assert sizes["bytes"]["packed"] < sizes["bytes"]["float32"]
+    model = fast(networks.tiny().eval())
+    load_state(model, load_packed(study.folder / "packed.safetensors"), "packed")
+    quality = TASK.score(predict(model, study.images), study.outputs, study.images.labels)
+    assert quality.kl < 10 * recipe["on_search_images"]["kl"] + 1e-3
+    for name, layer in recipe["layers"].items():
+        assert layer["shape"] == list(model.get_submodule(name).weight.shape)
+
+
+def test_a_measurement_scores_each_half_by_what_the_other_taught(study):
+    study.measure_inputs()
+    recipe = study.search(probe_images=0)
+    assert recipe["predicted_loss_rank_correlation"] is None
+    assert {layer["sensitivity_scale"] for layer in recipe["layers"].values()} == {1.0}
+    model = read_model(study.spec, study.weights)
+    names = SHARED
+    fisher = {name: float(study_fisher(study, name).sum(dtype="float64")) for name in names}
+    outputs = []
+    halves = read_calibration(study.folder / "calibration.h5", names).halves
+    for half, (first, stop) in zip(reversed(halves), ((0, 12), (12, 24)), strict=True):
+        network = Network.of(model, fisher, half, folded_norms(model, list(fisher), study.images.batch(0)[:2]))
+        with replaced(model, at(network, slope_of(recipe), Options()).tensors()):
+            outputs.append(predict(model, study.images.part(first, stop)))
+    expected = TASK.score(np.concatenate(outputs), study.outputs, study.images.labels)
+    found = recipe["on_search_images"]
+    assert (found["kl"], found["top1"], found["expected"]) == (expected.kl, expected.figures["top1"], expected.expected)
+    np.testing.assert_allclose(found["kl_high"], expected.kl + 1.6448536 * expected.kl_error)
+    np.testing.assert_allclose(found["expected_low"], expected.expected - 1.6448536 * expected.expected_error)
+
+
+@pytest.fixture
+def measure(tmp_path, random_images) -> Callable[..., dict]:
+    """Measures a slope with 460 images: 192 in the first half, 268 in the second, 64 in a batch."""
+    study = Study(tmp_path, random_images, 460)
+    study.measure_inputs()
+    model = read_model(study.spec, study.weights)
+    made_from = {"model": read_json(study.spec)["sha256"], "images": study.images.fingerprint}
+    row = METHODS["rate_distortion"]
+    artifacts = read_artifacts(row.needs, study.needs(), TASK, model, study.images, SHARED, made_from)
+    space = row.load().prepare(artifacts, CHOICES, 1)
+    layers = dict.fromkeys(SHARED, {"slope": 1e-5, "sensitivity_scale": 1.0})
+
+    def measured(max_kl: float | None, target: float, confidence: float | None = None, images=study.images) -> dict:
+        settings = {"quality_target": target, "confidence": confidence}
+        found = evaluator.Evaluator(TASK, model, images, study.outputs, settings, 1)
+        return found.measure(("float32", 1e-5), lambda: space.parts(layers, 460), max_kl)
+
+    measured.images = study.images
+    return measured
+
+
+def test_looks_on_the_way_change_nothing_of_what_is_measured_to_the_end(measure):
+    whole = measure(None, 0.0)
+    assert whole["images"] == 460
+    assert measure(whole["kl"] * 0.999, 0.0) == whole
+
+
+@pytest.mark.parametrize(("max_kl", "target"), [(1e-9, 0.0), (10.0, 1.5)])
+def test_a_slope_that_is_clearly_too_high_is_measured_on_few_images(measure, max_kl, target):
+    found = measure(max_kl, target, 0.95)
+    # A quarter of each half, in whole batches.
+    assert found["images"] == 64 + 128
+    assert found["kl_high"] > max_kl or found["low"] < target
+    assert measure(1e9, -9.0, 0.95)["images"] == 460
+
+
+def test_the_images_that_rule_a_slope_out_are_the_first_of_both_halves(measure, monkeypatch):
+    parts = []
+    part = measure.images.part
+    monkeypatch.setattr(measure.images, "part", lambda *ends: parts.append(ends) or part(*ends))
+    measure(10.0, -9.0)
+    assert parts == [(0, 64), (192, 320), (64, 128), (320, 384), (128, 192), (384, 460)]
+
+
+def study_fisher(study: Study, name: str) -> np.ndarray:
+    return read_layer(study.layer_weights, name)[1]
+
+
+def test_the_recipe_meets_the_divergence_that_is_allowed(study):
+    study.measure_inputs()
+    recipe = study.search(quality_target=1e-3, max_kl=0.02, evaluations=10)
+    assert 0.01 < recipe["on_search_images"]["kl_high"] <= 0.02
+    assert recipe["on_search_images"]["meets_target"]
+
+
+@pytest.mark.parametrize("rate", [6, 9])
+def test_a_size_is_met_from_below_with_one_evaluation(study, rate):
+    """Whatever the quality: no images can confirm a target of 1, and none have to."""
+    study.measure_inputs()
+    recipe = study.search(quality_target=1, compression_rate=rate)
+    front = rows_of(study.folder / "front.csv")
+    assert recipe["evaluations"] == len(front) == 1
+    assert rate <= float(front[0]["compression_rate_analytic"]) < 1.05 * rate
+    assert not recipe["on_search_images"]["meets_target"]
+
+
+@pytest.mark.parametrize("stop_after", [2, 6])
+def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
+    """In a probe or in a slope."""
+    study.measure_inputs()
+    recipe = study.search()
+    total = study.forwarded
+    tables = [(study.folder / name).read_bytes() for name in ("front.csv", "losses.csv", "journal.jsonl")]
+    (study.folder / "journal.jsonl").unlink()
+    study.stop_after = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        study.search()
+    study.stop_after = None
+    assert study.search() == recipe
+    # A slope that was cut off between its halves is measured again.
+    assert study.forwarded == total - stop_after + (stop_after - 3) % 2 * (stop_after > 3)
+    assert study.search() == recipe
+    assert study.forwarded == 0
+    names = ("front.csv", "losses.csv", "journal.jsonl")
+    assert [(study.folder / name).read_bytes() for name in names] == tables
+
+
+@pytest.mark.parametrize("wrong", [1e-3, 1e3])
+def test_layers_are_probed_again_if_the_first_slope_was_far_off(study, monkeypatch, wrong):
+    study.measure_inputs()
+    near = study.search(quality_target=0.999)
+    monkeypatch.setattr(rate_distortion, "first_guess", lambda max_kl, weights: wrong * first_guess(max_kl, weights))
+    (study.folder / "journal.jsonl").unlink()
+    far = study.search(quality_target=0.999)
+    rounds = far["images_forwarded"]["probe"] // near["images_forwarded"]["probe"]
+    assert 2 <= rounds <= rate_distortion.PROBES
+    assert study.forwarded == rounds * len(SHARED) + 2 * far["evaluations"]
+    # A thousandth or a thousandfold was put right; eight images say no more of a layer.
+    assert 1 / 4 < slope_of(far) / slope_of(near) < 4
+
+
+def test_threads_do_not_change_the_recipe_or_the_file(study):
+    study.measure_inputs()
+    recipe = study.search(threads=1)
+    study.pack(threads=1)
+    packed = (study.folder / "packed.safetensors").read_bytes()
+    (study.folder / "journal.jsonl").unlink()
+    assert study.search(threads=3) == recipe
+    study.pack(threads=3)
+    assert (study.folder / "packed.safetensors").read_bytes() == packed
+
+
+class InFloat16:
+    """`predict`, whose results in float16 are what `change` makes of those in float32; it counts both."""
+
+    def __init__(self, change: Callable[[np.ndarray, ImageFile], np.ndarray]):
+        self.change, self.calls = change, []
+
+    def __call__(self, model: nn.Module, images: ImageFile, threads: int, half: bool = False) -> np.ndarray:
+        self.calls.append(half)
+        logits = predict(model, images, threads)
+        return self.change(logits, images) if half else logits
+
+
+def search_in_float16(
+    study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[np.ndarray, ImageFile], np.ndarray],
+    **settings: object,
+) -> tuple[dict, InFloat16]:
+    """The recipe of a search as it runs on a GPU."""
+    predictions = InFloat16(change)
+    monkeypatch.setattr(evaluator, "predict", predictions)
+    monkeypatch.setattr(stage, "Evaluator", lambda *given: evaluator.Evaluator(*given[:-1], True))
+    (study.folder / "journal.jsonl").unlink(missing_ok=True)
+    return study.search(**settings), predictions
+
+
+TARGET = {"quality_target": 0.5, "max_kl": 0.02, "evaluations": 8}
+
+
+def test_float16_leads_to_the_same_recipe_and_float32_confirms_it(study, monkeypatch, caplog):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    recipe, predictions = search_in_float16(study, monkeypatch, lambda logits, images: logits, **TARGET)
+    assert "searching in float16" in caplog.text
+    assert recipe["precision"] == "float16"
+    # The network itself, then slopes in two halves; float32 has the probes, and both halves of one slope.
+    assert predictions.calls.count(True) == 1 + 2 * plain["evaluations"]
+    assert predictions.calls.count(False) == plain["images_forwarded"]["probe"] // CHOICES["probe_images"] + 2
+    order = [int(line["evaluation"]) for line in rows_of(study.folder / "front.csv")]
+    assert sorted(order) == list(range(1, recipe["evaluations"] + 1))
+    assert recipe["images_forwarded"]["search"] == plain["images_forwarded"]["search"] + study.count
+    same = {"precision", "images_forwarded"}
+    assert {key: recipe[key] for key in recipe.keys() - same} == {key: plain[key] for key in plain.keys() - same}
+
+
+def test_a_network_that_float16_changes_is_searched_in_float32(study, monkeypatch, caplog):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+
+    def unknown(logits: np.ndarray, images: ImageFile) -> np.ndarray:
+        raise RuntimeError("no kernel for Half")
+
+    recipe, _ = search_in_float16(study, monkeypatch, unknown, **TARGET)
+    assert "float16 cannot be used: no kernel for Half" in caplog.text
+    assert recipe == plain
+    for change in (lambda logits, images: 1.1 * logits, lambda logits, images: np.full_like(logits, np.inf)):
+        recipe, predictions = search_in_float16(study, monkeypatch, change, **TARGET)
+        assert recipe == plain
+        assert predictions.calls.count(True) == 1
+
+
+def test_where_float32_gives_another_verdict_it_searches_again(study, monkeypatch, caplog):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    flattered = iter([False] + [True] * 100)
+
+    def change(logits: np.ndarray, images: ImageFile) -> np.ndarray:
+        # Right on the float32 network, and then far too good: as if nothing were lost at any slope.
+        return study.outputs[[int(key) for key in images.keys]] if next(flattered) else logits
+
+    recipe, _ = search_in_float16(study, monkeypatch, change, **TARGET)
+    assert "float32 gives another verdict than float16" in caplog.text
+    assert recipe["precision"] == "float32"
+    assert recipe["on_search_images"]["kl_high"] <= 0.02
+    assert slope_of(recipe) == slope_of(plain)
+
+
+def test_a_slope_beyond_the_range_of_float16_is_measured_in_float32(study, monkeypatch, caplog):
+    study.measure_inputs()
+    plain = study.search(**TARGET)
+    beyond = iter([False] + [True] * 100)
+    recipe, _ = search_in_float16(
+        study, monkeypatch, lambda logits, images: np.full_like(logits, np.nan) if next(beyond) else logits, **TARGET
+    )
+    assert "beyond the range of float16" in caplog.text
+    assert slope_of(recipe) == slope_of(plain)
+
+
+def test_weights_come_back_after_a_measurement(study, monkeypatch):
+    model = read_model(study.spec, study.weights)
+    monkeypatch.setattr(stage, "read_model", lambda *_: model)
+    before = state(model)
+    study.measure_inputs()
+    study.search()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_recipe_for_other_weights_is_refused(study):
+    study.measure_inputs()
+    study.search()
+    study.write_network(1)
+    with pytest.raises(UserError, match=r"calibration.h5: made from other model than are there now"):
+        study.pack()
+    study.measure_inputs()
+    with pytest.raises(UserError, match=r"recipe.json: made from other model than are there now"):
+        study.pack()
+    assert not (study.folder / "packed.safetensors").exists()
+
+
+def test_a_recipe_with_other_layers_is_refused(study):
+    study.measure_inputs()
+    recipe = study.search()
+    del recipe["layers"]["conv"]
+    write_json(study.folder / "recipe.json", recipe)
+    with pytest.raises(
+        UserError, match=r"recipe.json: layer 'conv' is not that of the network \(.*\); make or get it again"
+    ):
+        study.pack()
+
+
+def test_a_target_that_few_images_cannot_confirm_is_refused(study):
+    study.measure_inputs()
+    with pytest.raises(UserError, match="24 search images cannot confirm a quality target of 0.99"):
+        study.search(quality_target=0.99, confidence=0.9)
+    assert study.forwarded == 0
+
+
+def test_a_target_of_all_accuracy_needs_a_divergence(study):
+    study.measure_inputs()
+    with pytest.raises(UserError, match=r"set options\.max_kl"):
+        study.search(quality_target=1.0, confidence=None)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_norms_that_are_not_folded_are_kept_as_asked(study, kind):
+    study.measure_inputs()
+    study.search(fold_batch_norm=False, batch_norm=kind)
+    sizes = study.pack()
+    assert sizes["batch_norm"] == kind
+    assert sizes["folded_batch_norms"] == 0
+    model = read_model(study.spec, study.weights)
+    found = load_packed(study.folder / "packed.safetensors")
+    for name in norms_of(model):
+        norm = BatchNorm.of(model.get_submodule(name))
+        expected = (norm.halved() if kind == "float16" else norm).state()
+        for leaf, array in expected.items():
+            np.testing.assert_array_equal(found[f"{name}.{leaf}"].numpy(), array)

@@ -1,0 +1,24 @@
+"""The kinds of layers that can be shared; a new one is a module and a row here."""
+
+from torch import nn
+
+from wshare.models.kinds import conv2d, linear
+from wshare.models.kinds.kind import Kind
+
+KINDS: list[Kind] = [conv2d.KIND, linear.KIND]
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """The kind of a layer; None for a module whose weights are not shared."""
+    return next((kind for kind in KINDS if isinstance(module, kind.types)), None)
+
+
+def shareable(model: nn.Module) -> list[str]:
+    """Names of all layers that can be shared, in the network's order."""
+    return [name for name, module in model.named_modules() if kind_of(module) is not None]
+
+
+def type_names(conjunction: str) -> str:
+    """Names of all types of layers that can be shared, such as "Conv2d and Linear"."""
+    *others, last = [covered.__name__ for kind in KINDS for covered in kind.types]
+    return f"{', '.join(others)} {conjunction} {last}" if others else last

@@ -1,0 +1,141 @@
+"""The artifacts of a method: read from a run's files, or measured in memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from torch import nn
+
+from wshare.artifacts.calibration import KIND as CALIBRATION
+from wshare.artifacts.calibration import read_calibration
+from wshare.artifacts.clusters import KIND as CLUSTERS
+from wshare.artifacts.clusters import Clusters, cluster_hashes, read_clusters
+from wshare.artifacts.weights import KIND as WEIGHTS
+from wshare.artifacts.weights import read_fisher
+from wshare.calibration.clustering import cluster
+from wshare.calibration.importance import fisher_diagonal, total
+from wshare.calibration.sensitivity import columns as sensitivity_columns
+from wshare.calibration.sensitivity import profile, row
+from wshare.calibration.statistics import calibrate
+from wshare.data.images import Images
+from wshare.errors import UserError
+from wshare.files.hdf5 import content_hash, read_settings
+from wshare.files.sealed import check_origin
+from wshare.files.tables import read_sealed
+from wshare.search.method import Artifacts, Profiled
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of a run that methods read; those that a method does not need are left out."""
+
+    layer_weights: Path | None = None
+    calibration: Path | None = None
+    clusters: list[Path] = field(default_factory=list)
+    sensitivity: Path | None = None
+
+    def present(self) -> list[Path]:
+        """Those that are given."""
+        return [path for path in (self.layer_weights, self.calibration, *self.clusters, self.sensitivity) if path]
+
+
+def read_artifacts(
+    needs: Sequence[str],
+    files: Files,
+    task: ModuleType,
+    model: nn.Module,
+    images: Images,
+    layers: Sequence[str],
+    made_from: dict[str, str],
+) -> Artifacts:
+    """What `needs` names, from files; `made_from` holds the hashes of model and images that all must come from."""
+    found: dict = {}
+    settings: dict[str, dict] = {}
+    hashes: dict[str, str] = {}
+    if "layer_weights" in needs:
+        found["fisher"] = read_fisher(files.layer_weights, made_from)
+        settings["importance"] = read_settings(files.layer_weights, WEIGHTS)
+        hashes["weights.h5"] = content_hash(files.layer_weights, WEIGHTS)
+    if "calibration" in needs:
+        found["calibration"] = read_calibration(files.calibration, list(layers), made_from)
+        settings["calibration"] = read_settings(files.calibration, CALIBRATION)
+        hashes["calibration.h5"] = content_hash(files.calibration, CALIBRATION)
+    if "clusters" in needs:
+        clusters = [read_clusters(path, made_from) for path in files.clusters]
+        found["clusters"] = {layer.layer: layer for layer in clusters}
+        own = [read_settings(path, CLUSTERS) for path in files.clusters]
+        # All layers' importance comes from one file.
+        settings["importance"] = [each.pop("importance") for each in own][0]
+        settings["clustering"] = {layer.layer: each for layer, each in zip(clusters, own, strict=True)}
+        hashes |= cluster_hashes(files.clusters, clusters)
+    if "sensitivity" in needs:
+        rows, origin = read_sealed(files.sensitivity, sensitivity_columns(task))
+        check_origin(files.sensitivity, origin, made_from | hashes)
+        found["sensitivity"] = profiles(rows, found["clusters"])
+    return Artifacts(model, images, tuple(layers), settings=settings, made_from=hashes, **found)
+
+
+def measured_artifacts(
+    needs: Sequence[str],
+    task: ModuleType,
+    model: nn.Module,
+    images: Images,
+    layers: Sequence[str],
+    settings: Mapping[str, dict],
+    reference: np.ndarray | None = None,
+) -> Artifacts:
+    """The same, measured on images in memory with `settings`, as a recipe or the defaults of a configuration tell them.
+
+    `reference` holds the float32 network's outputs [N, ...], for the sensitivity. UserError for fewer than two images.
+    """
+    if len(images) < 2:
+        raise UserError(f"{len(images)} search image; compression needs at least two")
+    found: dict = {}
+    used = {}
+    importance: dict[str, np.ndarray] = {}
+    weighted = [name for name in layers if settings["clustering"][name]["weighting"] == "importance"]
+    if "layer_weights" in needs or ("clusters" in needs and (weighted or "sensitivity" in needs)):
+        used["importance"] = settings["importance"]
+        few = images.part(0, settings["importance"]["images"])
+        importance = fisher_diagonal(task, model, few.batches(), list(layers), settings["importance"]["seed"])
+    if "layer_weights" in needs:
+        found["fisher"] = {name: total(array) for name, array in importance.items()}
+    if "calibration" in needs:
+        used["calibration"] = settings["calibration"]
+        few = images.part(0, settings["calibration"]["images"])
+        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"])
+    if "clusters" in needs:
+        used["clustering"] = {name: settings["clustering"][name] for name in layers}
+        found["clusters"] = {
+            name: cluster(name, model.get_submodule(name).weight.numpy(force=True), importance.get(name), own)
+            for name, own in used["clustering"].items()
+        }
+    if "sensitivity" in needs:
+        few = images.part(0, settings["sensitivity"]["images"])
+        logits = reference[: len(few)]
+        score = task.score(logits, logits, few.labels)
+        probes = profile(task, model, list(found["clusters"].values()), few, logits)
+        found["sensitivity"] = profiles([row(task, probe, score) for probe in probes], found["clusters"])
+    return Artifacts(model, images, tuple(layers), settings=used, **found)
+
+
+def profiles(rows: Sequence[Mapping], clusters: Mapping[str, Clusters]) -> dict[str, list[Profiled]]:
+    """Rows of sensitivity.csv by layer, each with the inertia that its clustering minimised."""
+    columns = {
+        name: "inertia" if layer.weighting == "none" else "weighted_inertia" for name, layer in clusters.items()
+    }
+    found: dict[str, list[Profiled]] = {}
+    for entry in rows:
+        name = entry["layer"]
+        found.setdefault(name, []).append(
+            Profiled(
+                k=int(entry["k"]),
+                inertia=float(entry[columns[name]]),
+                relative_quality=float(entry["relative_quality"]),
+                kl=float(entry["kl"]),
+                images=int(entry["images"]),
+            )
+        )
+    return found

@@ -1,0 +1,176 @@
+"""Quality of compressed networks on the search images, each measured once."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+
+import numpy as np
+from torch import nn
+
+from wshare.data.images import Images
+from wshare.evaluation.intervals import Z, check_images, paired_ratio, predicted_low
+from wshare.evaluation.predict import predict
+from wshare.models.layers import replaced
+from wshare.packed.compressed import Compressed
+from wshare.search.method import Key
+from wshare.tasks.task import Score
+
+# Fewest images that rule anything out, and the standard errors by which they must miss.
+FEWEST = 100
+CERTAIN = 3.0
+# Normal quantile of the one-sided 95 % bounds on what is measured without labels.
+BOUND = Z.inv_cdf(0.95)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images from `first` up to `stop`, and what the network is compressed to for them."""
+
+    first: int
+    stop: int
+    compressed: Compressed
+
+
+def measured_anew(key: Key, measure: Callable[[], dict]) -> dict:
+    """The measurement: what a search without a journal remembers with."""
+    return measure()
+
+
+class Evaluator:
+    """Measures compressed networks on the search images, against the float32 network.
+
+    `reference` holds the float32 network's outputs [N, ...]. `settings` is a search of the configuration, whose target
+    and confidence count. `remember(key, measure)` returns what was measured under the key before, or measures it.
+    `float16` tells whether searches may measure in it: on a GPU.
+    """
+
+    def __init__(
+        self,
+        task: ModuleType,
+        model: nn.Module,
+        images: Images,
+        reference: np.ndarray,
+        settings: dict,
+        threads: int,
+        remember: Callable[[Key, Callable[[], dict]], dict] = measured_anew,
+        float16: bool = False,
+    ):
+        self.task, self.images = task, images
+        self._model, self._reference, self._threads, self._remember = model, reference, threads, remember
+        self._target, self._confidence = settings["quality_target"], settings["confidence"]
+        self._original = task.score(reference, reference, images.labels)
+        self.measured: dict[Key, dict] = {}
+        self._float16 = float16
+
+    def check_target(self) -> None:
+        """UserError if so many images cannot confirm the target."""
+        check_images(len(self.images), float(self._original.correct.mean()), self._target, self._confidence)
+
+    def measure(
+        self, key: Key, parts: Callable[[], Sequence[Part]], max_kl: float | None = None, float16: bool = False
+    ) -> dict:
+        """Quality and analytic bits of a compressed network, and the number of shared values of each layer.
+
+        The parts cover all images, in order; the last one tells bits and shared values. With `max_kl`, the divergence
+        allowed in nats, measuring stops after the first 1/8, 1/4, ... of the images of each part, no fewer than FEWEST
+        in all, if these rule out `max_kl` or the target. That can only reject: what passes has passed on all images,
+        and passes wrongly no more often (a futility bound that does not bind; Jennison & Turnbull 2000, chapter 5).
+        """
+        if key not in self.measured:
+            self.measured[key] = self._remember(key, lambda: self._measure(key, parts(), max_kl, float16))
+        return self.measured[key]
+
+    def probe(self, key: Key, compressed: Callable[[], Compressed], images: int) -> float:
+        """Divergence, in nats, of the network with some layers compressed, on the first images."""
+
+        def measured() -> dict:
+            few = self.images.part(0, images)
+            with replaced(self._model, compressed().tensors()):
+                outputs = predict(self._model, few, self._threads)
+            return {"kl": self.task.score(outputs, self._reference[:images], None).kl}
+
+        return self._remember(key, measured)["kl"]
+
+    def _measure(self, key: Key, parts: Sequence[Part], max_kl: float | None, float16: bool) -> dict:
+        tensors = [part.compressed.tensors() for part in parts]
+        outputs, seen = np.empty_like(self._reference), np.zeros(len(self.images), dtype=bool)
+        for share in self._looks() if max_kl is not None else (1.0,):
+            for part, changed in zip(parts, tensors, strict=True):
+                start = part.first + np.count_nonzero(seen[part.first : part.stop])
+                stop = min(part.stop, part.first + self._whole_batches(share * (part.stop - part.first)))
+                if start < stop:
+                    with replaced(self._model, changed):
+                        outputs[start:stop] = predict(
+                            self._model, self.images.part(start, stop), self._threads, float16
+                        )
+                    seen[start:stop] = True
+            if float16 and not np.isfinite(outputs[seen]).all():
+                # Activations of a network that is broken may grow beyond its range.
+                _log.info("%s is measured in float32: it gives values beyond the range of float16", key)
+                return self._measure(key, parts, max_kl, False)
+            score = self._score(outputs, seen)
+            if max_kl is not None and self._ruled_out(score, seen, max_kl):
+                break
+        return self._row(score, seen, parts[-1].compressed)
+
+    def _score(self, outputs: np.ndarray, seen: np.ndarray) -> Score:
+        labels = self.images.labels
+        return self.task.score(outputs[seen], self._reference[seen], None if labels is None else labels[seen])
+
+    def _row(self, score: Score, seen: np.ndarray, compressed: Compressed) -> dict:
+        share, low = predicted_low(score.correct, self._original.correct[seen], self._confidence)
+        figures = {name: score.figures[name] for name in self.task.COLUMNS}
+        return {
+            "bits": compressed.bits,
+            "images": int(np.count_nonzero(seen)),
+            **figures,
+            "relative_quality": share,
+            "low": low,
+            "expected": score.expected,
+            "expected_low": score.expected - BOUND * score.expected_error,
+            "kl": score.kl,
+            "kl_high": score.kl + BOUND * score.kl_error,
+            "k": {
+                name.removesuffix(".weight"): len(tensor.codebook) for name, tensor in compressed.shared.items()
+            },
+        }
+
+    def _ruled_out(self, score: Score, seen: np.ndarray, max_kl: float) -> bool:
+        """Whether divergence, relative quality or expected quality is on the wrong side by CERTAIN standard errors.
+
+        The divergence is skewed to the right, so that a mean far too high is rarer than of a normal distribution.
+        """
+        share, error = paired_ratio(score.correct, self._original.correct[seen])
+        return (
+            score.kl - CERTAIN * score.kl_error > max_kl
+            or share + CERTAIN * error < self._target
+            or score.expected + CERTAIN * score.expected_error < self._target
+        )
+
+    @cached_property
+    def float16_loss(self) -> float:
+        """Divergence, in nats, by which float16 changes the float32 network; infinite where it cannot be used."""
+        if not self._float16:
+            return math.inf
+        try:
+            outputs = predict(self._model, self.images, self._threads, True)
+        except RuntimeError as error:
+            # A network may run any operator, and some know no float16.
+            _log.info("float16 cannot be used: %s", str(error).strip().splitlines()[0])
+            return math.inf
+        # A value beyond its range makes outputs infinite, or no number.
+        return self.task.score(outputs, self._reference, None).kl if np.isfinite(outputs).all() else math.inf
+
+    def _looks(self) -> list[float]:
+        """Shares of the images after which to look, ascending, the last one 1."""
+        halvings = int(math.log2(max(len(self.images) / FEWEST, 1)))
+        return [0.5**halving for halving in range(halvings, -1, -1)]
+
+    def _whole_batches(self, images: float) -> int:
+        """So many images, in whole batches: on a CPU they are then the batches of a pass over all images."""
+        return math.ceil(images / self.images.batch_size) * self.images.batch_size

@@ -1,0 +1,244 @@
+"""Search of the one slope, in nats a bit, at which all layers are quantised: the steps, from guess to choice.
+
+1. Guess: the slope at which a uniform quantizer of high rate would lose the divergence allowed (`slope.first_guess`).
+2. Probe: quantise all layers at the guess, and measure what each alone loses on a few images. The ratio of measured and
+   predicted loss becomes the layer's sensitivity scale; the sum of the losses tells where the slope should be. Probe
+   again there, if that is far off.
+3. Search: measure the whole network at one slope after the other, by a secant within a bracket, until its divergence
+   is close below the one allowed and its quality confirms it (`slope.find`).
+4. Or, where a size is asked for, take the slope that gives it (`slope.within`).
+
+The images of one half, by which errors were fed back and means corrected, would flatter the result: each half's images
+are scored by a network that only the other half has taught. The network that is packed is taught by both.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from wshare.errors import UserError
+from wshare.models.folding import folded_norms
+from wshare.packed.compressed import Compressed
+from wshare.quantize.layer import Options, Quantised
+from wshare.search.evaluator import Evaluator, Part
+from wshare.search.method import Artifacts, Found, Key, Setting
+from wshare.search.rate_distortion.network import Network
+from wshare.search.rate_distortion.slope import LEAST_LOSS, MAX_KL, aim, find, first_guess, within
+from wshare.search.run import LOSSES
+
+# A probe that finds a loss this far from the predicted one tells of noise.
+SCALES = (0.1, 10.0)
+# Probes are made again at the slope that they lead to, so many times in all, if that is further off than this factor.
+PROBES = 4
+PROBED_AGAIN = 2.0
+# Share of the divergence allowed by which float16 may change the float32 network and still be searched in.
+FLOAT16_SHARE = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+class Space:
+    """The layers of a network, ready to be quantised at any slope, by what each half of the images tells, and by all."""
+
+    def __init__(self, artifacts: Artifacts, options: dict, threads: int):
+        self.artifacts, self.threads = artifacts, threads
+        self.options, self._fold = Options.of(options), options["fold_batch_norm"]
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        """The batch norm to be folded into each layer that has one, by a traced pass of two images."""
+        if not self._fold:
+            return {}
+        model, layers = self.artifacts.model, list(self.artifacts.layers)
+        return folded_norms(model, layers, self.artifacts.images.batch(0)[:2])
+
+    @cached_property
+    def halves(self) -> list[Network]:
+        """The layers by what each half tells."""
+        calibration = self.artifacts.calibration
+        return [self._network(half, self.folded) for half in calibration.halves]
+
+    def whole(self, folded: dict[str, str]) -> Network:
+        """The layers by what both halves tell together, with these batch norms folded."""
+        return self._network(self.artifacts.calibration.together(), folded)
+
+    def parts(self, layers: Mapping[str, Setting], images: int) -> list[Part]:
+        """The network that each half's images are scored by: the one that the other half has taught."""
+        border = self.artifacts.calibration.border
+        # Images in no half are scored by the network of the first.
+        ends = (0, border, images)
+        taught = [half.compressed(half.quantised(layers, self.options, self.threads)) for half in self.halves[::-1]]
+        return [Part(*limits, network) for *limits, network in zip(ends, ends[1:], taught, strict=False)]
+
+    def _network(self, statistics: Mapping, folded: dict[str, str]) -> Network:
+        return Network.of(self.artifacts.model, self.artifacts.fisher, statistics, folded)
+
+
+class RateDistortion:
+    """The search method `rate_distortion`."""
+
+    version = 1
+
+    def prepare(self, artifacts: Artifacts, options: dict, threads: int) -> Space:
+        """The layers, from their importance and calibration statistics."""
+        return Space(artifacts, options, threads)
+
+    def budget(self, space: Space, options: dict) -> int:
+        """Measurements at most, unless float32 disagrees with float16."""
+        probes = PROBES * len(space.artifacts.layers) if options["probe_images"] else 0
+        return (1 if options["compression_rate"] else options["evaluations"]) + probes
+
+    def search(self, space: Space, evaluator: Evaluator, settings: dict) -> Found:
+        """Highest slope that meets the quality target, or the slope of the size asked for."""
+        if not settings["options"]["compression_rate"]:
+            evaluator.check_target()
+            if not _max_kl(settings):
+                raise UserError("a quality target of 1 allows no divergence; set options.max_kl, in nats")
+        return _Search(space, evaluator, settings).found()
+
+    def realise(self, space: Space, layers: Mapping[str, Setting]) -> Compressed:
+        """All layers at their slopes, taught by all images."""
+        folded = {name: setting["batch_norm"] for name, setting in layers.items() if "batch_norm" in setting}
+        network = space.whole(folded)
+        return network.compressed(network.quantised(layers, space.options, space.threads))
+
+
+class _Search:
+    """One search: the sensitivity scales once they are probed, and the slopes that were measured with them."""
+
+    def __init__(self, space: Space, evaluator: Evaluator, settings: dict):
+        self.space, self.evaluator = space, evaluator
+        self.options, self.target = settings["options"], settings["quality_target"]
+        self.max_kl = _max_kl(settings)
+        self.weights = sum(layer.weights.size for layer in space.halves[0].layers.values())
+        self.scales = dict.fromkeys(space.artifacts.layers, 1.0)
+        self.losses: list[dict] = []
+        self.probed: list[tuple[float, float]] = []
+
+    def found(self) -> Found:
+        """Probe, search, and tell what was found."""
+        start = self._probe()
+        # A size that is asked for takes one measurement, in float32.
+        precision = "float32" if self.options["compression_rate"] else self._precision()
+        slope = start if self.options["compression_rate"] else self._chosen(start, precision)
+        if self._verdict(slope, "float32") != self._verdict(slope, precision):
+            _log.info("float32 gives another verdict than float16 on the slope chosen: searching again, in float32")
+            precision = "float32"
+            slope = self._chosen(start, precision)
+        chosen = ("float32", slope)
+        points = {key: {"slope": key[1]} for key in self.evaluator.measured if key[0] == precision or key == chosen}
+        # A slope that was measured in both is one point.
+        if precision != "float32":
+            points.pop((precision, slope), None)
+        return Found(
+            layers={
+                name: setting | {"k": self.evaluator.measured[chosen]["k"][name]}
+                for name, setting in self._settings(slope).items()
+            },
+            chosen=chosen,
+            meets_target=self._judged(slope, "float32")[1],
+            points=points,
+            losses=self.losses,
+            images_forwarded={
+                "probe": len(self.probed) * len(self.losses) * self._probe_images(),
+                "calibration": sum(half.images for half in self.space.halves),
+            },
+            notes={"precision": precision, "predicted_loss_rank_correlation": self._correlation()},
+        )
+
+    def _probe(self) -> float:
+        """Set the sensitivity scales; returns the slope to start from."""
+        start = first_guess(self.max_kl or MAX_KL, self.weights)
+        if self.options["compression_rate"]:
+            start = self._of_size(start)
+        while self.options["probe_images"] and len(self.probed) < PROBES:
+            at = start
+            self.losses = self._probe_layers(at)
+            self.scales = {row["layer"]: row["sensitivity_scale"] for row in self.losses}
+            self.probed.append((at, sum(row["measured"] for row in self.losses)))
+            start = self._of_size(at) if self.options["compression_rate"] else aim(self.probed, self.max_kl)
+            if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
+                break
+        return start
+
+    def _probe_layers(self, slope: float) -> list[dict]:
+        """Rows of losses.csv: each layer alone at a slope, on the first images, which are new to its network."""
+        network, rows = self.space.halves[1], []
+        quantised = network.quantised(self._settings(slope), self.space.options, self.space.threads)
+        for name, layer in quantised.items():
+            alone = _alone(network, name, layer)
+            kl = self.evaluator.probe(("probe", slope, name), alone, self._probe_images())
+            predicted = layer.loss / self.scales[name]
+            scale = float(np.clip(kl / max(predicted, LEAST_LOSS), *SCALES))
+            rows.append(dict(zip(LOSSES, (name, layer.shared.indices.size, predicted, kl, scale), strict=True)))
+        return rows
+
+    def _of_size(self, start: float) -> float:
+        """Slope at which the layers have the size asked for."""
+        network, most = self.space.halves[0], 32 * self.weights / self.options["compression_rate"]
+
+        def bits(slope: float) -> float:
+            layers = network.quantised(self._settings(slope), self.space.options, self.space.threads)
+            return sum(layer.bits for layer in layers.values())
+
+        return within(bits, most, start)
+
+    def _judged(self, slope: float, precision: str) -> tuple[float, bool]:
+        """Divergence at a slope, and whether its quality confirms it."""
+        bound = None if self.options["compression_rate"] else self.max_kl
+        key: Key = (precision, slope)
+        row = self.evaluator.measure(
+            key,
+            lambda: self.space.parts(self._settings(slope), len(self.evaluator.images)),
+            bound,
+            precision == "float16",
+        )
+        return row["kl_high"], min(row["low"], row["expected_low"]) >= self.target
+
+    def _verdict(self, slope: float, precision: str) -> tuple[bool, bool]:
+        kl, meets = self._judged(slope, precision)
+        return kl <= self.max_kl, meets
+
+    def _chosen(self, start: float, precision: str) -> float:
+        return find(lambda slope: self._judged(slope, precision), start, self.max_kl, self.options["evaluations"])
+
+    def _settings(self, slope: float) -> dict[str, Setting]:
+        folded = self.space.folded
+        return {
+            name: {"slope": slope, "sensitivity_scale": scale}
+            | ({"batch_norm": folded[name]} if name in folded else {})
+            for name, scale in self.scales.items()
+        }
+
+    def _probe_images(self) -> int:
+        """Images of a probe: those of one half at most."""
+        return min(self.options["probe_images"], self.space.artifacts.calibration.border)
+
+    def _precision(self) -> str:
+        """That in which slopes are measured first."""
+        loss = self.evaluator.float16_loss
+        precision = "float16" if loss <= FLOAT16_SHARE * self.max_kl else "float32"
+        if loss < math.inf:
+            _log.info("float16 alone costs %.2g nats: searching in %s", loss, precision)
+        return precision
+
+    def _correlation(self) -> float | None:
+        """Rank correlation of predicted and measured losses; of layers with one loss there is no order."""
+        predicted, measured = ([row[name] for row in self.losses] for name in ("predicted", "measured"))
+        return float(spearmanr(predicted, measured).statistic) if len(self.losses) > 2 else None
+
+
+def _alone(network: Network, name: str, layer: Quantised) -> Callable[[], Compressed]:
+    return lambda: network.compressed({name: layer})
+
+
+def _max_kl(settings: dict) -> float:
+    """Divergence allowed, in nats."""
+    return settings["options"]["max_kl"] or MAX_KL * (1 - settings["quality_target"])
+
+
+METHOD = RateDistortion()
