@@ -9,7 +9,7 @@ from wshare.calibration.sensitivity import COLUMNS, Probe, chain_before, profile
 from wshare.data.images import ImageFile
 from wshare.evaluation.predict import predict
 from wshare.models.forward import forward
-from wshare.models.layers import SHAREABLE
+from wshare.models.kinds.table import shareable
 from wshare.models.state import fast
 from wshare.models.zoo import NETWORKS, chain
 from wshare.quantize.codebooks import nearest_indices, shared_weight
@@ -65,7 +65,7 @@ def built(make, seed: int = 0) -> nn.Module:
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, SHAREABLE)]
+    return shareable(model)
 
 
 def clusters_of(model: nn.Module, names: list[str], candidates: tuple[int, ...] = (2, 5)) -> list[Clusters]:

@@ -224,7 +224,7 @@ def test_layer_table_adds_up_to_the_packed_file(page, folder, metrics, search):
     assert [row[0] for row in rows] == list(LAYERS)
     assert [row[4] for row in rows] == ["16", "8", "4"]
     layout = read_layout(folder / "results" / MODEL / "search" / search / "packed.safetensors")
-    assert [int(row[6]) for row in rows] == [layout.octets[f"{name}.weight"] for name in LAYERS]
+    assert [int(row[6]) for row in rows] == [layout.nbytes[f"{name}.weight"] for name in LAYERS]
     for name, row in zip(LAYERS, rows, strict=True):
         assert float(row[5]) == pytest.approx(8 * int(row[6]) / np.prod(LAYERS[name]), abs=1e-3)
     for head in page.inside(table, "th"):
@@ -489,10 +489,10 @@ def test_layout_of_a_packed_file_adds_up(tmp_path):
     path = tmp_path / "packed.safetensors"
     octets = packed_file(path)
     layout = read_layout(path)
-    assert set(layout.octets) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
+    assert set(layout.nbytes) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
     parts = octets["indices"] + octets["codebooks"] + octets["scales"] + octets["shifts"] + octets["kept"]
     # Checksums, flags and lengths count as header.
-    assert 0 < sum(layout.octets.values()) - parts < octets["header"]
+    assert 0 < sum(layout.nbytes.values()) - parts < octets["header"]
     assert layout.folded == {"b.weight": ("bn", 1e-3)}
 
 
