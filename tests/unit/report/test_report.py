@@ -26,7 +26,6 @@ from wshare.packed.format import read_layout, read_shared, write_packed
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import Shared
 from wshare.report.charts import front
-from wshare.report.classes import class_names, named
 from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
@@ -270,35 +269,6 @@ def page_of(folder, root):
     write_reports(folder)
     (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
     return article[2]
-
-
-ANSWERS_IN_FOLDERS = [
-    {"image": "cat/deep/1.jpg", "label": "4", "float32": "4", "compressed": "7"},
-    {"image": "dog/2.jpg", "label": "7", "float32": "7", "compressed": "9"},
-]
-
-
-@pytest.mark.parametrize(
-    ("categories", "source", "answers", "expected"),
-    [
-        (["a", "b"], "fashion_mnist", ANSWERS_IN_FOLDERS, {"0": "a", "1": "b"}),
-        (None, "imagefolder", ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
-        (None, None, ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
-        # Crops of a photograph have a path but no label, images of arrays neither name nor path.
-        (None, "photos", [{"image": "cat.png/3", "label": "", "float32": "1", "compressed": "2"}], {}),
-        (None, "mnist", [{"image": "17", "label": "3", "float32": "3", "compressed": "5"}], {}),
-    ],
-)
-def test_class_names(categories, source, answers, expected):
-    assert class_names(categories, source, answers) == expected
-
-
-@pytest.mark.parametrize(("source", "label", "name"), [("fashion_mnist", 9, "Ankle boot"), ("cifar10", 3, "cat")])
-def test_class_names_of_a_source(source, label, name):
-    names = class_names(None, source, [])
-    assert len(names) == 10
-    assert named(str(label), names) == f"{name} ({label})"
-    assert named("10", names) == "10"
 
 
 def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
