@@ -1,4 +1,4 @@
-"""The workflow as a module of another one, in another folder, with a configuration of its own and other names of rules."""
+"""The workflow as a module of another one, in another folder, with its own configuration and other names of rules."""
 
 import subprocess
 import sys
