@@ -126,7 +126,14 @@ def test_a_file_that_does_not_tell_its_network_is_compared_with_any(results, cap
     shared = {"fc.weight": Shared(codebook, nearest_indices(state["fc.weight"], codebook))}
     write_packed(tmp_path / "old.safetensors", state, shared, {}, {}, {}, "fixed")
     model = results / "tiny/model"
-    flags = ("--class-map", "sorted", "--weights", str(model / "weights.safetensors"), "--spec", str(model / "model.json"))
+    flags = (
+        "--class-map",
+        "sorted",
+        "--weights",
+        str(model / "weights.safetensors"),
+        "--spec",
+        str(model / "model.json"),
+    )
     assert numbers(capsys, results, *flags, packed=str(tmp_path / "old.safetensors"))["compressed"]["images"] == IMAGES
 
 
@@ -153,7 +160,8 @@ def test_a_class_map_may_be_a_file(results, capsys, tmp_path):
 
 def test_a_limit_draws_the_same_images_each_time(results, capsys):
     first, again, all_images = (
-        numbers(capsys, results, "--class-map", "sorted", *limit) for limit in (["--limit", "50"], ["--limit", "50"], [])
+        numbers(capsys, results, "--class-map", "sorted", *limit)
+        for limit in (["--limit", "50"], ["--limit", "50"], [])
     )
     assert first == again
     assert (first["compressed"]["images"], all_images["compressed"]["images"]) == (50, IMAGES)

@@ -15,7 +15,7 @@ def kind_of(module: nn.Module) -> Kind | None:
 
 
 def layout_of(module: nn.Module) -> Layout:
-    """How the weight of a layer that can be shared is laid out."""
+    """Layout of the weight of a layer that can be shared."""
     return kind_of(module).layout(module)
 
 
