@@ -11,6 +11,7 @@ import torch
 
 from wshare.artifacts.model import read_model, write_model
 from wshare.cli import main
+from wshare.evaluation.verdict import compare
 from wshare.models import zoo as networks
 from wshare.models.description import finish
 from wshare.models.preprocessing import complete_preprocessing
@@ -18,7 +19,7 @@ from wshare.models.state import state_of
 from wshare.packed.format import load_packed, write_packed
 from wshare.packed.hashes import weights_hash
 from wshare.quantize.codebooks import Shared, nearest_indices
-from wshare.tasks.classification import compare
+from wshare.tasks.table import task
 
 CLASSES, IMAGES = 10, 120
 
@@ -87,7 +88,7 @@ def by_hand(results: Path, enlarge: bool, labels: bool) -> dict:
         network.load_state_dict(load_packed(results / "tiny/search/s/packed.safetensors"))
         logits = network(images).numpy()
     classes = np.array([int(file.parent.name[1:]) for file in files]) if labels else None
-    return compare(logits, reference, classes, 0)
+    return compare(task("classification"), logits, reference, classes, 0)
 
 
 def assert_close(found: dict, expected: dict):
@@ -126,7 +127,14 @@ def test_a_file_that_does_not_tell_its_network_is_compared_with_any(results, cap
     shared = {"fc.weight": Shared(codebook, nearest_indices(state["fc.weight"], codebook))}
     write_packed(tmp_path / "old.safetensors", state, shared, {}, {}, {}, "fixed")
     model = results / "tiny/model"
-    flags = ("--class-map", "sorted", "--weights", str(model / "weights.safetensors"), "--spec", str(model / "model.json"))
+    flags = (
+        "--class-map",
+        "sorted",
+        "--weights",
+        str(model / "weights.safetensors"),
+        "--spec",
+        str(model / "model.json"),
+    )
     assert numbers(capsys, results, *flags, packed=str(tmp_path / "old.safetensors"))["compressed"]["images"] == IMAGES
 
 
@@ -153,7 +161,8 @@ def test_a_class_map_may_be_a_file(results, capsys, tmp_path):
 
 def test_a_limit_draws_the_same_images_each_time(results, capsys):
     first, again, all_images = (
-        numbers(capsys, results, "--class-map", "sorted", *limit) for limit in (["--limit", "50"], ["--limit", "50"], [])
+        numbers(capsys, results, "--class-map", "sorted", *limit)
+        for limit in (["--limit", "50"], ["--limit", "50"], [])
     )
     assert first == again
     assert (first["compressed"]["images"], all_images["compressed"]["images"]) == (50, IMAGES)
@@ -204,7 +213,7 @@ def test_help_tells_what_it_does_and_its_flags(capsys):
         main(["evaluate", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for flag in ("packed", "images", "spec", "weights", "labels", "no-labels", "enlarge", "no-enlarge", "limit"):
+    for flag in ("packed", "images", "spec", "weights", "class-map", "no-labels", "enlarge", "no-enlarge", "limit"):
         assert f"--{flag}" in text
     with pytest.raises(SystemExit) as end:
         main(["evaluate", "--images", "a"])
