@@ -33,19 +33,19 @@ COLUMNS += ["other_classes", "rounds", "gpu"]
 EVERYTHING = 1 << 62
 
 
-def wshare(model: nn.Module, images: DeviceImages, half: bool) -> Callable:
+def wshare(model: nn.Module, images: DeviceImages, float16: bool) -> Callable:
     """Our evaluation as jobs run it."""
-    return lambda: predict(model, images, threads=4, half=half)
+    return lambda: predict(model, images, threads=4, float16=float16)
 
 
-def eager(model: nn.Module, images: torch.Tensor, half: bool, batch: int) -> Callable:
+def eager(model: nn.Module, images: torch.Tensor, float16: bool, batch: int) -> Callable:
     """PyTorch as it comes; in float16 as its documents advise, with autocast and channels_last."""
-    order = torch.channels_last if half else torch.contiguous_format
+    order = torch.channels_last if float16 else torch.contiguous_format
     network = copy.deepcopy(model).to(memory_format=order)
     batches = [part.contiguous(memory_format=order) for part in images.split(batch)]
 
     def run() -> np.ndarray:
-        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half):
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=float16):
             return np.concatenate([network(part).float().cpu().numpy() for part in batches])
 
     return run
@@ -98,7 +98,11 @@ def main() -> None:
             measured = quality[contender, precision, place, batch]
             row = [contender, precision, place, batch, round(statistics.median(found))]
             row += [round(min(found)), round(max(found)), f"{measured.kl:.2g}"]
-            row += [round((1 - measured.agreement) * len(reference)), arguments.rounds, torch.cuda.get_device_name(0)]
+            row += [
+                round((1 - measured.figures["agreement"]) * len(reference)),
+                arguments.rounds,
+                torch.cuda.get_device_name(0),
+            ]
             writer.writerow(row)
             print(*row)
 

@@ -297,8 +297,8 @@ def _load(model: nn.Module, state: dict[str, np.ndarray]) -> None:
 def _quality(model: nn.Module, images: ImageFile, reference: np.ndarray) -> dict[str, float]:
     result = score(predict(model, images, THREADS), reference, images.labels)
     float32 = (reference.argmax(1) == images.labels).mean()
-    quality = {name: getattr(result, name) for name in ("top1", "kl", "agreement")}
-    return quality | {"relative_quality": result.top1 / float32}
+    quality = {"top1": result.quality, "kl": result.kl, "agreement": result.figures["agreement"]}
+    return quality | {"relative_quality": result.quality / float32}
 
 
 def _shown(row: dict) -> dict:

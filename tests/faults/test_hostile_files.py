@@ -357,7 +357,7 @@ def test_layer_names_stay_in_their_folders(tmp_path, fault, names):
         assert folder.parent == base
         folder.mkdir(parents=True)
     weights = {name: model.get_submodule(name).weight.detach().numpy() for name in names}
-    write_weights(tmp_path / "weights.h5", weights, weights, {}, {})
+    write_weights(tmp_path / "weights.h5", weights, weights, dict.fromkeys(weights, 1.0), {}, {})
     for name, weight in weights.items():
         assert np.array_equal(read_layer(tmp_path / "weights.h5", name)[0], weight)
     assert sorted(os.listdir(tmp_path)) == ["layers", "weights.h5"]

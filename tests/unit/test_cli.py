@@ -33,7 +33,7 @@ def _environment(monkeypatch):
 def weight_file(folder: Path) -> Path:
     path = folder / "weights.h5"
     weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    write_weights(path, {"fc": weights}, {"fc": weights**2}, {}, {})
+    write_weights(path, {"fc": weights}, {"fc": weights**2}, {"fc": 1.0}, {}, {})
     return path
 
 

@@ -69,17 +69,15 @@ def evaluated(model: str, *searches: str) -> set[str]:
 
 
 def packed(model: str, *searches: str) -> set[str]:
-    rules = {search: "pack_rate_distortion" if search == "rate_distortion" else "pack_model" for search in searches}
-    return {f"{model} {rule} {search}" for search, rule in rules.items()} | evaluated(model, *searches)
+    return {f"{model} pack_model {search}" for search in searches} | evaluated(model, *searches)
 
 
 def searched(model: str, *searches: str) -> set[str]:
-    rules = {search: "search_rate_distortion" if search == "rate_distortion" else "search" for search in searches}
-    return {f"{model} {rule} {search}" for search, rule in rules.items()} | packed(model, *searches)
+    return {f"{model} search {search}" for search in searches} | packed(model, *searches)
 
 
-def by_price(model: str) -> set[str]:
-    """The searches that read the moments of inputs, and no clusters."""
+def by_calibration(model: str) -> set[str]:
+    """The searches that read calibration statistics, and no clusters."""
     return searched(model, "rate_distortion") if "rate_distortion" in SEARCHES[model] else NOTHING
 
 
@@ -112,20 +110,24 @@ def repacked(model: str) -> set[str]:
     return packed(model, *SEARCHES[model])
 
 
+def researched(model: str) -> set[str]:
+    return searched(model, *SEARCHES[model])
+
+
 def reevaluated(model: str) -> set[str]:
     return evaluated(model, *SEARCHES[model])
 
 
 def measured(model: str) -> set[str]:
-    return {f"{model} measure_inputs"} | by_price(model) if by_price(model) else NOTHING
+    return {f"{model} measure_inputs"} | by_calibration(model) if by_calibration(model) else NOTHING
 
 
 def extracted(model: str) -> set[str]:
-    return {f"{model} extract_weights"} | reclustered(model) | by_price(model)
+    return {f"{model} extract_weights"} | reclustered(model) | by_calibration(model)
 
 
 def baseline(model: str) -> set[str]:
-    return {f"{model} evaluate_dense"} | reprofiled(model) | by_price(model)
+    return {f"{model} evaluate_dense"} | reprofiled(model) | by_calibration(model)
 
 
 def prepared(model: str) -> set[str]:
@@ -149,7 +151,7 @@ def both(change: Callable[[str], set[str]]) -> set[str]:
 
 def known(jobs: set[str]) -> set[str]:
     """Those that a plan shows while a model's layers are not known, without weights that only clustering reads."""
-    unread = {f"{model} extract_weights" for model in LAYERS if not by_price(model)}
+    unread = {f"{model} extract_weights" for model in LAYERS if not by_calibration(model)}
     return {job for job in jobs - unread if not any(f" {rule} " in job for rule in HIDDEN)}
 
 
@@ -215,7 +217,7 @@ def code(module: str) -> Callable[[Path], None]:
 
 def old_code(folder: Path) -> None:
     """A module of another release, unpacked from an archive with the time of its making."""
-    module = own_code(folder) / "kmeans.py"
+    module = own_code(folder) / "quantize" / "kmeans.py"
     module.write_text(module.read_text() + "\n")
     os.utime(module, (1e9, 1e9))
 
@@ -306,9 +308,9 @@ ROWS = {
             sets("searches.two_step.options.samples", 8, "searches.two_step.options.population", 6),
             searched("tiny", "two_step"),
         ),
-        ("prices measured", sets("searches.rate_distortion.options.evaluations", 4), by_price("tiny")),
-        ("divergence allowed", sets("searches.rate_distortion.options.max_kl", 0.1), by_price("tiny")),
-        ("probes", sets("searches.rate_distortion.options.probe_images", 0), by_price("tiny")),
+        ("slopes measured", sets("searches.rate_distortion.options.evaluations", 4), by_calibration("tiny")),
+        ("divergence allowed", sets("searches.rate_distortion.options.max_kl", 0.1), by_calibration("tiny")),
+        ("probes", sets("searches.rate_distortion.options.probe_images", 0), by_calibration("tiny")),
     ],
     "`searches.<search>.quality_target`": [
         ("target", sets("searches.slope.quality_target", 0.8), searched("tiny", "slope")),
@@ -319,16 +321,17 @@ ROWS = {
         ),
     ],
     "`calibration.images`": [
-        ("images for the moments of inputs", sets("calibration.images", 100), measured("tiny") | reported("given"))
+        ("images for calibration", sets("calibration.images", 100), measured("tiny") | reported("given"))
     ],
     "`packing.format`": [
         (
             "coding of indices",
             sets("packing.format", "entropy"),
-            packed("tiny", "slope", "two_step", "uniform") | packed("given", "uniform"),
+            # The search by rate_distortion has a format of its own.
+            searched("tiny", "slope", "two_step", "uniform") | searched("given", "uniform"),
         )
     ],
-    "`packing.batch_norm`": [("type of batch norm", sets("packing.batch_norm", "float32"), both(repacked))],
+    "`packing.batch_norm`": [("type of batch norm", sets("packing.batch_norm", "float32"), both(researched))],
     "a new model or search, `models.<model>.searches`": [
         (
             "a search beside the others",
@@ -358,17 +361,17 @@ ROWS = {
         ("the whole project copied elsewhere", untouched, NOTHING),
     ],
     "a source file of wshare": [
-        ("clustering code", code("kmeans.py"), both(reclustered) | by_price("tiny")),
-        ("clustering code with an old date", old_code, both(reclustered) | by_price("tiny")),
-        ("sensitivity code", code("sensitivity.py"), both(reprofiled)),
-        ("statistics code", code("scoring.py"), both(baseline)),
-        ("code of one search method", code("search/slope.py"), searched("tiny", "slope")),
-        ("code of the search by price", code("search/rate_distortion.py"), by_price("tiny")),
-        ("code of error feedback", code("feedback.py"), by_price("tiny")),
-        ("packing code", code("packing.py"), both(repacked)),
+        ("clustering code", code("quantize/kmeans.py"), both(reclustered) | by_calibration("tiny")),
+        ("clustering code with an old date", old_code, both(reclustered) | by_calibration("tiny")),
+        ("sensitivity code", code("calibration/sensitivity.py"), both(reprofiled)),
+        ("code of the task", code("tasks/classification.py"), both(baseline)),
+        ("code of one search method", code("search/by_k/slope.py"), searched("tiny", "slope")),
+        ("code of the search by slope", code("search/rate_distortion/search.py"), by_calibration("tiny")),
+        ("code of error feedback", code("quantize/error_feedback.py"), by_calibration("tiny")),
+        ("packing code", code("packed/write.py"), both(repacked)),
         ("verdict code", code("stages/evaluate_packed.py"), both(reevaluated)),
         ("summary code", code("stages/summarise.py"), {"summarise"}),
-        ("code of one source of models", code("sources/file.py"), known(made("given"))),
+        ("code of one source of models", code("models/sources/file.py"), known(made("given"))),
         ("all code checked out anew, unchanged", checked_out, NOTHING),
     ],
 }
@@ -422,7 +425,7 @@ def test_a_change_plans_exactly(finished: Path, edit: Callable[[Path], None], ex
 
 
 def test_threads_memory_and_gpus_plan_nothing(finished: Path):
-    rules = ("evaluate_dense", "search", "search_rate_distortion", "pack_model", "evaluate_packed", "cluster_layer")
+    rules = ("evaluate_dense", "search", "pack_model", "evaluate_packed", "cluster_layer")
     threads = [f"{rule}=3" for rule in rules]
     measuring = ("extract_weights", "measure_inputs", "profile_layers")
     memory = [f"{rule}:{resource}" for rule in rules + measuring for resource in ("mem_mb=9000", "gpu=1")]

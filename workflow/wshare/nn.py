@@ -6,30 +6,32 @@ For inference: weights carry no gradient, and each forward pass pays for expandi
 import copy
 import functools
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError
-from wshare.models.layers import SHAREABLE
+from wshare.models.kinds.table import kind_of, type_names
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
+from wshare.packed.container import Source, where
 from wshare.packed.format import read_shared
 from wshare.quantize.codebooks import Shared, row_scale
 from wshare.quantize.cost import index_bits
 
 
 class SharedTensor(nn.Module):
-    """A shared tensor as buffers: `codebook` float32 [k], `scale` float32 [rows] if there is one, and `field<i>`.
+    """A shared tensor as buffers: `codebook` float32 [k], `scale` float32 [outputs] if there is one, and `field<i>`.
 
-    A field holds some bits of all indices, uint8, as `wshare.bitfields` cuts them: ceil(log2 k) bits an index in all.
-    Calling it gives the tensor, the same to the bit as `wshare.load_packed`, with `strides` (of C order by default).
+    A field holds some bits of all indices, uint8, as `wshare.packed.bitfields` cuts them: ceil(log2 k) bits an index in
+    all. Calling it gives the tensor, the same to the bit as `wshare.load_packed`, with `strides` (of C order by
+    default).
     """
 
     def __init__(self, tensor: Shared, strides: tuple[int, ...] | None = None):
         super().__init__()
         self.shape, self.bits, self.strides = tensor.indices.shape, index_bits(len(tensor.codebook)), strides
+        self.layout = tensor.layout
         self.register_buffer("codebook", torch.from_numpy(tensor.codebook.copy()))
         scale = None if tensor.exponents is None else torch.from_numpy(row_scale(tensor.exponents))
         self.register_buffer("scale", scale)
@@ -40,7 +42,9 @@ class SharedTensor(nn.Module):
         """The tensor in the codebook's type."""
         weight = self.codebook.index_select(0, self._indices()).reshape(self.shape)
         if self.scale is not None:
-            weight *= self.scale.reshape(-1, *[1] * (weight.ndim - 1))
+            # The groups as an axis of their own, where a scale stands for the outputs of each.
+            wide = weight.view(self.layout.split(self.shape))
+            wide *= self.scale.reshape(self.layout.column(self.shape))
         # Strides choose the kernel, even where axes of length 1 leave the order in memory the same.
         if self.strides in (None, weight.stride()):
             return weight
@@ -75,15 +79,15 @@ class SharedWeight:
         return _empty, (type(self).__bases__[1],), self.__dict__
 
 
-def compressed(model: nn.Module, packed: str | Path) -> nn.Module:
-    """A copy of `model` with the weights of the file `packed`, in which shared layers stay compressed.
+def compressed(model: nn.Module, packed: Source) -> nn.Module:
+    """A copy of `model` with the weights of the packed file, or its content, in which shared layers stay compressed.
 
     Gives the same outputs, to the bit, as the model with the state dict of `wshare.load_packed`. Layers keep their
     class, and expand `weight` when it is read. Tied layers hold one `SharedTensor`. UserError if the file is another
-    network's or shares what is no weight of a Conv2d or Linear layer.
+    network's or shares what is no weight of a layer of a known kind.
     """
     shared, others = read_shared(packed)
-    layers = {name: _layer(model, name, tensor, packed) for name, tensor in shared.items()}
+    layers = {name: _layer(model, name, tensor, where(packed)) for name, tensor in shared.items()}
     # Weights that go away need no copy.
     copied = copy.deepcopy(model, {id(layer.weight): layer.weight for layer in layers.values()})
     made: dict[int, SharedTensor] = {}
@@ -97,16 +101,16 @@ def compressed(model: nn.Module, packed: str | Path) -> nn.Module:
         layer.__class__ = _class(type(layer))
         layer.shared = made[id(tensor)]
         own |= {f"{path}.shared.{leaf}": buffer for leaf, buffer in layer.shared.state_dict().items()}
-    load_state(copied, {name: torch.from_numpy(array) for name, array in others.items()} | own, str(packed))
+    load_state(copied, {name: torch.from_numpy(array) for name, array in others.items()} | own, where(packed))
     return copied
 
 
-def _layer(model: nn.Module, name: str, tensor: Shared, packed: str | Path) -> nn.Module:
+def _layer(model: nn.Module, name: str, tensor: Shared, packed: str) -> nn.Module:
     """The layer whose weight is called `name`."""
     path, _, leaf = name.rpartition(".")
     layer = dict(model.named_modules(remove_duplicate=False)).get(path)
-    if leaf != "weight" or not isinstance(layer, SHAREABLE):
-        raise UserError(f"{packed}: {name!r} is no weight of a Conv2d or Linear layer; check the architecture")
+    if leaf != "weight" or kind_of(layer) is None:
+        raise UserError(f"{packed}: {name!r} is no weight of a {type_names('or')} layer; check the architecture")
     if layer.weight.shape != tensor.indices.shape:
         shapes = f"{list(tensor.indices.shape)} where the network has {list(layer.weight.shape)}"
         raise UserError(f"{packed}: {name!r} is {shapes}; check architecture, arguments and classes")

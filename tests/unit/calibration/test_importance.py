@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from wshare.calibration.importance import fisher_diagonal
+from wshare.tasks import classification
 
 
 def network() -> nn.Module:
@@ -18,7 +19,7 @@ def images(count: int) -> torch.Tensor:
 def test_it_is_the_mean_square_of_each_images_gradient_with_sampled_labels():
     """The same, with the labels drawn in the same order and one backward pass an image by hand."""
     model, sample = network(), images(6)
-    found = fisher_diagonal(model, [sample[:4], sample[4:]], ["0", "3"], seed=5)
+    found = fisher_diagonal(classification, model, [sample[:4], sample[4:]], ["0", "3"], seed=5)
     generator = torch.Generator().manual_seed(5)
     expected = {"0": 0.0, "3": 0.0}
     for image in sample:
@@ -42,12 +43,14 @@ def test_it_estimates_the_expectation_over_the_networks_own_labels():
     for log_probability in log_probabilities:
         (gradient,) = torch.autograd.grad(log_probability, model[3].weight, retain_graph=True)
         expected += log_probability.exp().detach() * gradient**2
-    found = fisher_diagonal(model, [image.repeat(1500, 1, 1, 1)], ["3"], seed=0)["3"]
+    found = fisher_diagonal(classification, model, [image.repeat(1500, 1, 1, 1)], ["3"], seed=0)["3"]
     np.testing.assert_allclose(found.sum(1), expected.sum(1).detach().numpy(), rtol=0.15)
 
 
 def test_seeded_and_the_same_each_time():
-    first, again, other = (fisher_diagonal(network(), [images(8)], ["3"], seed)["3"] for seed in (0, 0, 1))
+    first, again, other = (
+        fisher_diagonal(classification, network(), [images(8)], ["3"], seed)["3"] for seed in (0, 0, 1)
+    )
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
@@ -55,7 +58,7 @@ def test_seeded_and_the_same_each_time():
 def test_weights_and_gradients_of_the_network_stay_as_they_are():
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fisher_diagonal(model, [images(2)], ["0", "3"], seed=0)
+    fisher_diagonal(classification, model, [images(2)], ["0", "3"], seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -69,7 +72,7 @@ def test_a_layer_without_influence_has_no_importance():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.used(x.flatten(1))
 
-    found = fisher_diagonal(Unused(), [images(3)], ["used", "spare"], seed=0)
+    found = fisher_diagonal(classification, Unused(), [images(3)], ["used", "spare"], seed=0)
     assert found["used"].any()
     assert not found["spare"].any()
     assert found["spare"].shape == (4, 16)
@@ -79,4 +82,4 @@ def test_a_layer_without_influence_has_no_importance():
 def test_modules_that_write_in_place_are_no_obstacle(inplace):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(inplace), nn.Flatten(), nn.Linear(12, 4)).eval()
-    assert fisher_diagonal(model, [images(4)], ["0"], seed=0)["0"].any()
+    assert fisher_diagonal(classification, model, [images(4)], ["0"], seed=0)["0"].any()

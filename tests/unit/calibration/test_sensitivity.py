@@ -5,15 +5,16 @@ import torchvision
 from torch import Tensor, nn
 
 from wshare.artifacts.clusters import Clusters
-from wshare.calibration.sensitivity import COLUMNS, Probe, chain_before, profile, resumed, row
+from wshare.calibration.sensitivity import Probe, chain_before, columns, profile, resumed, row
 from wshare.data.images import ImageFile
 from wshare.evaluation.predict import predict
 from wshare.models.forward import forward
-from wshare.models.layers import SHAREABLE
+from wshare.models.kinds.table import shareable
 from wshare.models.state import fast
 from wshare.models.zoo import NETWORKS, chain
 from wshare.quantize.codebooks import nearest_indices, shared_weight
 from wshare.quantize.kmeans import sweep
+from wshare.tasks import classification
 from wshare.tasks.classification import score
 
 
@@ -65,7 +66,7 @@ def built(make, seed: int = 0) -> nn.Module:
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, SHAREABLE)]
+    return shareable(model)
 
 
 def clusters_of(model: nn.Module, names: list[str], candidates: tuple[int, ...] = (2, 5)) -> list[Clusters]:
@@ -99,7 +100,9 @@ def test_prefix_changes_no_bit_of_the_embedded_networks(name, order, random_imag
     chained = 0
     for first in range(0, len(names), 3):
         layers = clusters_of(model, names[first : first + 3], (3,))
-        with_prefix, without = (profile(model, layers, images, reference, prefix) for prefix in (True, False))
+        with_prefix, without = (
+            profile(classification, model, layers, images, reference, prefix) for prefix in (True, False)
+        )
         assert all(map(same_to_the_bit, with_prefix, without))
         assert any(probe.score.kl > 0 for probe in with_prefix)
         chained += bool(chain_before(model, names[first], images.batch(0)[:1]))
@@ -123,7 +126,9 @@ def test_prefix_changes_no_bit_of_torchvision_networks(make, layer, random_image
     reference = predict(model, images)
     assert len(chain_before(model, layer, images.batch(0)[:1])) > 4
     layers = clusters_of(model, [layer])
-    with_prefix, without = (profile(model, layers, images, reference, prefix) for prefix in (True, False))
+    with_prefix, without = (
+        profile(classification, model, layers, images, reference, prefix) for prefix in (True, False)
+    )
     assert all(map(same_to_the_bit, with_prefix, without))
 
 
@@ -135,7 +140,9 @@ def test_a_connection_around_the_chain_is_found(join, random_images):
     assert chain_names(model, "middle", images) == []
     reference = predict(model, images)
     layers = clusters_of(model, ["last"])
-    with_prefix, without = (profile(model, layers, images, reference, prefix) for prefix in (True, False))
+    with_prefix, without = (
+        profile(classification, model, layers, images, reference, prefix) for prefix in (True, False)
+    )
     assert all(map(same_to_the_bit, with_prefix, without))
 
 
@@ -203,7 +210,9 @@ def test_modules_that_write_into_their_input_do_no_harm(layer, length, random_im
     assert len(chain_names(model, layer, images)) == length
     reference = predict(model, images)
     layers = clusters_of(model, [layer], (2, 3, 4))
-    with_prefix, without = (profile(model, layers, images, reference, prefix) for prefix in (True, False))
+    with_prefix, without = (
+        profile(classification, model, layers, images, reference, prefix) for prefix in (True, False)
+    )
     assert all(map(same_to_the_bit, with_prefix, without))
 
 
@@ -212,7 +221,7 @@ def test_a_probe_scores_the_network_with_that_layer_alone_replaced(prefix, rando
     model, images = built(NETWORKS["tiny"]), random_images(70)
     reference = predict(model, images)
     layers = clusters_of(model, ["pointwise", "fc"])
-    probes = profile(model, layers, images, reference, prefix)
+    probes = profile(classification, model, layers, images, reference, prefix)
     assert [(probe.layer, probe.k) for probe in probes] == [("pointwise", 2), ("pointwise", 5), ("fc", 2), ("fc", 5)]
     copy = built(NETWORKS["tiny"])
     codebook = layers[1].sweep.codebook(5)
@@ -249,7 +258,7 @@ def test_weights_and_modules_come_back_also_after_an_error(where, random_images,
     if where == "images":
         calls.extend(range(4))
     with pytest.raises(RuntimeError, match="stop"):
-        profile(model, layers, images, reference)
+        profile(classification, model, layers, images, reference)
     monkeypatch.undo()
     after = model.state_dict()
     assert all(torch.equal(after[name], value) and after[name].data_ptr() == at for name, (value, at) in before.items())
@@ -269,10 +278,10 @@ def test_shared_weight_has_the_weights_shape_and_the_codebooks_values():
 def test_a_row_has_every_column_and_survives_a_network_that_is_always_wrong(random_images):
     model, images = built(NETWORKS["tiny"]), random_images(10)
     reference = predict(model, images)
-    (probe,) = profile(model, clusters_of(model, ["fc"], (2,)), images, reference)
+    (probe,) = profile(classification, model, clusters_of(model, ["fc"], (2,)), images, reference)
     right = score(reference, reference, reference.argmax(1))
     wrong = score(reference, reference, reference.argmin(1))
-    assert list(row(probe, right)) == COLUMNS
-    assert row(probe, right)["relative_quality"] == probe.score.top1
-    assert row(probe, wrong)["relative_quality"] == 0.0
-    assert row(probe, right)["images"] == 10
+    assert list(row(classification, probe, right)) == columns(classification)
+    assert row(classification, probe, right)["relative_quality"] == probe.score.quality
+    assert row(classification, probe, wrong)["relative_quality"] == 0.0
+    assert row(classification, probe, right)["images"] == 10

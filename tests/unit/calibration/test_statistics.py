@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from wshare.artifacts.calibration import read_statistics, write_statistics
+from wshare.artifacts.calibration import read_calibration, write_calibration
 from wshare.calibration import statistics as moments
-from wshare.calibration.statistics import input_statistics
+from wshare.calibration.statistics import calibrate, input_statistics
+from wshare.data.images import ImageArray
 from wshare.errors import FormatError, UserError
 from wshare.models.state import fast
-from wshare.quantize.statistics import InputStatistics, merged
+from wshare.quantize.statistics import Calibration, InputStatistics, merged
 
 
 @pytest.fixture(autouse=True)
@@ -205,36 +206,53 @@ def test_a_layer_that_is_never_called_is_an_error_and_no_hook_stays():
 
 
 @pytest.fixture
-def folds() -> list[dict[str, InputStatistics]]:
+def calibration() -> Calibration:
     network = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(6, 3, 1)).eval()
-    return [input_statistics(network, [images(2, 4, seed=seed)], ["0", "1"], 0) for seed in (0, 1)]
+    first, second = (input_statistics(network, [images(2, 4, seed=seed)], ["0", "1"], 0) for seed in (0, 1))
+    return Calibration((first, second), 2)
 
 
-def write(path: Path, folds: list[dict[str, InputStatistics]]) -> Path:
-    write_statistics(path, folds, {"images": 4, "seed": 0}, {"model": "0" * 64})
+def write(path: Path, calibration: Calibration) -> Path:
+    write_calibration(path, calibration, {"images": 4, "seed": 0}, {"model": "0" * 64})
     return path
 
 
-def test_what_is_written_is_read_back(tmp_path, folds):
-    found = read_statistics(write(tmp_path / "calibration.h5", folds), ["1", "0"])
-    assert [list(fold) for fold in found] == [["1", "0"]] * 2
-    for fold, original in zip(found, folds, strict=True):
-        for name, layer in fold.items():
+def test_halves_are_measured_apart_and_know_their_border():
+    network = fast(nn.Sequential(nn.Conv2d(3, 4, 3)).eval())
+    pictures = ImageArray(images(9), None)
+    found = calibrate(network, pictures, ["0"], 0)
+    border = pictures.middle()
+    assert (found.border, len(pictures)) == (4, 9)
+    for half, part in zip(found.halves, (pictures.part(0, border), pictures.part(border, 9)), strict=True):
+        expected = input_statistics(network, part.batches(), ["0"], 0)["0"]
+        np.testing.assert_array_equal(half["0"].second, expected.second)
+        assert half["0"].images == expected.images == 2 * len(part)
+    together, expected = found.together()["0"], merged(*(half["0"] for half in found.halves))
+    np.testing.assert_array_equal(together.second, expected.second)
+    assert together.images == 18
+
+
+def test_what_is_written_is_read_back(tmp_path, calibration):
+    found = read_calibration(write(tmp_path / "calibration.h5", calibration), ["1", "0"])
+    assert [list(half) for half in found.halves] == [["1", "0"]] * 2
+    assert found.border == 2
+    for half, original in zip(found.halves, calibration.halves, strict=True):
+        for name, layer in half.items():
             np.testing.assert_array_equal(layer.mean, original[name].mean)
             np.testing.assert_array_equal(layer.second, original[name].second)
             assert (layer.images, layer.positions) == (original[name].images, original[name].positions)
-    assert not np.array_equal(found[0]["0"].mean, found[1]["0"].mean)
+    assert not np.array_equal(found.halves[0]["0"].mean, found.halves[1]["0"].mean)
 
 
-def test_a_missing_layer_is_named(tmp_path, folds):
-    path = write(tmp_path / "calibration.h5", folds)
+def test_a_missing_layer_is_named(tmp_path, calibration):
+    path = write(tmp_path / "calibration.h5", calibration)
     with pytest.raises(FormatError, match=r"calibration.h5: no layer 'fc'; make or get it again"):
-        read_statistics(path, ["0", "fc"])
+        read_calibration(path, ["0", "fc"])
 
 
 @pytest.mark.parametrize("part", ["mean", "second"])
-def test_a_damaged_or_missing_array_is_told(tmp_path, folds, part):
-    path = write(tmp_path / "calibration.h5", folds)
+def test_a_damaged_or_missing_array_is_told(tmp_path, calibration, part):
+    path = write(tmp_path / "calibration.h5", calibration)
     with h5py.File(path, "r") as file:
         values = file["1/0"][part]
         start = values.id.get_chunk_info(0).byte_offset
@@ -242,17 +260,17 @@ def test_a_damaged_or_missing_array_is_told(tmp_path, folds, part):
     octets[start] ^= 1
     path.write_bytes(octets)
     with pytest.raises(FormatError, match=r"calibration.h5: damaged .*; make or get it again"):
-        read_statistics(path, ["0"])
-    write(path, folds)
+        read_calibration(path, ["0"])
+    write(path, calibration)
     with h5py.File(path, "a") as file:
         del file["1/0"][part]
     with pytest.raises(FormatError, match=r"calibration.h5: damaged .*; make or get it again"):
-        read_statistics(path, ["0"])
+        read_calibration(path, ["0"])
 
 
-def test_an_incomplete_file_is_told(tmp_path, folds):
-    path = write(tmp_path / "calibration.h5", folds)
+def test_an_incomplete_file_is_told(tmp_path, calibration):
+    path = write(tmp_path / "calibration.h5", calibration)
     with h5py.File(path, "a") as file:
         file.attrs["complete"] = False
     with pytest.raises(FormatError, match="not a complete"):
-        read_statistics(path, ["0"])
+        read_calibration(path, ["0"])

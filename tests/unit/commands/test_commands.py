@@ -143,7 +143,7 @@ def test_inspect_lists_every_layer_and_adds_up(capsys):
 def test_inspect_reads_the_first_version(capsys):
     path = Path(__file__).parents[2] / "data" / "golden_v1.safetensors"
     found = contents(path)
-    assert (found.version, found.form) == (1, "fixed")
+    assert (found.version, found.format) == (1, "fixed")
     assert all(tensor.k >= 1 and tensor.bytes >= 4 * tensor.k for tensor in found.shared)
     assert main(["inspect", str(path)]) == 0
     assert found.shared[0].name.removesuffix(".weight") in capsys.readouterr().out

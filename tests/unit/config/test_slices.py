@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from tests.rules import settings_of_stage
 from tests.unit.config.base import BASE, KEYS, edited, problems
 from wshare.cli import STAGES
-from wshare.config.slices import layer_settings, model_names, stage_settings, studies
+from wshare.config.slices import layer_overrides, model_names, slice_of, studies
 from wshare.config.validation import complete
 
 
@@ -17,19 +18,46 @@ def test_an_exact_name_wins_over_the_first_pattern_over_the_default():
         "conv2": {"k_max": 10},
     }
     config = complete(edited(("clustering.k_max", 100), ("models.m.layers.overrides", overrides)))
-    default = config["clustering"]
-    assert layer_settings(config, "m", "fc") == default
-    assert layer_settings(config, "m", "fc1") == default | {"k_max": 9, "weighting": "importance"}
-    assert layer_settings(config, "m", "conv1") == default | {"k_max": 8, "bins": 64}
-    assert layer_settings(config, "m", "conv2") == default | {"k_max": 10, "bins": 64}
-    assert layer_settings(config, "m", "xconv") == default
-    assert layer_settings(config, "f", "conv2") == default
+
+    def own(model: str, layer: str) -> dict:
+        return layer_overrides(config, {"model": model, "layer": layer})
+
+    assert own("m", "fc") == {}
+    assert own("m", "fc1") == {"k_max": 9, "weighting": "importance"}
+    assert own("m", "conv1") == {"k_max": 8, "bins": 64}
+    assert own("m", "conv2") == {"k_max": 10, "bins": 64}
+    assert own("m", "xconv") == {}
+    assert own("f", "conv2") == {}
+
+
+def test_a_slice_holds_what_its_parts_name():
+    config = complete(edited())
+    names = {"model": "m", "search": "s"}
+    assert slice_of(config, names, "seed", "importance.*") == {"seed": 0} | config["importance"]
+    assert slice_of(config, names, "models.{model}.architecture") == {"architecture": "tiny"}
+    dataset = config["datasets"]["d"]
+    found = slice_of(config, names, data=["datasets.{dataset}.*", "!split.held_out"])
+    rest = {key: size for key, size in dataset["split"].items() if key != "held_out"}
+    assert found == {"data": dataset | {"split": rest}}
+    # The configuration itself stays whole.
+    assert "held_out" in dataset["split"]
+    with pytest.raises(KeyError):
+        slice_of(config, names, "models.{model}.nothing")
+
+
+def test_names_in_the_configuration_may_hold_dots():
+    config = {"models": {"a.b": {"dataset": "c.d", "task": 1}}, "datasets": {"c.d": {"source": 2}}}
+    assert slice_of(config, {"model": "a.b"}, "models.{model}.task", "datasets.{dataset}.source") == {
+        "task": 1,
+        "source": 2,
+    }
 
 
 def texts(config: dict, model: str) -> dict[str, str]:
-    """Settings of all stages of a model, for layer `conv` and search `s`, or `r` by rate_distortion."""
-    items = {"cluster_layer": "conv", "search_rate_distortion": "r"}
-    return {stage: stage_settings(config, stage, model, items.get(stage, "s")) for stage in STAGES}
+    """Settings of all stages of a model, for layer `conv` and search `s`; `search r` are those of another search."""
+    items = {"cluster_layer": "conv"}
+    found = {stage: settings_of_stage(config, stage, model, items.get(stage, "s")) for stage in STAGES}
+    return found | {"search r": settings_of_stage(config, "search", model, "r")}
 
 
 SEEDED = {
@@ -39,7 +67,7 @@ SEEDED = {
     "cluster_layer",
     "measure_inputs",
     "search",
-    "search_rate_distortion",
+    "search r",
     "evaluate_packed",
 }
 
@@ -67,8 +95,8 @@ CHANGES = [
     ("models.m.training.batch_size", 1, {"train_model"}),
     ("models.m.training.shift", 1, {"train_model"}),
     ("models.m.training.floor", 1, {"train_model"}),
-    ("models.m.layers.include", ["conv"], {"inspect_model", "extract_weights"}),
-    ("models.m.layers.exclude", ["fc"], {"inspect_model", "extract_weights"}),
+    ("models.m.layers.include", ["conv"], {"inspect_model"}),
+    ("models.m.layers.exclude", ["fc"], {"inspect_model"}),
     ("models.m.layers.overrides", {"conv": {"bins": 512}}, {"cluster_layer"}),
     ("models.m.layers.overrides", {"re:c.*": {"k_max": 32}}, {"cluster_layer"}),
     ("models.m.layers.overrides", {"fc": {"bins": 512}, "re:f.*": {"k_max": 3}}, set()),
@@ -90,22 +118,22 @@ CHANGES = [
     ("searches.t.quality_target", 0.5, set()),
     ("searches.t.options.samples", 3, set()),
     ("searches.v", {"method": "slope"}, set()),
-    ("searches.r.quality_target", 0.5, {"search_rate_distortion"}),
-    ("searches.r.confidence", 0.5, {"search_rate_distortion"}),
-    ("searches.r.options.format", "fixed", {"search_rate_distortion"}),
-    ("searches.r.options.max_kl", 0.1, {"search_rate_distortion"}),
-    ("searches.r.options.evaluations", 3, {"search_rate_distortion"}),
-    ("searches.r.options.probe_images", 0, {"search_rate_distortion"}),
-    ("searches.r.options.error_feedback", False, {"search_rate_distortion"}),
-    ("searches.r.options.bias_correction", False, {"search_rate_distortion"}),
-    ("searches.r.options.least_squares", False, {"search_rate_distortion"}),
-    ("searches.r.options.assignment_descent", False, {"search_rate_distortion"}),
-    ("searches.r.options.variance_matching", False, {"search_rate_distortion"}),
-    ("searches.r.options.compression_rate", 8, {"search_rate_distortion"}),
-    ("searches.r.options.fold_batch_norm", False, {"search_rate_distortion"}),
+    ("searches.r.quality_target", 0.5, {"search r"}),
+    ("searches.r.confidence", 0.5, {"search r"}),
+    ("searches.r.options.format", "fixed", {"search r"}),
+    ("searches.r.options.max_kl", 0.1, {"search r"}),
+    ("searches.r.options.evaluations", 3, {"search r"}),
+    ("searches.r.options.probe_images", 0, {"search r"}),
+    ("searches.r.options.error_feedback", False, {"search r"}),
+    ("searches.r.options.bias_correction", False, {"search r"}),
+    ("searches.r.options.least_squares", False, {"search r"}),
+    ("searches.r.options.assignment_descent", False, {"search r"}),
+    ("searches.r.options.variance_matching", False, {"search r"}),
+    ("searches.r.options.compression_rate", 8, {"search r"}),
+    ("searches.r.options.fold_batch_norm", False, {"search r"}),
     ("calibration.images", 3, {"measure_inputs"}),
-    ("packing.format", "entropy", {"pack_model"}),
-    ("packing.batch_norm", "float16", {"pack_model", "pack_rate_distortion"}),
+    ("packing.format", "entropy", {"search"}),
+    ("packing.batch_norm", "float16", {"search", "search r"}),
 ]
 
 
@@ -115,7 +143,7 @@ def test_a_key_changes_the_settings_of_the_stages_that_depend_on_it_alone(path, 
     before, after = complete(edited(spare)), complete(edited(spare, (path, value)))
     assert before != after
     old, new = texts(before, "m"), texts(after, "m")
-    changed = {stage for stage in STAGES if old[stage] != new[stage]}
+    changed = {stage for stage in old if old[stage] != new[stage]}
     # Models that are trained are not fetched.
     assert changed - {"fetch_model", "report_model"} == expected - {"fetch_model"}
     # The report prints the configuration that its results came from.
@@ -144,7 +172,7 @@ FETCHED = [
 @pytest.mark.parametrize(("path", "value", "expected"), FETCHED, ids=[path for path, *_ in FETCHED])
 def test_a_key_of_a_fetched_model_changes_the_stages_that_depend_on_it_alone(path, value, expected):
     old, new = (texts(complete(edited(*edits)), "f") for edits in ([], [(path, value)]))
-    changed = {stage for stage in STAGES if old[stage] != new[stage]}
+    changed = {stage for stage in old if old[stage] != new[stage]}
     assert changed - {"train_model", "report_model"} == expected
     assert not expected or "report_model" in changed
 

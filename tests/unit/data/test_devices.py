@@ -18,6 +18,7 @@ from wshare.evaluation.predict import predict
 from wshare.files.tables import read_sealed
 from wshare.models import zoo as networks
 from wshare.models.state import CPU, fast
+from wshare.tasks import classification
 
 from ..calibration.test_sensitivity import clusters_of
 from ..search.rate_distortion.test_network import SHARED, Study
@@ -97,9 +98,9 @@ def test_a_gpu_that_is_not_there_ends_the_job(monkeypatch):
 def test_half_precision_computes_in_float16(random_images):
     source = random_images(20)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
-    half, full = predict(model, source, half=True), predict(model, source)
-    assert half.dtype == full.dtype == np.float32
-    assert 0 < np.abs(half - full).max() < 1e-2 * np.abs(full).max()
+    float16, full = predict(model, source, float16=True), predict(model, source)
+    assert float16.dtype == full.dtype == np.float32
+    assert 0 < np.abs(float16 - full).max() < 1e-2 * np.abs(full).max()
 
 
 def network(name: str, device: torch.device) -> torch.nn.Module:
@@ -127,10 +128,10 @@ def test_a_gpu_gives_the_logits_of_the_cpu(name, room):
     assert next(model.parameters()).is_cuda
     close(predict(model, images), expected, 1e-4)
     close(predict(model, images, threads=3), expected, 1e-4)
-    half = predict(model, images, half=True)
+    float16 = predict(model, images, float16=True)
     # Random weights amplify rounding, which has 11 bits in place of 24.
-    close(half, expected, 0.1)
-    assert np.abs(half - expected).max() > 10 * np.abs(predict(model, images) - expected).max()
+    close(float16, expected, 0.1)
+    assert np.abs(float16 - expected).max() > 10 * np.abs(predict(model, images) - expected).max()
 
 
 @pytest.mark.gpu
@@ -144,7 +145,7 @@ def test_a_gpu_measures_what_the_cpu_measures(name):
         model, images = network(name, where), placed(source, where)
         layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)][:6]
         found[where] = (
-            fisher_diagonal(model, images.batches(), layers, 0),
+            fisher_diagonal(classification, model, images.batches(), layers, 0),
             input_statistics(model, images.batches(), layers, 0),
             half_statistics(model, images, layers, 0),
         )
@@ -166,8 +167,8 @@ def test_a_gpu_profiles_layers_as_the_cpu_does(random_images):
     there = fast(copy.deepcopy(here), device)
     reference = predict(here, source)
     expected, found = (
-        profile(here, layers, source, reference),
-        profile(there, layers, placed(source, device), reference),
+        profile(classification, here, layers, source, reference),
+        profile(classification, there, layers, placed(source, device), reference),
     )
     assert [(probe.layer, probe.k) for probe in found] == [(probe.layer, probe.k) for probe in expected]
     for one, other in zip(found, expected, strict=True):

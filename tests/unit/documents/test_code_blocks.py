@@ -26,7 +26,7 @@ from snakemake.utils import update_config
 
 from wshare import cli
 from wshare.config.validation import complete, schema
-from wshare.exports import FORMATS
+from wshare.exports.table import FORMATS
 from wshare.models.state import state_of
 from wshare.models.zoo import build
 from wshare.packed.format import load_packed, write_packed

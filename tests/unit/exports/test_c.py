@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from wshare.errors import UserError
-from wshare.exports import FORMATS
 from wshare.exports.cfile import DECODER
+from wshare.exports.table import FORMATS
 from wshare.models import zoo as networks
 from wshare.packed.format import load_packed, write_packed
 from wshare.quantize.codebooks import Shared

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wshare.errors import UserError
-from wshare.exports import FORMATS
+from wshare.exports.table import FORMATS
 from wshare.packed.format import load_packed, read_shared
 
 from ..test_nn import network, pack

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wshare.errors import UserError
-from wshare.exports import FORMATS, Format
+from wshare.exports.table import FORMATS, Format
 from wshare.models import zoo as networks
 from wshare.models.state import state_of
 from wshare.packed.bitfields import fields, widths

@@ -16,7 +16,8 @@ import torch
 from wshare.artifacts.clusters import Clusters, read_clusters, write_clusters
 from wshare.artifacts.outputs import read_outputs, write_outputs
 from wshare.artifacts.timings import seconds_by_stage
-from wshare.artifacts.weights import read_layer, write_weights
+from wshare.artifacts.weights import read_fisher, read_layer, write_weights
+from wshare.calibration.importance import total
 from wshare.config.validation import PACKAGE
 from wshare.data.images import ImageFile, write_images
 from wshare.errors import FormatError, UserError
@@ -238,7 +239,8 @@ def sample_images(path: Path) -> ImageFile:
 def sample_weights(path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(size=(20, 30)).astype(np.float32) for name in ("a.b", "c/../d")}
-    write_weights(path, weights, {name: np.square(w) for name, w in weights.items()}, {}, {"model": "0"})
+    importance = {name: np.square(w) for name, w in weights.items()}
+    write_weights(path, weights, importance, {name: total(w) for name, w in importance.items()}, {}, {"model": "0"})
 
 
 def sample_clusters(path: Path) -> Clusters:
@@ -321,6 +323,8 @@ def test_weights_and_importance_come_back_to_the_byte(path):
     expected = rng.normal(size=(20, 30)).astype(np.float32)
     assert weight.tobytes() == expected.tobytes()
     assert importance.tobytes() == np.square(expected).tobytes()
+    assert read_fisher(path, {"model": "0"})["c/../d"] == total(importance)
+    assert list(read_fisher(path)) == ["a.b", "c/../d"]
     assert "no layer 'x'" in refused(lambda: read_layer(path, "x"), path)
 
 

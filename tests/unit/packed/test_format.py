@@ -24,11 +24,12 @@ import wshare
 from wshare.errors import FormatError
 from wshare.models.norms import batch_norms
 from wshare.models.state import state_of
-from wshare.packed import format
-from wshare.packed.format import load_packed, write_packed
+from wshare.packed.container import VERSION
+from wshare.packed.contents import contents
+from wshare.packed.format import load_packed, pack, read_index, write_packed
 from wshare.quantize import codebooks
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
-from wshare.quantize.codebooks import Shared, nearest_indices, row_scale
+from wshare.quantize.codebooks import Layout, Shared, nearest_indices, row_scale
 from wshare.quantize.cost import index_bits, layer_bits
 
 SHAPES = [(), (1,), (1, 1, 1, 1), (7,), (3, 5), (4, 1, 3, 3), (2, 3, 5, 7), (0, 4)]
@@ -314,7 +315,7 @@ def test_folded_batch_norm_computes_the_same(path, kind, shape, eps, affine):
     expected = module(images)
     for half in (False, True):
         norms = batch_norms(nn.Sequential(module))
-        norms = {name: norm.halved() if half else norm for name, norm in norms.items()}
+        norms = {name: norm.to_float16() if half else norm for name, norm in norms.items()}
         write(path, {}, {}, norms)
         copy = nn.Sequential(kind(8, eps=eps, affine=affine)).eval()
         copy.load_state_dict(load_packed(path))
@@ -327,7 +328,7 @@ def test_folded_batch_norm_computes_the_same(path, kind, shape, eps, affine):
 def test_float16_halves_the_bytes_of_batch_norms(path):
     norms = {"bn": BatchNorm(np.ones(10, np.float32), np.ones(10, np.float32), 1e-5, True)}
     full = write(path, {}, {}, norms)["kept"]
-    half = write(path, {}, {}, {name: norm.halved() for name, norm in norms.items()})["kept"]
+    half = write(path, {}, {}, {name: norm.to_float16() for name, norm in norms.items()})["kept"]
     assert (full, half) == (80, 40)
 
 
@@ -504,7 +505,7 @@ def test_the_file_opens_in_any_safetensors_reader(path):
     write_sample(path)
     with safe_open(path, "numpy") as file:
         assert list(file.metadata()) == ["wshare"]
-        assert json.loads(file.metadata()["wshare"])["version"] == format.VERSION
+        assert json.loads(file.metadata()["wshare"])["version"] == VERSION
         assert list(file.keys()) == ["payload"]
 
 
@@ -575,6 +576,11 @@ THREE = struct.pack("<3f", 1, 2, 4)
 INDICES = bytes([2, 0b00_10_01_00])
 
 
+def placed(axis: int, groups: int) -> bytes:
+    """A layout in a shared section."""
+    return struct.pack("<BI", axis, groups)
+
+
 def test_a_crafted_file_of_version_2_that_is_right_loads(path):
     """The other crafted files differ from this one in one thing each."""
     scaled = section(bytes([2]), THREE, bytes([4, 0, 0]), struct.pack("<h", 8), bytes([1, 0b010]), INDICES)
@@ -604,7 +610,14 @@ def test_a_crafted_file_of_version_2_that_is_right_loads(path):
         ([b"\0", THREE, INDICES], [3], 3.0, "'w': a codebook"),
         ([b"\0", THREE, INDICES], [3], None, "'w': a codebook"),
         ([b"\0", THREE, INDICES], [3], 65536, "'w': 262144 bytes wanted"),
-        ([b"\4", THREE, INDICES], [3], 3, "'w': unknown flags"),
+        ([b"\10", THREE, INDICES], [3], 3, "'w': unknown flags"),
+        ([b"\4", b"\1"], [3, 1], 3, "'w': 5 bytes wanted"),
+        ([b"\4", placed(0, 1), THREE, INDICES], [3, 1], 3, "'w': outputs by axis 0"),
+        ([b"\4", placed(2, 1), THREE, INDICES], [3, 1], 3, "'w': outputs by axis 2"),
+        ([b"\4", placed(1, 0), THREE, INDICES], [3, 1], 3, "'w': outputs by axis 1 in 0 groups"),
+        ([b"\4", placed(1, 2), THREE, INDICES], [3, 1], 3, "'w': outputs by axis 1 in 2 groups"),
+        ([b"\4", placed(1, 6), THREE, INDICES], [3, 1], 3, "'w': outputs by axis 1 in 6 groups"),
+        ([b"\4", placed(1, 2**32 - 1), ONE, b"\0"], [0, 5], 1, "'w': outputs by axis 1"),
         ([b"\0", struct.pack("<3f", 1, 4, 2), INDICES], [3], 3, "ascending"),
         ([b"\0", struct.pack("<3f", 1, 2, math.inf), INDICES], [3], 3, "finite"),
         ([b"\2", ONE, b"\xff\0\0", struct.pack("<h", 0), b"\0\0"], [3], 1, "'w': 255 bytes wanted"),
@@ -667,6 +680,41 @@ def test_wrong_parts_of_version_2_are_refused_even_with_valid_hashes(path, paylo
     craft_second(path, payload, **sections)
     with pytest.raises(FormatError, match=message):
         load_packed(path)
+
+
+def test_channels_by_another_axis_count_among_what_a_file_claims(path):
+    """A weight [inputs, 1, width] in as many groups as inputs has many more outputs than its first axis."""
+    octets = section(b"\4", placed(1, 4096), ONE, b"\0")
+    folded = section(struct.pack("<fi", 0.5, 0), b"\0")
+    entries = {"w": [[4096, 4000], 1, len(octets)]}
+    craft_second(path, octets + folded, shared=entries, folded={"bn": [0, 0.001, len(folded)]})
+    with pytest.raises(FormatError, match="most for '(w|bn)'.*may"):
+        load_packed(path)
+    craft_second(path, octets, shared=entries)
+    assert load_packed(path)["w"].shape == (4096, 4000)
+
+
+@pytest.mark.parametrize("source", [b"", b"nothing of the kind", b"\xff" * 40])
+def test_bytes_that_are_no_packed_file_are_refused(source):
+    with pytest.raises(FormatError, match="packed file: not a whole safetensors file"):
+        load_packed(source)
+
+
+@pytest.mark.parametrize("file", ["golden_v1.safetensors", "golden_v2_entropy.safetensors"])
+def test_bytes_are_read_as_the_file_is(file):
+    path = DATA / file
+    content = path.read_bytes()
+    found, expected = load_packed(content), load_packed(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert contents(content) == contents(path)
+    assert read_index(content) == read_index(path)
+
+
+def test_what_is_packed_to_bytes_is_what_is_written(path):
+    sizes = write_sample(path)
+    content, packed = pack(*sample_parts(), "entropy")
+    assert (content, packed) == (path.read_bytes(), sizes)
 
 
 @pytest.mark.parametrize("unit", [math.nan, math.inf, 3e38])
@@ -732,6 +780,7 @@ def wrong_parts() -> dict[str, tuple]:
         "for a tensor": (Shared(codebook, indices[:2]), None),
         "exponents for": (Shared(codebook, indices, np.zeros(2, np.int16)), None),
         "exponents go": (Shared(codebook, indices, np.full(3, 1009, np.int16)), None),
+        "outputs by axis": (Shared(codebook, indices, None, Layout(1)), None),
         "steps": (Shared(codebook, indices), FoldedNorm("w", steps[:2], 1, 1e-3, True)),
         "shifts are not finite": (Shared(codebook, indices), FoldedNorm("w", steps + 1, np.inf, 1e-3, True)),
         "eps": (Shared(codebook, indices), FoldedNorm("w", steps, 1, 1e7, True)),
@@ -748,5 +797,5 @@ def test_what_could_not_be_read_is_not_written(path, message):
 
 
 def test_a_form_that_is_none_is_refused(path):
-    with pytest.raises(ValueError, match="form 'zip'"):
+    with pytest.raises(ValueError, match="format 'zip'"):
         write(path, {}, {}, form="zip")

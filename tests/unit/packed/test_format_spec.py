@@ -16,7 +16,7 @@ import pytest
 from wshare.packed import entropy
 from wshare.packed.format import BatchNorm, FoldedNorm, load_packed, read_index, write_packed
 from wshare.packed.hashes import weights_hash
-from wshare.quantize.codebooks import Shared, nearest_indices
+from wshare.quantize.codebooks import Layout, Shared, nearest_indices
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden_v1.safetensors"
 
@@ -25,21 +25,26 @@ def sample_parts():
     """Arguments of `write_packed` with every kind of entry of version 2, twice where it has two forms."""
     rng = np.random.default_rng(0)
     conv, wide = rng.normal(size=(6, 2, 3, 3)).astype(np.float32), rng.normal(size=(4, 600)).astype(np.float32)
+    turned, by_second = rng.normal(size=(4, 3, 2)).astype(np.float32), Layout(1, 2)
     few, many = np.array([-1.1, -0.2, 0, 0.3, 1.2], np.float32), np.arange(-6, 6, dtype=np.float32) / 4
     shared = {
         "conv.weight": Shared(few, nearest_indices(conv, few), np.array([-9, 0, 3, 8, 1, 2], np.int16)),
         "wide.weight": Shared(many, nearest_indices(wide, many)),
         "constant": Shared(few[:1], np.zeros((2, 3), np.uint16)),
+        # Outputs by the second axis, 3 in each of 2 groups.
+        "turned.weight": Shared(few, nearest_indices(turned, few), np.array([1, -3, 0, 9, 2, 5], np.int16), by_second),
     }
     folded = {
         "conv.bn": FoldedNorm("conv.weight", np.array([-70_000, 5, 0, 2, -2, 9], np.int32), 0.01, 1e-3, True),
         "wide.bn": FoldedNorm("wide.weight", np.array([1, 2, 3, 2], np.int32), 0.5, 1e-5, False),
+        "turned.bn": FoldedNorm("turned.weight", np.array([1, 2, 3, 4, 5, -6], np.int32), 0.5, 1e-5, True),
     }
     norms = {
         "bn": BatchNorm(np.array([1, 2], np.float32), np.array([0.5, -1], np.float32), 1e-3, True),
         "plain": BatchNorm(np.array([3], np.float16), np.array([0.25], np.float16), 1e-5, False),
     }
     state = {"conv.weight": conv, "wide.weight": wide, "constant": np.zeros((2, 3), np.float32)}
+    state["turned.weight"] = turned
     state |= {"counter": np.array(7), "mask": np.array([True, False]), "bias": rng.normal(size=6).astype(np.float16)}
     return state, shared, norms, folded, {"tied.weight": "conv.weight"}
 
@@ -175,16 +180,24 @@ def read_second(index, arrays):
     for name, (shape, k, size) in index["shared"].items():
         content = section(size)
         half, scaled = content[0] & 1, content[0] & 2
-        content, end = content[1:], (2 if half else 4) * k
+        axis, groups, rest = 0, 1, content[1:]
+        if content[0] & 4:
+            axis, groups, rest = rest[0], int.from_bytes(rest[1:5], "little"), rest[5:]
+        content, end = rest, (2 if half else 4) * k
         codebook, content = np.frombuffer(content[:end], "<f2" if half else "<f4").astype("<f4"), content[end:]
-        power = np.ones(shape[0] if shape else 1, np.float32)
+        outputs = shape[0] if axis == 0 and shape else groups * shape[axis] if shape else 1
+        power = np.ones(outputs, np.float32)
         if scaled:
             length, content = int.from_bytes(content[:3], "little"), content[3:]
-            exponents = int.from_bytes(content[:2], "little", signed=True) + coded(content[2:length], shape[0])
+            exponents = int.from_bytes(content[:2], "little", signed=True) + coded(content[2:length], outputs)
             power = np.ldexp(EIGHTHS[exponents % 8], exponents // 8)
             content = content[length:]
         weights = codebook[coded(content, math.prod(shape))].reshape(shape)
-        state[name] = weights * power.reshape(-1, *[1] * (len(shape) - 1)) if scaled else weights
+        if scaled:
+            place = np.indices(shape)
+            group = place[0] // (shape[0] // groups) if axis else 0
+            weights = weights * power[group * shape[axis] + place[axis]]
+        state[name] = weights
         powers.append(power)
     for name, (position, eps, size) in index["folded"].items():
         content, power = section(size), powers[position]

@@ -9,14 +9,14 @@ from wshare.quantize.codebooks import nearest_indices
 from wshare.quantize.ecsq import codebook
 
 
-def price(values: np.ndarray, levels: np.ndarray, lengths: np.ndarray, slope: float, per_level: float) -> float:
+def cost(values: np.ndarray, levels: np.ndarray, lengths: np.ndarray, slope: float, per_level: float) -> float:
     """What `codebook` minimises, each value with its nearest of the levels that are meant for it."""
     miss = (values[:, None] - levels.astype(np.float64)) ** 2 + slope * lengths
     return float(miss.min(1).sum() + slope * per_level * len(levels))
 
 
 def brute_force(values: np.ndarray, slope: float, per_level: float) -> float:
-    """Least price over all ways to cut the sorted distinct values into intervals."""
+    """Least cost over all ways to cut the sorted distinct values into intervals."""
     distinct = np.unique(values)
     best = np.inf
     for size in range(len(distinct)):
@@ -95,14 +95,14 @@ def test_code_lengths_are_those_of_the_cells_and_levels_ascend():
 def test_few_bins_cost_little():
     values = np.random.default_rng(2).standard_t(4, size=5000)
     slope = 0.01 * values.var()
-    fine, coarse = (price(values, *codebook(values, slope, 32, bins=bins), slope, 32) for bins in (4096, 512))
+    fine, coarse = (cost(values, *codebook(values, slope, 32, bins=bins), slope, 32) for bins in (4096, 512))
     assert fine <= coarse * (1 + 1e-6)
     assert coarse < 1.01 * fine
     # Against a quantizer that knows nothing of code lengths, of as many levels.
     levels, lengths = codebook(values, slope, 32)
     even = np.quantile(values, (np.arange(len(levels)) + 0.5) / len(levels)).astype(np.float32)
     counts = np.bincount(nearest_indices(values, even), minlength=len(even))
-    assert price(values, levels, lengths, slope, 32) < price(values, even, np.log2(5000 / counts), slope, 32)
+    assert cost(values, levels, lengths, slope, 32) < cost(values, even, np.log2(5000 / counts), slope, 32)
 
 
 @given(st.integers(-30, 30), st.integers(0, 2**32))

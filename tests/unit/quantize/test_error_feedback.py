@@ -22,18 +22,18 @@ def output_error(weights: np.ndarray, shared: np.ndarray, matrix: np.ndarray) ->
     return np.einsum("cr,cd,dr->r", change, matrix, change)
 
 
-def assign(weights, upper, levels, lengths=None, price=0.0):
+def assign(weights, upper, levels, lengths=None, slope=0.0):
     columns, rows = weights.shape
-    spread = np.diag(upper).copy() if upper.shape[1] else np.ones(columns)
+    inverse_std = np.diag(upper).copy() if upper.shape[1] else np.ones(columns)
     lengths = np.zeros(len(levels)) if lengths is None else lengths
-    return feedback.assign_with_feedback(weights, upper, levels, lengths, np.full(rows, float(price)), spread)
+    return feedback.assign_with_feedback(weights, upper, levels, lengths, np.full(rows, float(slope)), inverse_std)
 
 
 @given(st.integers(1, 12), st.integers(0, 2**32))
 def test_the_factor_is_upper_and_squares_to_the_inverse(columns, seed):
     rng = np.random.default_rng(seed)
     matrix = covariance(rng, columns)
-    upper = feedback.factor(matrix)
+    upper = feedback.cholesky(matrix)
     assert upper.flags.c_contiguous
     np.testing.assert_array_equal(np.tril(upper, -1), 0)
     assert (np.diag(upper) > 0).all()
@@ -43,14 +43,14 @@ def test_the_factor_is_upper_and_squares_to_the_inverse(columns, seed):
 def test_the_last_diagonal_of_the_factor_is_one_over_the_inputs_own_deviation():
     """Nothing comes after the last column; before it, an input that later ones tell has little spread of its own."""
     matrix = covariance(np.random.default_rng(0), 6)
-    upper = feedback.factor(matrix)
+    upper = feedback.cholesky(matrix)
     np.testing.assert_allclose(1 / upper[-1, -1] ** 2, matrix[-1, -1])
     rest, own = matrix[1:, 1:], matrix[0, 1:]
     np.testing.assert_allclose(1 / upper[0, 0] ** 2, matrix[0, 0] - own @ np.linalg.solve(rest, own))
 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 2**32))
-def test_without_feedback_and_price_each_weight_takes_its_nearest_level(k, rows, seed):
+def test_without_feedback_and_slope_each_weight_takes_its_nearest_level(k, rows, seed):
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(4, rows))
     levels = np.sort(rng.normal(size=k)).astype(np.float32)
@@ -68,7 +68,7 @@ def test_feedback_makes_less_output_error():
         weights = rng.normal(size=(16, 8))
         levels = np.linspace(-2, 2, 7).astype(np.float32)
         plain, _ = assign(weights, np.empty((16, 0)), levels)
-        fed, _ = assign(weights, feedback.factor(matrix), levels)
+        fed, _ = assign(weights, feedback.cholesky(matrix), levels)
         errors = [output_error(weights, levels[indices], matrix).sum() for indices in (fed, plain)]
         lower.append(errors[0] / errors[1])
     assert np.mean(lower) < 0.6
@@ -76,30 +76,30 @@ def test_feedback_makes_less_output_error():
 
 
 @given(st.integers(1, 10), st.integers(1, 5), st.floats(0, 1), st.integers(0, 2**32))
-def test_the_loss_is_the_output_error(columns, rows, price, seed):
-    """With prices too, and levels too few to reach all weights."""
+def test_the_loss_is_the_output_error(columns, rows, slope, seed):
+    """With slopes too, and levels too few to reach all weights."""
     rng = np.random.default_rng(seed)
     matrix = covariance(rng, columns)
     weights = rng.normal(size=(columns, rows)) * 3
     levels = np.sort(rng.normal(size=5)).astype(np.float32)
-    indices, loss = assign(weights, feedback.factor(matrix), levels, rng.uniform(0, 8, 5), price)
+    indices, loss = assign(weights, feedback.cholesky(matrix), levels, rng.uniform(0, 8, 5), slope)
     np.testing.assert_allclose(loss, output_error(weights, levels[indices], matrix), rtol=1e-7, atol=1e-9)
 
 
 def test_weights_are_left_as_they_were():
     weights = np.random.default_rng(0).normal(size=(5, 3))
     before = weights.copy()
-    assign(weights, feedback.factor(covariance(np.random.default_rng(1), 5)), np.array([-1.0, 1.0], dtype=np.float32))
+    assign(weights, feedback.cholesky(covariance(np.random.default_rng(1), 5)), np.array([-1.0, 1.0], dtype=np.float32))
     np.testing.assert_array_equal(weights, before)
 
 
-def test_a_price_pulls_to_shorter_codes():
+def test_a_slope_pulls_to_shorter_codes():
     weights = np.random.default_rng(0).normal(size=(8, 200))
     levels = np.linspace(-2, 2, 9).astype(np.float32)
     lengths = 1 + np.abs(np.arange(9) - 4.0)
     bits, losses = [], []
-    for price in (0, 0.02, 0.1, 0.5):
-        indices, loss = assign(weights, np.empty((8, 0)), levels, lengths, price)
+    for slope in (0, 0.02, 0.1, 0.5):
+        indices, loss = assign(weights, np.empty((8, 0)), levels, lengths, slope)
         bits.append(lengths[indices].sum())
         losses.append(loss.sum())
     assert bits == sorted(bits, reverse=True)
@@ -107,14 +107,14 @@ def test_a_price_pulls_to_shorter_codes():
     assert bits[-1] < 0.8 * bits[0]
 
 
-def test_each_row_has_its_price_and_each_column_its_spread():
+def test_each_row_has_its_slope_and_each_column_its_spread():
     """Halfway to the longer code: dear rows and columns of small inputs take the shorter one."""
     weights = np.full((2, 2), 0.6)
     levels, lengths = np.array([0.0, 1.0], dtype=np.float32), np.array([0.0, 1.0])
     indices, loss = feedback.assign_with_feedback(
         weights, np.empty((2, 0)), levels, lengths, np.array([0.1, 1.0]), np.array([1.0, 2.0])
     )
-    # (0.36 - 0.16) / spread^2 against the price: 0.2 and 0.05 against 0.1 and 1.
+    # (0.36 - 0.16) / spread^2 against the slope: 0.2 and 0.05 against 0.1 and 1.
     assert indices.tolist() == [[1, 0], [0, 0]]
     np.testing.assert_allclose(loss, [0.16 + 0.09, 0.36 + 0.09])
 
@@ -153,34 +153,34 @@ def test_the_normal_equations_are_those_of_an_explicit_least_squares(k):
         assert importance @ output_error(weights, (levels - step)[indices], matrix) > least
 
 
-def cost_of(weights, matrix, levels, lengths, price, indices):
+def cost_of(weights, matrix, levels, lengths, slope, indices):
     """Cost of each row, [rows]."""
     change = levels[indices] - weights
-    return np.einsum("ir,ij,jr->r", change, matrix, change) + price * lengths[indices].sum(0)
+    return np.einsum("ir,ij,jr->r", change, matrix, change) + slope * lengths[indices].sum(0)
 
 
-@pytest.mark.parametrize("price", [0.0, 0.3])
-def test_descent_ends_where_no_single_move_lowers_the_cost(price):
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_descent_ends_where_no_single_move_lowers_the_cost(slope):
     rng = np.random.default_rng(3)
     columns, rows, k = 8, 20, 5
     matrix = covariance(rng, columns)
     weights = rng.normal(size=(columns, rows))
     levels, lengths = np.sort(rng.normal(size=k)), rng.uniform(1, 4, k)
     indices = rng.integers(k, size=(columns, rows)).astype(np.uint16)
-    prices = np.full(rows, price)
-    before = cost_of(weights, matrix, levels, lengths, prices, indices)
+    slopes = np.full(rows, slope)
+    before = cost_of(weights, matrix, levels, lengths, slopes, indices)
     while True:
         last = indices.copy()
-        loss = feedback.descend(weights, matrix, levels, lengths, prices, indices)
+        loss = feedback.descend(weights, matrix, levels, lengths, slopes, indices)
         if (indices == last).all():
             break
-    after = cost_of(weights, matrix, levels, lengths, prices, indices)
-    np.testing.assert_allclose(loss + price * lengths[indices].sum(0), after)
+    after = cost_of(weights, matrix, levels, lengths, slopes, indices)
+    np.testing.assert_allclose(loss + slope * lengths[indices].sum(0), after)
     assert (after < before).all()
     for column, step in itertools.product(range(columns), (-2, -1, 1, 2)):
         moved = indices.astype(int)
         moved[column] = np.clip(moved[column] + step, 0, k - 1)
-        assert (cost_of(weights, matrix, levels, lengths, prices, moved) >= after - 1e-9).all()
+        assert (cost_of(weights, matrix, levels, lengths, slopes, moved) >= after - 1e-9).all()
 
 
 def test_descent_makes_less_output_error_than_feedback_alone():
@@ -190,11 +190,11 @@ def test_descent_makes_less_output_error_than_feedback_alone():
     matrix = covariance(rng, columns)
     weights = rng.normal(size=(columns, rows))
     levels, lengths = np.linspace(-2, 2, 5).astype(np.float32), np.zeros(5)
-    upper = feedback.factor(matrix)
-    prices = np.zeros(rows)
-    indices, _ = feedback.assign_with_feedback(weights, upper, levels, lengths, prices, np.diag(upper).copy())
+    upper = feedback.cholesky(matrix)
+    slopes = np.zeros(rows)
+    indices, _ = feedback.assign_with_feedback(weights, upper, levels, lengths, slopes, np.diag(upper).copy())
     fed = output_error(weights, levels[indices], matrix)
-    descended = feedback.descend(weights, matrix, levels.astype(np.float64), lengths, prices, indices)
+    descended = feedback.descend(weights, matrix, levels.astype(np.float64), lengths, slopes, indices)
     np.testing.assert_allclose(descended, output_error(weights, levels[indices], matrix))
     assert (descended <= fed * (1 + 1e-9)).all()
     assert descended.sum() < 0.97 * fed.sum()

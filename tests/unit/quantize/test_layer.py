@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.packed.format import BatchNorm, FoldedNorm, write_packed
-from wshare.quantize import layer as rate_distortion
-from wshare.quantize.codebooks import row_scale
+from wshare.quantize import layer as quantization
+from wshare.quantize.codebooks import Layout, row_scale
 from wshare.quantize.cost import index_bits
-from wshare.quantize.layer import Options, Quantised, Target, quantise, target
+from wshare.quantize.layer import Options, PreparedLayer, Quantised, prepare, quantise
 from wshare.quantize.statistics import InputStatistics
 
 PLAIN = Options("entropy", False, False, False, False, False)
-FIXED = Options(form="fixed")
+FIXED = Options(format="fixed")
 
 
 class Layer:
@@ -51,8 +51,9 @@ class Layer:
             self.norm = BatchNorm(scale, shift.astype(np.float32), 1e-5, True)
         self.fisher, self.bias = fisher, bias
 
-    def target(self) -> Target:
-        return target("l", self.weight, self.groups, self.fisher, self.moments, self.norm, self.bias)
+    def prepared(self) -> PreparedLayer:
+        layout = Layout(0, self.groups)
+        return prepare("l", self.weight, layout, self.fisher, self.moments, self.norm, self.bias)
 
     def outputs(self, weight: np.ndarray) -> np.ndarray:
         """Without any bias or shift: [outputs, samples]."""
@@ -83,10 +84,10 @@ LAYERS = {
 
 
 def quantised(layer: Layer, slope: float = 1e-5, options: Options = Options()) -> Quantised:  # noqa: B008
-    return quantise(layer.target(), slope, 1.0, options)
+    return quantise(layer.prepared(), slope, 1.0, options)
 
 
-def output_error(made: Target, part: Quantised) -> float:
+def output_error(made: PreparedLayer, part: Quantised) -> float:
     """Sum over outputs of importance times dw^T C dw, of the weights in units of their rows."""
     change = part.shared.codebook.astype(np.float64)[part.shared.indices]
     groups, columns, rows = made.weights.shape
@@ -97,7 +98,7 @@ def output_error(made: Target, part: Quantised) -> float:
     return float((made.importance * np.einsum("grc,gcd,grd->gr", change, covariance, change)).sum())
 
 
-def check_sane(made: Target, part: Quantised) -> None:
+def check_sane(made: PreparedLayer, part: Quantised) -> None:
     shared = part.shared
     assert np.isfinite(shared.weight()).all()
     assert np.isfinite(part.correction).all()
@@ -120,10 +121,10 @@ def check_sane(made: Target, part: Quantised) -> None:
 
 @pytest.mark.parametrize("options", [Options(), PLAIN, FIXED], ids=["all", "plain", "fixed"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_at_a_price_of_next_to_nothing_the_weights_come_back(name, options):
+def test_at_a_slope_of_next_to_nothing_the_weights_come_back(name, options):
     layer = Layer(**LAYERS[name])
     part = quantised(layer, 1e-10, options)
-    check_sane(layer.target(), part)
+    check_sane(layer.prepared(), part)
     wanted, found = layer.wanted(), part.shared.weight()
     assert found.shape == layer.weight.shape
     # At most eight bits an index where their width is fixed.
@@ -153,10 +154,10 @@ def test_equal_weights_are_one_shared_value():
 
 @pytest.mark.parametrize("name", ["plain", "batch norm", "depthwise with norm", "groups"])
 @pytest.mark.parametrize("form", ["entropy", "fixed"])
-def test_bits_fall_and_the_loss_grows_with_the_price(name, form):
+def test_bits_fall_and_the_loss_grows_with_the_slope(name, form):
     layer = Layer(**({"outputs": 24, "columns": 30} | {"scale": None} | LAYERS[name])) if name == "plain" else None
     layer = layer or Layer(**LAYERS[name])
-    parts = [quantised(layer, slope, Options(form=form)) for slope in 10.0 ** np.arange(-8, 1)]
+    parts = [quantised(layer, slope, Options(format=form)) for slope in 10.0 ** np.arange(-8, 1)]
     # With two values it has come to the least, which varies a little.
     finer = [part for part in parts if len(part.shared.codebook) > 2]
     assert len(finer) >= 4
@@ -168,30 +169,30 @@ def test_bits_fall_and_the_loss_grows_with_the_price(name, form):
 
 
 @pytest.mark.parametrize("name", ["batch norm", "depthwise with norm", "groups"])
-def test_no_price_erases_a_layer(name):
+def test_no_slope_erases_a_layer(name):
     for slope in (1e-2, 1.0, 1e6):
         part = quantised(Layer(**LAYERS[name]), slope)
         assert len(part.shared.codebook) == 2
         assert part.shared.weight().any()
 
 
-def test_no_price_is_too_high_for_equal_weights():
+def test_no_slope_is_too_high_for_equal_weights():
     """Their mean differs from them by rounding."""
-    made = Layer().target()
+    made = Layer().prepared()
     made = replace(made, weights=np.full_like(made.weights, 0.3))
     assert made.weights.mean() != 0.3
-    importance, spread = made.importance, made.spread(True)
-    assert rate_distortion._erasing_price(made, importance, spread) == np.inf
+    importance, inverse_std = made.importance, made.inverse_std(True)
+    assert quantization._erasing_slope(made, importance, inverse_std) == np.inf
 
 
 def test_a_layer_without_any_importance_may_become_one_value():
-    made = Layer().target()
+    made = Layer().prepared()
     made = replace(made, importance=np.zeros_like(made.importance))
     assert len(quantise(made, 1.0, 1.0, Options()).shared.codebook) == 1
 
 
-def test_the_price_is_what_a_bit_costs_at_high_rate():
-    """Between neighbouring prices, the loss grows by about the price for each bit that is saved."""
+def test_the_slope_is_what_a_bit_costs_at_high_rate():
+    """Between neighbouring slopes, the loss grows by about the slope for each bit that is saved."""
     layer = Layer(outputs=200, columns=60)
     for slope in (1e-7, 1e-6):
         near = [quantised(layer, slope * step, PLAIN) for step in (0.8, 1.25)]
@@ -199,8 +200,8 @@ def test_the_price_is_what_a_bit_costs_at_high_rate():
         assert 0.6 * slope < bought < 1.6 * slope
 
 
-def test_a_factor_of_the_loss_is_a_lower_price():
-    made = Layer(scale=SCALES).target()
+def test_a_factor_of_the_loss_is_a_lower_slope():
+    made = Layer(scale=SCALES).prepared()
     twice, half = quantise(made, 1e-4, 2.0, Options()), quantise(made, 5e-5, 1.0, Options())
     np.testing.assert_array_equal(twice.shared.weight(), half.shared.weight())
     np.testing.assert_allclose(twice.loss, 2 * half.loss)
@@ -210,14 +211,14 @@ def test_a_factor_of_the_loss_is_a_lower_price():
 @pytest.mark.parametrize("name", ["plain", "linear with bias", "negative scales", "depthwise with norm", "groups"])
 @pytest.mark.parametrize("form", ["entropy", "fixed"])
 def test_the_predicted_loss_is_the_error_of_outputs_after_feedback(name, form):
-    made = Layer(**LAYERS[name]).target()
-    part = quantise(made, 1e-4, 1.0, Options(form=form, least_squares=False, variance_matching=False))
+    made = Layer(**LAYERS[name]).prepared()
+    part = quantise(made, 1e-4, 1.0, Options(format=form, least_squares=False, variance_matching=False))
     np.testing.assert_allclose(part.loss, output_error(made, part), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["plain", "batch norm", "depthwise", "groups"])
 def test_without_feedback_the_predicted_loss_takes_inputs_for_independent(name):
-    made = Layer(**LAYERS[name]).target()
+    made = Layer(**LAYERS[name]).prepared()
     part = quantise(made, 1e-4, 1.0, PLAIN)
     alone = replace(made, covariance=np.einsum("gii->gi", made.covariance).copy())
     np.testing.assert_allclose(part.loss, output_error(alone, part), rtol=1e-6)
@@ -227,7 +228,7 @@ def test_feedback_makes_less_loss_for_its_bits():
     better = []
     for seed in range(5):
         layer = Layer(outputs=32, columns=45, seed=seed)
-        made = layer.target()
+        made = layer.prepared()
         fed = quantised(layer, 1e-5, replace(PLAIN, error_feedback=True))
         slopes = np.geomspace(1e-6, 1e-4, 41)
         plain = min((quantised(layer, slope, PLAIN) for slope in slopes), key=lambda part: abs(part.bits - fed.bits))
@@ -239,7 +240,7 @@ def test_feedback_makes_less_loss_for_its_bits():
 def test_the_loss_is_that_of_the_definition():
     """1/2 F dw^T C dw / E of each output, with the norm's scale in the weights and F that of weights before it."""
     layer = Layer(scale=SCALES, fisher=3.0)
-    made = layer.target()
+    made = layer.prepared()
     part = quantise(made, 1e-4, 1.0, Options(least_squares=False, variance_matching=False))
     change = (part.shared.weight() - layer.wanted()) / layer.norm.scale[:, None]
     energy = layer.moments.energy.sum(dtype=np.float64)
@@ -248,7 +249,7 @@ def test_the_loss_is_that_of_the_definition():
 
 
 def test_the_covariance_is_that_of_the_inputs_but_for_damping_and_shrinkage():
-    corrected, plain = Layer(bias=True).target(), Layer().target()
+    corrected, plain = Layer(bias=True).prepared(), Layer().prepared()
     inputs = Layer().inputs[0]
     for made, expected in ((corrected, np.cov(inputs, bias=True)), (plain, inputs @ inputs.T / inputs.shape[1])):
         found = made.covariance[0]
@@ -323,8 +324,8 @@ def test_the_bits_of_entropy_coding_are_those_of_the_indices_and_tables():
 @pytest.mark.parametrize("products", [2e8, 1e3])
 def test_least_squares_makes_less_output_error(monkeypatch, name, products):
     """From a few of the outputs, or groups, too."""
-    monkeypatch.setattr(rate_distortion, "NORMAL_PRODUCTS", products)
-    made = Layer(**LAYERS[name]).target()
+    monkeypatch.setattr(quantization, "NORMAL_PRODUCTS", products)
+    made = Layer(**LAYERS[name]).prepared()
     on, off = (
         quantise(made, 1e-5, 1.0, Options("entropy", True, True, switch, False, False)) for switch in (True, False)
     )
@@ -338,8 +339,8 @@ def test_least_squares_makes_less_output_error(monkeypatch, name, products):
 @pytest.mark.parametrize("form", ["entropy", "fixed"])
 @pytest.mark.parametrize("name", ["plain", "negative scales", "depthwise", "groups"])
 def test_outputs_vary_as_they_did(name, form):
-    made = Layer(**LAYERS[name]).target()
-    on, off = (quantise(made, 1e-3, 1.0, Options(form=form, variance_matching=switch)) for switch in (True, False))
+    made = Layer(**LAYERS[name]).prepared()
+    on, off = (quantise(made, 1e-3, 1.0, Options(format=form, variance_matching=switch)) for switch in (True, False))
     np.testing.assert_array_equal(on.shared.indices, off.shared.indices)
     groups, columns, rows = made.weights.shape
     covariance = made.covariance if made.covariance.ndim == 3 else np.stack([np.diag(c) for c in made.covariance])
@@ -370,11 +371,11 @@ def test_levels_are_those_of_float16_where_that_costs_nothing():
 
 def test_diagonal_moments_do_for_very_wide_layers():
     layer = Layer(bias=True)
-    made = layer.target()
+    made = layer.prepared()
     few = replace(layer.moments, second=layer.moments.energy)
-    diagonal = target("l", layer.weight, 1, 1.0, few, None, True)
+    diagonal = prepare("l", layer.weight, Layout(), 1.0, few, None, True)
     np.testing.assert_allclose(diagonal.covariance, np.einsum("gii->gi", made.covariance))
-    for options in (Options(variance_matching=False), Options(form="fixed", variance_matching=False)):
+    for options in (Options(variance_matching=False), Options(format="fixed", variance_matching=False)):
         part = quantise(diagonal, 1e-4, 1.0, options)
         check_sane(diagonal, part)
         np.testing.assert_allclose(part.loss, output_error(diagonal, part), rtol=1e-6)
@@ -406,8 +407,8 @@ def test_options_are_those_of_the_configuration():
     st.sampled_from(["entropy", "fixed"]),
     st.integers(0, 99),
 )
-def test_no_layer_makes_a_nan_or_an_infinity(shape, kind, powers, price, uneven, dead, form, seed):
-    """Weights, inputs and Fisher information of any size, also uneven; a price that suits the layer's loss."""
+def test_no_layer_makes_a_nan_or_an_infinity(shape, kind, powers, slope, uneven, dead, form, seed):
+    """Weights, inputs and Fisher information of any size, also uneven; a slope that suits the layer's loss."""
     size, loudness, fisher = (10.0**power for power in powers)
     outputs, columns, groups = shape
     scale = 10 ** np.random.default_rng(seed).uniform(-uneven, uneven, outputs) * (-1) ** seed
@@ -423,8 +424,8 @@ def test_no_layer_makes_a_nan_or_an_infinity(shape, kind, powers, price, uneven,
         dead if groups > 1 else 0,
         fisher,
     )
-    made = layer.target()
-    part = quantise(made, 10**price * fisher * size**2 / layer.weight.size, 1.0, Options(form=form))
+    made = layer.prepared()
+    part = quantise(made, 10**slope * fisher * size**2 / layer.weight.size, 1.0, Options(format=form))
     check_sane(made, part)
 
 
@@ -433,7 +434,7 @@ def test_no_layer_makes_a_nan_or_an_infinity(shape, kind, powers, price, uneven,
 def test_a_layer_that_nothing_depends_on_costs_next_to_nothing(form, norm):
     """Its Fisher information is 0 if, say, all that it feeds is cut off by a ReLU."""
     layer = Layer(scale=SCALES if norm else None, fisher=0.0)
-    part = quantised(layer, 1e-5, Options(form=form))
+    part = quantised(layer, 1e-5, Options(format=form))
     assert np.isfinite(part.shared.weight()).all()
     assert np.isfinite([part.loss, part.bits]).all()
     assert part.loss == 0
@@ -444,7 +445,7 @@ def test_a_layer_that_nothing_depends_on_costs_next_to_nothing(form, norm):
 @pytest.mark.parametrize("form", ["entropy", "fixed"])
 def test_a_batch_norm_that_silences_all_channels_leaves_its_shifts(form):
     layer = Layer(scale=np.zeros(12))
-    part = quantised(layer, 1e-5, Options(form=form))
+    part = quantised(layer, 1e-5, Options(format=form))
     assert not part.shared.weight().any()
     made = part.norm.norm(part.shared.exponents)
     np.testing.assert_allclose(made.shift, layer.norm.shift, atol=0.1 * np.abs(layer.norm.shift).max())
@@ -457,7 +458,7 @@ def test_a_channel_that_training_gave_up_keeps_its_shift(least, form, tmp_path):
     layer = Layer(scale=[least, *SCALES[1:]])
     shift = np.linspace(-1, 1, 12).astype(np.float32)
     layer.norm = replace(layer.norm, shift=shift)
-    part = quantised(layer, 1e-7, Options(form=form))
+    part = quantised(layer, 1e-7, Options(format=form))
     np.testing.assert_allclose(part.norm.norm(part.shared.exponents).shift, shift, atol=0.1)
     wanted = layer.wanted()
     error = np.abs(part.shared.weight() - wanted)
@@ -472,5 +473,5 @@ def test_a_channel_that_training_gave_up_keeps_its_shift(least, form, tmp_path):
 def test_a_layer_whose_inputs_are_always_zero_keeps_its_shifts(form):
     layer = Layer(scale=SCALES, loudness=0.0)
     layer.norm = replace(layer.norm, shift=np.linspace(-1, 1, 12).astype(np.float32))
-    part = quantised(layer, 1e-5, Options(form=form))
+    part = quantised(layer, 1e-5, Options(format=form))
     np.testing.assert_allclose(part.norm.norm(part.shared.exponents).shift, layer.norm.shift, atol=0.1)

@@ -26,7 +26,6 @@ from wshare.packed.format import read_layout, read_shared, write_packed
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import Shared
 from wshare.report.charts import front
-from wshare.report.classes import class_names, named
 from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
@@ -34,6 +33,7 @@ from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
 from wshare.stages.search_rate_distortion import LOSSES
 
+from ...rules import settings_of_stage
 from .made_up import LAYERS, METHODS, MODEL, write_reports, write_results
 
 ROOT = Path(__file__).parents[3]
@@ -223,7 +223,7 @@ def test_layer_table_adds_up_to_the_packed_file(page, folder, metrics, search):
     assert [row[0] for row in rows] == list(LAYERS)
     assert [row[4] for row in rows] == ["16", "8", "4"]
     layout = read_layout(folder / "results" / MODEL / "search" / search / "packed.safetensors")
-    assert [int(row[6]) for row in rows] == [layout.octets[f"{name}.weight"] for name in LAYERS]
+    assert [int(row[6]) for row in rows] == [layout.nbytes[f"{name}.weight"] for name in LAYERS]
     for name, row in zip(LAYERS, rows, strict=True):
         assert float(row[5]) == pytest.approx(8 * int(row[6]) / np.prod(LAYERS[name]), abs=1e-3)
     for head in page.inside(table, "th"):
@@ -269,35 +269,6 @@ def page_of(folder, root):
     write_reports(folder)
     (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
     return article[2]
-
-
-ANSWERS_IN_FOLDERS = [
-    {"image": "cat/deep/1.jpg", "label": "4", "float32": "4", "compressed": "7"},
-    {"image": "dog/2.jpg", "label": "7", "float32": "7", "compressed": "9"},
-]
-
-
-@pytest.mark.parametrize(
-    ("categories", "source", "answers", "expected"),
-    [
-        (["a", "b"], "fashion_mnist", ANSWERS_IN_FOLDERS, {"0": "a", "1": "b"}),
-        (None, "imagefolder", ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
-        (None, None, ANSWERS_IN_FOLDERS, {"4": "cat", "7": "dog"}),
-        # Crops of a photograph have a path but no label, images of arrays neither name nor path.
-        (None, "photos", [{"image": "cat.png/3", "label": "", "float32": "1", "compressed": "2"}], {}),
-        (None, "mnist", [{"image": "17", "label": "3", "float32": "3", "compressed": "5"}], {}),
-    ],
-)
-def test_class_names(categories, source, answers, expected):
-    assert class_names(categories, source, answers) == expected
-
-
-@pytest.mark.parametrize(("source", "label", "name"), [("fashion_mnist", 9, "Ankle boot"), ("cifar10", 3, "cat")])
-def test_class_names_of_a_source(source, label, name):
-    names = class_names(None, source, [])
-    assert len(names) == 10
-    assert named(str(label), names) == f"{name} ({label})"
-    assert named("10", names) == "10"
 
 
 def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
@@ -488,10 +459,10 @@ def test_layout_of_a_packed_file_adds_up(tmp_path):
     path = tmp_path / "packed.safetensors"
     octets = packed_file(path)
     layout = read_layout(path)
-    assert set(layout.octets) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
+    assert set(layout.nbytes) == {"a.weight", "b.weight", "bn", "free", "a.bias"}
     parts = octets["indices"] + octets["codebooks"] + octets["scales"] + octets["shifts"] + octets["kept"]
     # Checksums, flags and lengths count as header.
-    assert 0 < sum(layout.octets.values()) - parts < octets["header"]
+    assert 0 < sum(layout.nbytes.values()) - parts < octets["header"]
     assert layout.folded == {"b.weight": ("bn", 1e-3)}
 
 

@@ -34,12 +34,12 @@ def compare(
         ("file, bytes", *(f"{found['bytes']:,}" for found in both)),
         ("compression rate", *(f"{found['compression_rate']:.2f}x" for found in both)),
         ("bits a value", *(f"{found['bits_per_value']:.2f}" for found in both)),
-        ("form", *(found["form"] for found in both)),
+        ("format", *(found["format"] for found in both)),
     ]
     if any("quality" in found for found in both):
         quality = [found.get("quality", {}) for found in both]
         rows += [
-            (label, *(form.format(of(found)) if found else NONE for found in quality)) for label, form, of in QUALITY
+            (label, *(text.format(of(found)) if found else NONE for found in quality)) for label, text, of in QUALITY
         ]
     print_table(("", "A", "B"), rows)
     print(f"\nA: {a}\nB: {b}\n")
@@ -61,8 +61,8 @@ QUALITY = (
 )
 
 
-def _cells(layers: list[dict | None], key: str, form: str) -> list[str]:
-    return [NONE if layer is None else form.format(layer[key]) for layer in layers]
+def _cells(layers: list[dict | None], key: str, text: str) -> list[str]:
+    return [NONE if layer is None else text.format(layer[key]) for layer in layers]
 
 
 def _read(path: Path) -> dict:

@@ -7,7 +7,7 @@ import torch
 
 from wshare.commands.common import Arguments, Preprocessing, check_output
 from wshare.errors import UserError
-from wshare.exports import FORMATS
+from wshare.exports.table import FORMATS
 from wshare.models.sources.file import of_state
 from wshare.names import closest
 from wshare.packed.format import load_packed

@@ -35,7 +35,7 @@ def inspect(file: Annotated[Path, "packed file"], /, *, json: Annotated[bool, "p
     print(
         f"\n{len(found.shared)} shared layers, {found.folded_batch_norms} batch norms folded and "
         f"{found.batch_norms} kept, {found.kept} tensors kept: {found.other_bytes:,} bytes with the header\n"
-        f"total {found.bytes:,} bytes ({found.form}, version {found.version}) for {found.dense_bytes:,} bytes of "
+        f"total {found.bytes:,} bytes ({found.format}, version {found.version}) for {found.dense_bytes:,} bytes of "
         f"plain tensors: {total['compression_rate']:.2f}x, {total['bits_per_value']:.2f} bits a value"
     )
 
@@ -44,7 +44,7 @@ def described(found: Contents) -> dict:
     """Contents as JSON."""
     return {
         "version": found.version,
-        "form": found.form,
+        "format": found.format,
         "layers": {
             tensor.name.removesuffix(".weight"): {
                 "shape": list(tensor.shape),

@@ -18,7 +18,8 @@ file may lie at any address. Offsets count from the start of the file:
                    indices of fixed width, lowest bit first, without gaps, the last byte filled with zeros
         plain      f32 [values]
 
-A tensor of one value throughout is one shared value with indices of no bits.
+A tensor of one value throughout is one shared value with indices of no bits. A shared tensor whose scales go by another
+axis than the first is written as plain float32.
 """
 
 import re
@@ -31,8 +32,8 @@ import numpy as np
 from wshare.errors import UserError
 from wshare.files.atomic import atomic, write_text
 from wshare.packed.entropy import pack_indices
-from wshare.packed.format import REACH, read_shared
-from wshare.quantize.codebooks import EIGHTHS, Shared
+from wshare.packed.format import read_shared
+from wshare.quantize.codebooks import EIGHTHS, REACH, Shared
 from wshare.quantize.cost import index_bits
 
 MAGIC = b"WSHR"
@@ -109,7 +110,9 @@ def write_c(packed: Path, output: Path) -> None:
     if output.suffix == ".h":
         raise UserError(f"export c: {output}: give the binary's name; the header takes it with the suffix .h")
     shared, others = read_shared(packed)
-    tensors = {name: array for name, array in others.items() if not name.endswith(COUNTER)} | shared
+    tensors = {name: array for name, array in others.items() if not name.endswith(COUNTER)}
+    plain = {id(tensor): _decodable(tensor) for tensor in shared.values()}
+    tensors |= {name: plain[id(tensor)] for name, tensor in shared.items()}
     places: dict[int, int] = {}
     parts: list[tuple[bytes, bytes]] = []
     comments: list[tuple[str, int, str]] = []
@@ -121,6 +124,11 @@ def write_c(packed: Path, output: Path) -> None:
     size = _write_binary(output, parts)
     largest = max((_shape(tensor)[1] for tensor in tensors.values()), default=0)
     write_text(output.with_suffix(".h"), _header(output.stem, size, largest, comments))
+
+
+def _decodable(tensor: Shared) -> Shared | np.ndarray:
+    """The tensor, or its values where the decoder does not know how they are scaled."""
+    return tensor.weight() if tensor.exponents is not None and tensor.layout.axis else tensor
 
 
 def _part(name: str, tensor: Shared | np.ndarray) -> tuple[bytes, bytes]:
@@ -152,8 +160,8 @@ def _write_binary(output: Path, parts: list[tuple[bytes, bytes]]) -> int:
         raise UserError(f"export c: {size} bytes are too many for offsets of 32 bits")
     entries = []
     for entry, data in parts:
-        *head, _, octets, count = ENTRY.unpack(entry)
-        placed = ENTRY.pack(*head, start, octets, count)
+        *head, _, nbytes, count = ENTRY.unpack(entry)
+        placed = ENTRY.pack(*head, start, nbytes, count)
         entries.append(struct.pack("<I", zlib.crc32(data, zlib.crc32(placed))) + placed)
         start += len(data)
     with atomic(output) as temporary:

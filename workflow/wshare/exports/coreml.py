@@ -103,7 +103,7 @@ class _Share(AbstractGraphPass):
                 before_op=constant,
             )
             if tensor.exponents is not None:
-                scale = row_scale(tensor.exponents).reshape(-1, *[1] * (axes - 1))
+                scale = tensor.layout.per_output(row_scale(tensor.exponents), tensor.indices.shape)
                 weight = Builder.constexpr_blockwise_shift_scale(data=weight, scale=scale, before_op=constant)
             function.replace_uses_of_var_after_op(
                 anchor_op=constant,

@@ -94,11 +94,11 @@ class _Nodes:
         if tensor.exponents is None:
             self.gathered(tensor.codebook, tensor.indices, tensor.indices.shape, name)
             return
-        # Rows have few different scales.
-        scales, rows = np.unique(row_scale(tensor.exponents), return_inverse=True)
-        column = (len(rows), *[1] * (tensor.indices.ndim - 1))
+        # Outputs have few different scales.
+        scales, outputs = np.unique(row_scale(tensor.exponents), return_inverse=True)
+        column = tensor.layout.per_output(outputs, tensor.indices.shape)
         unscaled = self.gathered(tensor.codebook, tensor.indices, tensor.indices.shape)
-        self.add("Mul", [unscaled, self.gathered(scales, rows, column)], name)
+        self.add("Mul", [unscaled, self.gathered(scales, column, column.shape)], name)
 
     def gathered(self, codebook: np.ndarray, indices: np.ndarray, shape: tuple[int, ...], name: str = "") -> str:
         """codebook[indices], float32 of `shape`; returns its name."""
@@ -110,19 +110,19 @@ class _Nodes:
 
     def indices(self, indices: np.ndarray, bits: int) -> str:
         """Indices, int32 [n], put together from their fields."""
-        octets: list[str] = []
+        parts: list[str] = []
         place = 0
         for width, packed in zip(widths(bits), fields(indices, bits), strict=True):
             field = self.field(packed, width, indices.size)
             if place % 8:
                 shifted = self.add("BitShift", [field, self.constant(np.uint8(place % 8))], direction="LEFT")
-                octets[-1] = self.add("BitwiseOr", [octets[-1], shifted])
+                parts[-1] = self.add("BitwiseOr", [parts[-1], shifted])
             else:
-                octets.append(field)
+                parts.append(field)
             place += width
-        whole, *high = [self.add("Cast", [octet], to=TensorProto.INT32) for octet in octets]
-        for octet in high:
-            whole = self.add("Add", [whole, self.add("Mul", [octet, self.constant(np.int32(256))])])
+        whole, *high = [self.add("Cast", [part], to=TensorProto.INT32) for part in parts]
+        for part in high:
+            whole = self.add("Add", [whole, self.add("Mul", [part, self.constant(np.int32(256))])])
         return whole
 
     def field(self, packed: np.ndarray, width: int, count: int) -> str:

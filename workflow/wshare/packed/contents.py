@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
+from wshare.packed.container import Source, opened
 from wshare.packed.format import load_packed, read_index
 
 
@@ -31,13 +30,13 @@ class SharedTensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """A packed file: `form` is "fixed" or "entropy", `bytes` the size of the file.
+    """A packed file: `format` is "fixed" or "entropy", `bytes` the size of the file.
 
     `values` counts the numbers of the state dict that it stands for, `dense_bytes` their bytes as plain tensors.
     """
 
     version: int
-    form: str
+    format: str
     shared: tuple[SharedTensor, ...]
     folded_batch_norms: int
     batch_norms: int
@@ -52,30 +51,30 @@ class Contents:
         return self.bytes - sum(tensor.bytes for tensor in self.shared)
 
 
-def contents(path: str | Path) -> Contents:
+def contents(source: Source) -> Contents:
     """Contents of a packed file, all of which is read and checked; FormatError as for `load_packed`."""
-    state = load_packed(path)
-    index = read_index(path)
+    state = load_packed(source)
+    index = read_index(source)
     if index["version"] == 1:
-        with safe_open(path, "numpy") as file:
-            shared = [_first(file, name, shape) for name, (shape, _) in index["shared"].items()]
+        with opened(source) as file:
+            shared = [_shared_v1(file, name, shape) for name, (shape, _) in index["shared"].items()]
     else:
         shared = [SharedTensor(name, tuple(shape), k, size) for name, (shape, k, size) in index["shared"].items()]
     own = [tensor for name, tensor in state.items() if name not in index["aliases"]]
     return Contents(
         version=index["version"],
-        form=index.get("form", "fixed"),
+        format=index.get("form", "fixed"),
         shared=tuple(shared),
         folded_batch_norms=len(index.get("folded", ())),
         batch_norms=len(index["batch_norm"]),
         kept=len(index["kept"]),
         values=sum(tensor.numel() for tensor in own),
         dense_bytes=sum(tensor.nbytes for tensor in own),
-        bytes=Path(path).stat().st_size,
+        bytes=len(source) if isinstance(source, bytes) else Path(source).stat().st_size,
     )
 
 
-def _first(file: safe_open, name: str, shape: list[int]) -> SharedTensor:
+def _shared_v1(file: object, name: str, shape: list[int]) -> SharedTensor:
     """A shared tensor of version 1, which keeps codebook and indices as tensors of their own."""
     parts = [file.get_tensor(f"{name}.{part}") for part in ("codebook", "indices")]
     return SharedTensor(name, tuple(shape), len(parts[0]), sum(part.nbytes for part in parts))

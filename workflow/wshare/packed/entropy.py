@@ -56,8 +56,8 @@ def unpack_indices(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     indices = np.zeros(count, dtype=np.uint16 if bits <= 16 else np.uint32)
     for start in range(0, count if bits else 0, BLOCK):
         stop = min(start + BLOCK, count)
-        octets = packed[start * bits // 8 : -(-stop * bits // 8)]
-        stream = np.unpackbits(octets, count=(stop - start) * bits, bitorder="little").reshape(-1, bits)
+        part = packed[start * bits // 8 : -(-stop * bits // 8)]
+        stream = np.unpackbits(part, count=(stop - start) * bits, bitorder="little").reshape(-1, bits)
         for place in range(bits):
             indices[start:stop] |= stream[:, place].astype(indices.dtype) << indices.dtype.type(place)
     return indices
@@ -81,12 +81,12 @@ def encode(values: np.ndarray, low_bits: int | None = None) -> bytes:
     return head + pack_indices(frequencies.astype(np.uint32), width).tobytes() + low + stream
 
 
-def decode(octets: bytes, count: int, limit: int) -> np.ndarray:
+def decode(coded: bytes, count: int, limit: int) -> np.ndarray:
     """Integers below `limit` that `encode` coded: uint16 [count], or uint32 if `limit` is above 2^16.
 
     ValueError says what is wrong. Beside the result, memory is that of one block and of the table.
     """
-    rest = memoryview(octets)
+    rest = memoryview(coded)
     bits, frequencies, rest = _read_head(rest, limit)
     size = -(-count * bits // 8)
     low, stream = np.frombuffer(rest[:size], np.uint8), bytes(rest[size:])

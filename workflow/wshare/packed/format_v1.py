@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ Entry = TypeVar("Entry")
 
 
 def unpack_v1(
-    path: str | Path, index: dict, tensors: dict[str, np.ndarray], make: Callable[[Shared], Entry]
+    path: str, index: dict, tensors: dict[str, np.ndarray], make: Callable[[Shared], Entry]
 ) -> dict[str, Entry | np.ndarray]:
     """State dict of a file of version 1; takes what it uses out of `tensors`."""
 
@@ -35,8 +34,8 @@ def unpack_v1(
 
     state: dict[str, np.ndarray] = {}
     for name, (shape, expected) in index["shared"].items():
-        codebook, octets = take(name, (f"{name}.codebook", f"{name}.indices"), expected)
-        state[name] = make(_share_v1(f"{path}: {name!r}", codebook, octets, shape))
+        codebook, packed = take(name, (f"{name}.codebook", f"{name}.indices"), expected)
+        state[name] = make(_share_v1(f"{path}: {name!r}", codebook, packed, shape))
     for name, (eps, expected) in index["batch_norm"].items():
         scale, shift = take(name, (f"{name}.scale", f"{name}.shift"), expected)
         if scale.dtype not in (np.float16, np.float32) or scale.ndim != 1 or scale.shape != shift.shape:
@@ -48,7 +47,7 @@ def unpack_v1(
     return state
 
 
-def _share_v1(where: str, codebook: np.ndarray, octets: np.ndarray, shape: list[int]) -> Shared:
+def _share_v1(where: str, codebook: np.ndarray, packed: np.ndarray, shape: list[int]) -> Shared:
     """Shared tensor of `shape`, after the checks that a hash made by an attacker would pass."""
     count = math.prod(shape)
     if codebook.dtype != np.float32 or codebook.ndim != 1 or not 1 <= len(codebook) <= 1 << 16:
@@ -57,9 +56,9 @@ def _share_v1(where: str, codebook: np.ndarray, octets: np.ndarray, shape: list[
         raise FormatError(f"{where}: the codebook is not finite and ascending")
     bits = index_bits(len(codebook))
     size = -(-count * bits // 8)
-    if octets.dtype != np.uint8 or octets.shape != (size,) or min(shape, default=1) < 0:
-        raise FormatError(f"{where}: {octets.size} bytes of indices do not fit shape {shape} with {bits} bits each")
-    indices = unpack_indices(octets, bits, count)
+    if packed.dtype != np.uint8 or packed.shape != (size,) or min(shape, default=1) < 0:
+        raise FormatError(f"{where}: {packed.size} bytes of indices do not fit shape {shape} with {bits} bits each")
+    indices = unpack_indices(packed, bits, count)
     if indices.size and indices.max() >= len(codebook):
         raise FormatError(f"{where}: an index points past the codebook")
     return Shared(codebook, indices.reshape(shape))

@@ -16,14 +16,17 @@ def weights_hash(state: Mapping[str, np.ndarray], names: Iterable[str]) -> str:
 
 
 def array_hash(*arrays: np.ndarray) -> str:
+    """SHA-256 over type, shape and bytes of arrays, in base64."""
     return _text(bytes.fromhex(sha256_arrays(*arrays)))
 
 
-def byte_hash(octets: bytes) -> str:
-    return _text(hashlib.sha256(octets).digest())
+def byte_hash(content: bytes) -> str:
+    """SHA-256 of bytes, in base64."""
+    return _text(hashlib.sha256(content).digest())
 
 
 def index_hash(index: dict) -> str:
+    """SHA-256 of an index that has no hash yet, in base64."""
     return byte_hash(compact(index).encode())
 
 
@@ -32,4 +35,5 @@ def _text(digest: bytes) -> str:
 
 
 def compact(index: dict) -> str:
+    """JSON without spaces."""
     return json.dumps(index, separators=(",", ":"))

@@ -1,6 +1,7 @@
 """The compressed network as files: packed, dense, and the sizes of their parts."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,69 +16,88 @@ from wshare.files.sealed import check_origin, sha256_file, write_json
 from wshare.models.norms import batch_norms
 from wshare.models.state import load_state, state_of, tied
 from wshare.packed.compressed import Compressed
-from wshare.packed.format import load_packed, write_packed
+from wshare.packed.format import load_packed, pack, read_index
 from wshare.packed.hashes import weights_hash
 from wshare.quantize.batch_norm import BatchNorm
 
 
-def pack(
-    model: nn.Module, pieces: Compressed, batch_norm: str, images: Images, threads: int, float32: int, packed: Path
-) -> dict:
-    """Write the packed file of the compressed `model`; returns the content of sizes.json. The model itself changes.
-
-    `batch_norm` is how batch norms that are not folded are kept: "auto", "float16" or "float32". `float32` is the bytes
-    of the uncompressed network.
-    """
-    shared, folded = pieces.shared, pieces.folded
-    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | pieces.changed
-    weights = sum(tensor.indices.size for tensor in shared.values())
-    norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
-    decoded = {name: tensor.weight() for name, tensor in shared.items()}
-    for name, norm in folded.items():
-        decoded |= norm.norm(shared[norm.tensor].exponents).tensors(name)
-    half = _halve(batch_norm, model, state | decoded, norms, images, threads)
-    if half:
-        norms = {name: norm.halved() for name, norm in norms.items()}
-    parts = write_packed(
-        packed, state, shared, norms, folded, _aliases(model), pieces.form, weights_hash(state, shared)
-    )
-    return {
-        "bytes": {"float32": float32} | parts,
-        "format": pieces.form,
-        "batch_norm": "float16" if half else "float32",
-        "folded_batch_norms": len(folded),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "analytic_bits": pieces.bits,
-        "weights": weights,
-    }
-
-
-def write_files(
+def pack_network(
+    task: ModuleType,
     model: nn.Module,
-    pieces: Compressed,
+    compressed: Compressed,
     batch_norm: str,
     images: Images,
+    reference: np.ndarray,
     threads: int,
-    float32: Path,
-    recipe: Path,
-    packed: Path,
-    dense: Path,
-    sizes: Path,
-) -> None:
-    """Write the compressed `model`, packed and dense, and the sizes in bytes; the model itself changes.
+    float32: int,
+) -> tuple[bytes, dict, float]:
+    """Content of the packed file, content of sizes.json, and the divergence in nats from the float32 network.
 
-    `float32` is the file of the uncompressed network, `recipe` that of its recipe; the other arguments are those of
-    `pack`. The sizes name the recipe and the packed file by their hashes.
+    The divergence is that of the network as it was packed, on `images`, where the float32 one's outputs are
+    `reference`. `batch_norm` is how batch norms that are not folded are kept: "auto", "float16" or "float32"; `float32`
+    is the bytes of the uncompressed network, `task` a module of `wshare.tasks`. The model itself changes.
     """
-    octets = float32.stat().st_size
-    found = pack(model, pieces, batch_norm, images, threads, octets, packed)
-    _write_dense(dense, load_packed(packed), _aliases(model))
+    shared, folded = compressed.shared, compressed.folded
+    state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | compressed.changed
+    norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
+    aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
+    fits = all(norm.fits_float16() for norm in norms.values())
+    if batch_norm == "float16" and not fits:
+        raise UserError("packing.batch_norm: a scale or shift is beyond the range of float16; use auto or float32")
+    rounded, outputs = batch_norm == "float16", None
+    if batch_norm == "auto" and norms and fits:
+        decoded = {name: tensor.weight() for name, tensor in shared.items()}
+        for name, norm in folded.items():
+            decoded |= norm.norm(shared[norm.tensor].exponents).tensors(name)
+        rounded, outputs = _float16_or_not(task, model, state | decoded, norms, images, threads)
+    if rounded:
+        norms = {name: norm.to_float16() for name, norm in norms.items()}
+    content, nbytes = pack(state, shared, norms, folded, aliases, compressed.format, weights_hash(state, shared))
+    if outputs is None:
+        load_state(model, load_packed(content), "the packed network")
+        outputs = predict(model, images, threads)
+    sizes = {
+        "bytes": {"float32": float32} | nbytes,
+        "format": compressed.format,
+        "batch_norm": "float16" if rounded else "float32",
+        "folded_batch_norms": len(folded),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "analytic_bits": compressed.bits,
+        "weights": sum(tensor.indices.size for tensor in shared.values()),
+    }
+    return content, sizes, task.score(outputs, reference, images.labels).kl
+
+
+def _float16_or_not(
+    task: ModuleType,
+    model: nn.Module,
+    state: dict[str, np.ndarray],
+    norms: dict[str, BatchNorm],
+    images: Images,
+    threads: int,
+) -> tuple[bool, np.ndarray]:
+    """Whether float16 for batch norms changes no image's prediction, and the outputs of the type to be taken."""
+
+    def outputs(candidate: dict[str, BatchNorm]) -> np.ndarray:
+        kept = {key: array for name, norm in candidate.items() for key, array in norm.tensors(name).items()}
+        tensors = {name: torch.from_numpy(array) for name, array in (state | kept).items()}
+        load_state(model, tensors, "the compressed network")
+        return predict(model, images, threads)
+
+    exact, rounded = outputs(norms), outputs({name: norm.to_float16() for name, norm in norms.items()})
+    same = task.same_predictions(exact, rounded)
+    return same, rounded if same else exact
+
+
+def write_files(content: bytes, found: dict, recipe: Path, packed: Path, dense: Path, sizes: Path) -> None:
+    """Write what `pack_network` gave: the packed file, the same as plain tensors, and the sizes in bytes.
+
+    The sizes, `found`, name the recipe and the packed file by their hashes.
+    """
+    with atomic(packed, len(content)) as temporary:
+        temporary.write_bytes(content)
+    _write_dense(dense, load_packed(content), read_index(content)["aliases"])
     write_json(sizes, found | {"recipe": sha256_file(recipe), "packed": sha256_file(packed)})
-
-
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """First name of each tensor that has several, by its other names."""
-    return {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
 
 
 def check_recipe(recipe: dict, path: Path, made_from: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -97,30 +117,6 @@ def check_layers(recipe: dict, where: str, shapes: dict[str, tuple[int, ...]], c
             f"{where}: layer {wrong!r} is not that of the network ({there} in the recipe, {here} in the network); "
             f"{cure}"
         )
-
-
-def _halve(
-    wanted: str,
-    model: nn.Module,
-    state: dict[str, np.ndarray],
-    norms: dict[str, BatchNorm],
-    images: Images,
-    threads: int,
-) -> bool:
-    """Whether batch norm is kept in float16; where that is left to us, if it changes no image's top-1 class."""
-    fits = all(norm.fits_half() for norm in norms.values())
-    if wanted == "float16" and not fits:
-        raise UserError("packing.batch_norm: a scale or shift is beyond the range of float16; use auto or float32")
-    if wanted != "auto" or not norms or not fits:
-        return wanted == "float16"
-
-    def classes(candidate: dict[str, BatchNorm]) -> np.ndarray:
-        kept = {key: array for name, norm in candidate.items() for key, array in norm.tensors(name).items()}
-        tensors = {name: torch.from_numpy(array) for name, array in (state | kept).items()}
-        load_state(model, tensors, "the compressed network")
-        return predict(model, images, threads).argmax(1)
-
-    return np.array_equal(classes(norms), classes({name: norm.halved() for name, norm in norms.items()}))
 
 
 def _write_dense(path: Path, state: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:

@@ -368,7 +368,7 @@ def bits_on_disk(search: Search, layer: dict) -> float:
 
 def nbytes(search: Search, tensor: str) -> int:
     """Bytes of a tensor in the packed file."""
-    return search.layout.octets[tensor]
+    return search.layout.nbytes[tensor]
 
 
 def _kind(layer: dict) -> str:

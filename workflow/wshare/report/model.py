@@ -421,7 +421,7 @@ def _limits(model: Model, search: Search) -> str:
     metrics = search.metrics
     count = metrics["compressed"]["images"]
     labels = (
-        f" The images have no labels: what is measured is {AGREEMENT} with the float32 network, not whether it is right."
+        f" The images have no labels: what is measured is {AGREEMENT} with float32, not whether it is right."
         if is_agreement(metrics)
         else ""
     )

@@ -7,7 +7,7 @@ from wshare.artifacts.timings import Usage, of_search, usage_by_stage
 from wshare.files.hdf5 import get_text, open_h5
 from wshare.files.sealed import check_origin, check_sha256, read_json
 from wshare.files.tables import read_sealed
-from wshare.packed.format import Layout, read_layout
+from wshare.packed.format import Sizes, read_layout
 
 # Opens the columns of front.csv that are layers: a layer may be named like another column.
 LAYER = "k:"
@@ -54,7 +54,7 @@ class Search:
     front: list[dict[str, str]]
     losses: list[dict[str, str]]
     predictions: list[dict[str, str]]
-    layout: Layout
+    layout: Sizes
     usage: dict[str, Usage]
 
     @property
