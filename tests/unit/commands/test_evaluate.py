@@ -19,6 +19,7 @@ from wshare.models.state import state_of
 from wshare.packed.format import load_packed, write_packed
 from wshare.packed.hashes import weights_hash
 from wshare.quantize.codebooks import Shared, nearest_indices
+from wshare.tasks.description import described
 from wshare.tasks.table import task
 
 CLASSES, IMAGES = 10, 120
@@ -32,7 +33,7 @@ def write_network(folder: Path, name: str, side: int, seed: int) -> dict[str, to
     builder = {"kind": "embedded", "name": name, "arguments": {"classes": CLASSES}}
     fetched = finish(module, {"architecture": name}, builder=builder, preprocessing=preprocessing, origin="a test")
     folder.mkdir(parents=True)
-    write_model(fetched, folder / "weights.safetensors", folder / "model.json")
+    write_model(described(fetched, {}), folder / "weights.safetensors", folder / "model.json")
     return state_of(fetched.module)
 
 
