@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from wshare.stages.pack_rate_distortion import pack_rate_distortion
+from wshare.stages.search_rate_distortion import search_rate_distortion
 
 import wshare
 from wshare import api
@@ -32,8 +34,6 @@ from wshare.stages.evaluate_dense import evaluate_dense
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.inspect_model import inspect_model
 from wshare.stages.measure_inputs import measure_inputs
-from wshare.stages.pack_rate_distortion import pack_rate_distortion
-from wshare.stages.search_rate_distortion import search_rate_distortion
 from wshare.tasks.classification import measure_of, score
 
 ROOT = Path(__file__).parents[2]

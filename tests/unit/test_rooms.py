@@ -1,4 +1,4 @@
-"""The rooms of the package: imports point one way, in no circle, and a subpackage's door stands open, with nothing behind.
+"""The rooms of the package: imports point one way and in no circle, and a subpackage imports nothing by itself.
 
 Imports are read from the source, those within functions too.
 """

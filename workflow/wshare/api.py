@@ -30,7 +30,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wshare.config.slices import packing_of
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
 from wshare.data.splits import split_indices
@@ -45,8 +44,8 @@ from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
 from wshare.search.artifacts import measured_artifacts
-from wshare.search.evaluator import Evaluator
-from wshare.search.method import Artifacts, Key
+from wshare.search.evaluator import Evaluator, Key
+from wshare.search.method import Artifacts
 from wshare.search.methods import DEFAULT, METHODS
 from wshare.search.recipe import check_layers, check_promise, method_of, realised
 from wshare.search.run import Searched, run
@@ -151,9 +150,9 @@ def compress(
     """The smallest network found that keeps `quality`, a share of the float32 quality.
 
     `model` takes images [N, C, H, W] and gives outputs of its `task`: logits [N, classes] for classification. It is
-    used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them, or an iterable
-    of batches, images or (images, labels), such as a DataLoader. `labels` are class indices [N]; without labels the
-    model's own top-1 predictions stand for them, and quality is agreement with it.
+    used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them,
+    or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are class
+    indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones. Every choice looks at search images
     alone, and the verdict in `Result.metrics` at held-out images alone. `held_out` is the share (below 1) or number of
@@ -275,7 +274,7 @@ def apply_recipe(
 def _default_settings(layers: Sequence[str], seed: int) -> dict[str, dict]:
     """What artifacts are made with where no configuration says otherwise."""
     sections = {name: defaults(name) | {"seed": seed} for name in ("importance", "calibration", "clustering")}
-    clustering = {name: sections["clustering"] for name in layers}
+    clustering = dict.fromkeys(layers, sections["clustering"])
     return sections | {"clustering": clustering, "sensitivity": defaults("sensitivity")}
 
 
@@ -293,7 +292,8 @@ def _searched(
             return found
 
         evaluator = Evaluator(kind, artifacts.model, artifacts.images, reference, settings, threads, measured)
-        packing = packing_of(defaults("packing"), settings["options"])
+        packing = defaults("packing")
+        packing |= {key: settings["options"][key] for key in packing.keys() & settings["options"].keys()}
         return run(method, space, artifacts, evaluator, settings, packing, description)
 
 

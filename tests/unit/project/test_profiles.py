@@ -48,7 +48,7 @@ def test_rules_with_threads_take_several_by_default_and_hand_them_on(rule: str):
 def test_profiles_ask_for_gpus_alone(name: str):
     content = profile(name)
     assert "set-threads" not in content
-    assert content.get("set-resources", {}) == ({rule: GPU[name] for rule in FORWARDING} if name in GPU else {})
+    assert content.get("set-resources", {}) == (dict.fromkeys(FORWARDING, GPU[name]) if name in GPU else {})
 
 
 def test_no_setting_stands_in_the_default_profile_and_in_another():

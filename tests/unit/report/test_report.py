@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from wshare.stages.search_rate_distortion import LOSSES
 
 from wshare.artifacts.timings import Usage, read_benchmark, usage_by_stage
 from wshare.config.plan import plan
@@ -31,7 +32,6 @@ from wshare.report.histograms import histogram
 from wshare.report.results import read_model_results
 from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
-from wshare.stages.search_rate_distortion import LOSSES
 
 from ...rules import settings_of_stage
 from .made_up import LAYERS, METHODS, MODEL, write_reports, write_results

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wshare.data.images import Images
-from wshare.errors import FormatError, UserError
+from wshare.errors import UserError
 from wshare.evaluation.predict import predict
-from wshare.files.atomic import atomic, remedy
-from wshare.files.sealed import check_origin, sha256_file, write_json
+from wshare.files.atomic import atomic
+from wshare.files.sealed import sha256_file, write_json
 from wshare.models.norms import batch_norms
 from wshare.models.state import load_state, state_of, tied
 from wshare.packed.compressed import Compressed
@@ -25,7 +25,7 @@ def pack_network(
     task: ModuleType,
     model: nn.Module,
     compressed: Compressed,
-    batch_norm: str,
+    packing: dict,
     images: Images,
     reference: np.ndarray,
     threads: int,
@@ -34,10 +34,11 @@ def pack_network(
     """Content of the packed file, content of sizes.json, and the divergence in nats from the float32 network.
 
     The divergence is that of the network as it was packed, on `images`, where the float32 one's outputs are
-    `reference`. `batch_norm` is how batch norms that are not folded are kept: "auto", "float16" or "float32"; `float32`
-    is the bytes of the uncompressed network, `task` a module of `wshare.tasks`. The model itself changes.
+    `reference`. `packing` tells `format`, how indices are coded ("fixed" or "entropy"), and `batch_norm`, how batch
+    norms that are not folded are kept ("auto", "float16" or "float32"). `float32` is the bytes of the uncompressed
+    network, `task` a module of `wshare.tasks`. The model itself changes.
     """
-    shared, folded = compressed.shared, compressed.folded
+    shared, folded, batch_norm = compressed.shared, compressed.folded, packing["batch_norm"]
     state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | compressed.changed
     norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
     aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
@@ -46,19 +47,16 @@ def pack_network(
         raise UserError("packing.batch_norm: a scale or shift is beyond the range of float16; use auto or float32")
     rounded, outputs = batch_norm == "float16", None
     if batch_norm == "auto" and norms and fits:
-        decoded = {name: tensor.weight() for name, tensor in shared.items()}
-        for name, norm in folded.items():
-            decoded |= norm.norm(shared[norm.tensor].exponents).tensors(name)
-        rounded, outputs = _float16_or_not(task, model, state | decoded, norms, images, threads)
+        rounded, outputs = _float16_or_not(task, model, state | compressed.tensors(), norms, images, threads)
     if rounded:
         norms = {name: norm.to_float16() for name, norm in norms.items()}
-    content, nbytes = pack(state, shared, norms, folded, aliases, compressed.format, weights_hash(state, shared))
+    content, nbytes = pack(state, shared, norms, folded, aliases, packing["format"], weights_hash(state, shared))
     if outputs is None:
         load_state(model, load_packed(content), "the packed network")
         outputs = predict(model, images, threads)
     sizes = {
         "bytes": {"float32": float32} | nbytes,
-        "format": compressed.format,
+        "format": packing["format"],
         "batch_norm": "float16" if rounded else "float32",
         "folded_batch_norms": len(folded),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -98,25 +96,6 @@ def write_files(content: bytes, found: dict, recipe: Path, packed: Path, dense: 
         temporary.write_bytes(content)
     _write_dense(dense, load_packed(content), read_index(content)["aliases"])
     write_json(sizes, found | {"recipe": sha256_file(recipe), "packed": sha256_file(packed)})
-
-
-def check_recipe(recipe: dict, path: Path, made_from: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
-    """FormatError unless the recipe was made from what `made_from` tells, and for layers of these shapes."""
-    found = {"model": recipe["model"]["sha256"], "images": recipe["search_images"]} | recipe["made_from"]
-    check_origin(path, found, made_from)
-    check_layers(recipe, str(path), shapes, remedy(path))
-
-
-def check_layers(recipe: dict, where: str, shapes: dict[str, tuple[int, ...]], cure: str) -> None:
-    """FormatError unless the recipe's layers have these names and shapes; it opens with `where`, ends with `cure`."""
-    found = {name: tuple(layer["shape"]) for name, layer in recipe["layers"].items()}
-    if found != shapes:
-        wrong = min(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
-        there, here = (list(layers[wrong]) if wrong in layers else "missing" for layers in (found, shapes))
-        raise FormatError(
-            f"{where}: layer {wrong!r} is not that of the network ({there} in the recipe, {here} in the network); "
-            f"{cure}"
-        )
 
 
 def _write_dense(path: Path, state: dict[str, torch.Tensor], aliases: dict[str, str]) -> None:

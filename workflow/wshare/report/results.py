@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from wshare.artifacts.front import layer_columns
 from wshare.artifacts.timings import Usage, of_search, usage_by_stage
 from wshare.files.hdf5 import get_text, open_h5
 from wshare.files.sealed import check_origin, check_sha256, read_json
 from wshare.files.tables import read_sealed
 from wshare.packed.format import Sizes, read_layout
-
-# Opens the columns of front.csv that are layers: a layer may be named like another column.
-LAYER = "k:"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Search:
 
     def ks(self, row: dict[str, str]) -> dict[str, str]:
         """Number of shared values, or "dense", of each layer in a row of the front."""
-        return {column.removeprefix(LAYER): k for column, k in row.items() if column.startswith(LAYER)}
+        return layer_columns(row)
 
 
 @dataclass(frozen=True)

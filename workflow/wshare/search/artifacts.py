@@ -67,7 +67,7 @@ def read_artifacts(
         found["clusters"] = {layer.layer: layer for layer in clusters}
         own = [read_settings(path, CLUSTERS) for path in files.clusters]
         # All layers' importance comes from one file.
-        settings["importance"] = [each.pop("importance") for each in own][0]
+        settings["importance"] = next(iter([each.pop("importance") for each in own]))
         settings["clustering"] = {layer.layer: each for layer, each in zip(clusters, own, strict=True)}
         hashes |= cluster_hashes(files.clusters, clusters)
     if "sensitivity" in needs:
@@ -123,7 +123,7 @@ def measured_artifacts(
 
 def profiles(rows: Sequence[Mapping], clusters: Mapping[str, Clusters]) -> dict[str, list[Profiled]]:
     """Rows of sensitivity.csv by layer, each with the inertia that its clustering minimised."""
-    columns = {
+    inertias = {
         name: "inertia" if layer.weighting == "none" else "weighted_inertia" for name, layer in clusters.items()
     }
     found: dict[str, list[Profiled]] = {}
@@ -132,7 +132,7 @@ def profiles(rows: Sequence[Mapping], clusters: Mapping[str, Clusters]) -> dict[
         found.setdefault(name, []).append(
             Profiled(
                 k=int(entry["k"]),
-                inertia=float(entry[columns[name]]),
+                inertia=float(entry[inertias[name]]),
                 relative_quality=float(entry["relative_quality"]),
                 kl=float(entry["kl"]),
                 images=int(entry["images"]),

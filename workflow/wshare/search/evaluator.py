@@ -15,7 +15,6 @@ from wshare.evaluation.intervals import Z, check_images, paired_ratio, predicted
 from wshare.evaluation.predict import predict
 from wshare.models.layers import replaced
 from wshare.packed.compressed import Compressed
-from wshare.search.method import Key
 from wshare.tasks.task import Score
 
 # Fewest images that rule anything out, and the standard errors by which they must miss.
@@ -23,6 +22,9 @@ FEWEST = 100
 CERTAIN = 3.0
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
+
+# What was measured: a name or a combination, and whatever else tells one measurement from another; JSON can hold it.
+Key = tuple
 
 _log = logging.getLogger(__name__)
 
@@ -135,9 +137,7 @@ class Evaluator:
             "expected_low": score.expected - BOUND * score.expected_error,
             "kl": score.kl,
             "kl_high": score.kl + BOUND * score.kl_error,
-            "k": {
-                name.removesuffix(".weight"): len(tensor.codebook) for name, tensor in compressed.shared.items()
-            },
+            "k": {name.removesuffix(".weight"): len(tensor.codebook) for name, tensor in compressed.shared.items()},
         }
 
     def _ruled_out(self, score: Score, seen: np.ndarray, max_kl: float) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -10,12 +10,8 @@ from wshare.artifacts.clusters import Clusters
 from wshare.data.images import Images
 from wshare.packed.compressed import Compressed
 from wshare.quantize.statistics import Calibration
+from wshare.search.evaluator import Evaluator, Key
 
-if TYPE_CHECKING:
-    from wshare.search.evaluator import Evaluator
-
-# What was measured: a name or a combination, and whatever else tells one measurement from another; JSON can hold it.
-Key = tuple
 # What a method chooses for one layer, as recipe.json holds it.
 Setting = dict[str, Any]
 
@@ -85,7 +81,7 @@ class SearchMethod(Protocol):
     def budget(self, space: Any, options: dict) -> int:
         """Measurements made at most."""
 
-    def search(self, space: Any, evaluator: "Evaluator", settings: dict) -> Found:
+    def search(self, space: Any, evaluator: Evaluator, settings: dict) -> Found:
         """The setting of each layer; `settings` is a search of the configuration, complete, and the seed.
 
         UserError if the target cannot be confirmed by so many images.

@@ -1,7 +1,7 @@
 """The table of search methods.
 
-A row says what a method is called, where it lives and what it reads; `wshare.search.method` tells what the module has to
-offer. Rules and stages go by the row alone, so that a new method is a row, a module, and its block of the schema.
+A row says what a method is called, where it lives and what it reads; `wshare.search.method` tells what the module has
+to offer. Rules and stages go by the row alone, so that a new method is a row, a module, and its block of the schema.
 """
 
 import importlib

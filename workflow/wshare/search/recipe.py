@@ -87,5 +87,3 @@ def check_promise(recipe: dict, where: str, kl: float) -> None:
             f"{where}: the packed network diverges by {kl:.3g} nats on the search images, and the search had measured "
             f"at most {promised:.3g}; it is not the network that was searched: search again"
         )
-
-

@@ -45,4 +45,4 @@ def pack_model(
     )
     print(f"divergence of the packed network on the search images: {kl:.4g} nats")
     check_promise(chosen, where, kl)
-    write_files(packed.packed, packed.dense, packed.sizes, content, sizes, recipe)
+    write_files(content, sizes, recipe, packed.packed, packed.dense, packed.sizes)

@@ -14,8 +14,7 @@ from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
 from wshare.files.tables import write_sealed
 from wshare.progress import PROGRESS
 from wshare.search.artifacts import Files, read_artifacts
-from wshare.search.evaluator import Evaluator
-from wshare.search.method import Key
+from wshare.search.evaluator import Evaluator, Key
 from wshare.search.methods import METHODS
 from wshare.search.run import LOSSES, run
 from wshare.stages.arguments import Machine, ModelFiles, SearchedFiles

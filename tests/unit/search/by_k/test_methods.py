@@ -1,36 +1,19 @@
 import itertools
-import json
-import re
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import wshare.stages.search as stage
-from wshare.artifacts.clusters import Clusters, cluster_hashes, write_clusters
-from wshare.artifacts.outputs import write_outputs
-from wshare.calibration.sensitivity import COLUMNS, profile, row
-from wshare.errors import UserError
-from wshare.evaluation.predict import predict
-from wshare.files.journal import Journal
-from wshare.files.sealed import read_json, write_json
-from wshare.files.tables import read_sealed, write_sealed
-from wshare.models.zoo import tiny
 from wshare.quantize.cost import index_bits, layer_bits
-from wshare.quantize.kmeans import sweep
-from wshare.search.methods import METHODS
 from wshare.search.by_k.greedy import greedy_path
 from wshare.search.by_k.milp import allocate as allocate_within
 from wshare.search.by_k.milp import choices_of
 from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled, ladder, narrower
 from wshare.search.by_k.slope import _narrower, allocate, predicted_loss
 from wshare.search.by_k.two_step import filter_candidates
-from wshare.tasks.classification import Score, score
+from wshare.search.methods import METHODS
 
 OPTIONS = {
     "greedy": {"evaluations": 12},
@@ -248,7 +231,7 @@ def test_milp_and_greedy_measure_no_more_than_they_may_and_return_the_smallest_t
     network = Additive(*map(list, zip(*layers, strict=True)))
     chosen = search(network, name, target, evaluations=evaluations)
     problem = network.problem(target)
-    assert 0 < len(network.measured) <= evaluations == method(name).budget({"evaluations": evaluations})
+    assert 0 < len(network.measured) <= evaluations == METHODS[name].load().combinations({"evaluations": evaluations})
     met = [combination for combination in network.measured if problem.meets(combination)]
     assert problem.bits(chosen) == min(map(problem.bits, met)) if met else chosen in network.measured
 
@@ -349,7 +332,7 @@ def test_two_step_with_other_seeds_samples_elsewhere():
 
 def test_two_step_takes_a_seed_of_its_own():
     own, configured = three_layers(), three_layers()
-    method("two_step").run(own.problem(0.97, seed=0), OPTIONS["two_step"] | {"seed": 1})
+    METHODS["two_step"].load().choose(own.problem(0.97, seed=0), OPTIONS["two_step"] | {"seed": 1})
     search(configured, "two_step", 0.97, seed=1)
     assert own.measured == configured.measured
 
@@ -359,7 +342,7 @@ def test_two_step_copes_with_layers_that_have_one_candidate_left():
     network = three_layers()
     layers = tuple(replace(layer, profile=layer.profile[-1:]) for layer in network.layers)
     problem = replace(network.problem(0.5), layers=layers)
-    assert method("two_step").run(problem, OPTIONS["two_step"]) == (32, 32, 32)
+    assert METHODS["two_step"].load().choose(problem, OPTIONS["two_step"]) == (32, 32, 32)
 
 
 def test_two_step_is_near_the_optimum_of_its_candidates():

@@ -24,6 +24,7 @@ from wshare.models import zoo as networks
 from wshare.models.description import Fetched
 from wshare.models.folding import folded_norms
 from wshare.models.layers import replaced
+from wshare.models.norms import batch_norms
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed
 from wshare.quantize.layer import Options
@@ -87,7 +88,12 @@ class Study:
 
     def write_network(self, seed: int) -> None:
         self.spec, self.weights = self.folder / f"model{seed}.json", self.folder / f"weights{seed}.safetensors"
-        spec = {"name": "tiny", "task": "classification", "builder": {"kind": "embedded", "name": "tiny", "arguments": {}}, "dropped": []}
+        spec = {
+            "name": "tiny",
+            "task": "classification",
+            "builder": {"kind": "embedded", "name": "tiny", "arguments": {}},
+            "dropped": [],
+        }
         spec["preprocessing"] = {"mean": [0.5], "std": [0.25]}
         write_model(Fetched(alive(networks.tiny(), seed), spec), self.weights, self.spec)
         layers = [{"name": name} for name in SHARED]
@@ -95,7 +101,8 @@ class Study:
         self.layer_weights = self.folder / f"extracted{seed}.h5"
         extract_weights(
             {"images": self.count, "seed": 0},
-            ModelFiles(self.spec, self.weights),
+            self.spec,
+            self.weights,
             self.folder / "layers.json",
             self.images.path,
             self.layer_weights,
@@ -105,7 +112,8 @@ class Study:
     def measure_inputs(self, images: int = 512, path: Path | None = None) -> None:
         measure_inputs(
             {"images": images, "seed": 0},
-            ModelFiles(self.spec, self.weights),
+            self.spec,
+            self.weights,
             self.folder / "layers.json",
             path or self.images.path,
             self.folder / "calibration.h5",
@@ -202,7 +210,11 @@ def test_from_inputs_to_a_packed_file(study, form):
     assert recipe["evaluations"] <= CHOICES["evaluations"]
     # Two halves a slope, and one probe a layer.
     assert study.forwarded == 2 * recipe["evaluations"] + len(names)
-    assert recipe["images_forwarded"] == {"search": 24 * recipe["evaluations"], "probe": 8 * len(names), "calibration": 48}
+    assert recipe["images_forwarded"] == {
+        "search": 24 * recipe["evaluations"],
+        "probe": 8 * len(names),
+        "calibration": 48,
+    }
     assert recipe["on_search_images"]["measure"] == "accuracy"
     assert -1 <= recipe["predicted_loss_rank_correlation"] <= 1
     front = rows_of(study.folder / "front.csv")
@@ -260,7 +272,7 @@ def measure(tmp_path, random_images) -> Callable[..., dict]:
     row = METHODS["rate_distortion"]
     artifacts = read_artifacts(row.needs, study.needs(), TASK, model, study.images, SHARED, made_from)
     space = row.load().prepare(artifacts, CHOICES, 1)
-    layers = dict.fromkeys(SHARED, {"slope": 1e-5, "sensitivity_scale": 1.0})
+    layers = {name: {"slope": 1e-5, "sensitivity_scale": 1.0} for name in SHARED}
 
     def measured(max_kl: float | None, target: float, confidence: float | None = None, images=study.images) -> dict:
         settings = {"quality_target": target, "confidence": confidence}
@@ -504,8 +516,7 @@ def test_norms_that_are_not_folded_are_kept_as_asked(study, kind):
     assert sizes["folded_batch_norms"] == 0
     model = read_model(study.spec, study.weights)
     found = load_packed(study.folder / "packed.safetensors")
-    for name in norms_of(model):
-        norm = BatchNorm.of(model.get_submodule(name))
-        expected = (norm.halved() if kind == "float16" else norm).state()
+    for name, norm in batch_norms(model).items():
+        expected = (norm.to_float16() if kind == "float16" else norm).state()
         for leaf, array in expected.items():
             np.testing.assert_array_equal(found[f"{name}.{leaf}"].numpy(), array)

@@ -4,6 +4,7 @@ from torch import nn
 
 from wshare.models.kinds import conv2d, linear
 from wshare.models.kinds.kind import Kind
+from wshare.quantize.codebooks import Layout
 
 KINDS: list[Kind] = [conv2d.KIND, linear.KIND]
 
@@ -11,6 +12,11 @@ KINDS: list[Kind] = [conv2d.KIND, linear.KIND]
 def kind_of(module: nn.Module) -> Kind | None:
     """The kind of a layer; None for a module whose weights are not shared."""
     return next((kind for kind in KINDS if isinstance(module, kind.types)), None)
+
+
+def layout_of(module: nn.Module) -> Layout:
+    """Layout of the weight of a layer that can be shared."""
+    return kind_of(module).layout(module)
 
 
 def shareable(model: nn.Module) -> list[str]:

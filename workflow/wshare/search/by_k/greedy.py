@@ -6,8 +6,8 @@ a large layer is worth more than a small one.
 
 import math
 
-from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import layer_bits
+from wshare.search.by_k.method import ByK
 from wshare.search.by_k.problem import Combination, Problem, loss_per_bit, narrower
 from wshare.search.by_k.slope import predicted_loss
 

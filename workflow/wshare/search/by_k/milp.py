@@ -11,9 +11,9 @@ import math
 import numpy as np
 from scipy import optimize, sparse
 
-from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import layer_bits
 from wshare.search.by_k.greedy import greedy_path
+from wshare.search.by_k.method import ByK
 from wshare.search.by_k.problem import Combination, Layer, Problem, ladder
 from wshare.search.by_k.slope import predicted_loss
 

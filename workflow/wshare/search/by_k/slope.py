@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import layer_bits
+from wshare.search.by_k.method import ByK
 from wshare.search.by_k.problem import Combination, Layer, Problem, loss_per_bit, narrower
 
 # Halvings of the price's logarithm, after which neighbouring prices give the same combination.

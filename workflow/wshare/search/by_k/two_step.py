@@ -13,8 +13,8 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wshare.search.by_k.method import ByK
 from wshare.quantize.cost import index_bits
+from wshare.search.by_k.method import ByK
 from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled
 
 # Rows [combinations, layers] of positions in each layer's list of candidates.

@@ -24,15 +24,15 @@ from wshare.errors import UserError
 from wshare.models.folding import folded_norms
 from wshare.packed.compressed import Compressed
 from wshare.quantize.layer import Options, Quantised
-from wshare.search.evaluator import Evaluator, Part
-from wshare.search.method import Artifacts, Found, Key, Setting
+from wshare.search.evaluator import Evaluator, Key, Part
+from wshare.search.method import Artifacts, Found, Setting
 from wshare.search.rate_distortion.network import Network
 from wshare.search.rate_distortion.slope import LEAST_LOSS, MAX_KL, aim, find, first_guess, within
 from wshare.search.run import LOSSES
 
 # A probe that finds a loss this far from the predicted one tells of noise.
 SCALES = (0.1, 10.0)
-# Probes are made again at the slope that they lead to, so many times in all, if that is further off than this factor.
+# Probes are made again at the slope that they lead to, so many times in all, if it is further off than this factor.
 PROBES = 4
 PROBED_AGAIN = 2.0
 # Share of the divergence allowed by which float16 may change the float32 network and still be searched in.
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Space:
-    """The layers of a network, ready to be quantised at any slope, by what each half of the images tells, and by all."""
+    """Layers ready to be quantised at any slope: by what each half of the images tells, or by all."""
 
     def __init__(self, artifacts: Artifacts, options: dict, threads: int):
         self.artifacts, self.threads = artifacts, threads

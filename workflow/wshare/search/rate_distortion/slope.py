@@ -62,7 +62,7 @@ def guess(slope: float, loss: float, max_kl: float) -> float:
 
 
 def aim(probed: list[tuple[float, float]], max_kl: float) -> float:
-    """Slope at which a network should lose `max_kl` nats, from slopes and the losses there, the last of them the nearest."""
+    """Slope at which a network should lose `max_kl` nats, from slopes and the losses there, the last the nearest."""
     low = max((slope for slope, loss in probed if loss <= max_kl), default=0.0)
     high = min((slope for slope, loss in probed if loss > max_kl), default=math.inf)
     slope = guess(*probed[-1], max_kl)
