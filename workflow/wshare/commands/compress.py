@@ -20,7 +20,7 @@ from wshare.commands.common import (
     Threads,
     Weights,
     check_at_least,
-    check_classes,
+    check_labels,
     check_output,
     decoded,
     network_of,
@@ -77,7 +77,7 @@ def compress(
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
     dataset = open_folder(images, class_map, no_labels)
     model, spec = network_of(architecture, None, weights, arguments, preprocessing)
-    check_classes(dataset.labels, spec["classes"])
+    check_labels(dataset.labels, spec)
     taken = (
         np.random.default_rng(seed).permutation(len(dataset.keys))[:limit] if limit else np.arange(len(dataset.keys))
     )
