@@ -14,7 +14,6 @@ and, where the network is used, `wshare.load("net.wshare.safetensors", model)`.
 import copy
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wshare.calibration.importance import fisher_diagonal, total
-from wshare.calibration.statistics import half_statistics
+from wshare.calibration.statistics import calibrate
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
 from wshare.data.splits import split_indices
@@ -44,15 +43,16 @@ from wshare.models.layers import inspect
 from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.compressed import Compressed
 from wshare.packed.format import load_packed
-from wshare.packed.write import check_layers, pack
+from wshare.packed.write import check_layers, pack_network
 from wshare.progress import PROGRESS
 from wshare.quantize.codebooks import Shared, nearest_indices
 from wshare.quantize.cost import layer_bits
 from wshare.quantize.kmeans import sweep
 from wshare.quantize.layer import Options
-from wshare.quantize.statistics import InputStatistics, together
+from wshare.quantize.statistics import Calibration
 from wshare.search.rate_distortion.find import Found, Scale, find, measurements
 from wshare.search.rate_distortion.network import Network
+from wshare.tasks import classification
 from wshare.tasks.classification import compare
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class _Taught:
     """
 
     fisher: dict[str, float]
-    folds: list[dict[str, InputStatistics]]
+    calibration: Calibration
     folded: dict[str, str]
 
     @classmethod
@@ -293,15 +293,15 @@ class _Taught:
         importance = fisher_diagonal(model, first.batches(), names, seed)
         fisher = {name: total(array) for name, array in importance.items()}
         folded = folded_norms(model, names, images.batch(0)[:2]) if fold else {}
-        return cls(fisher, half_statistics(model, several, names, seed), folded)
+        return cls(fisher, calibrate(model, several, names, seed), folded)
 
     def networks(self, model: nn.Module) -> list[Network]:
         """The layers, ready to be shared, by what each fold tells."""
-        return [Network.of(model, self.fisher, found, self.folded) for found in self.folds]
+        return [Network.of(model, self.fisher, found, self.folded) for found in self.calibration.halves]
 
     def network(self, model: nn.Module) -> Network:
         """The same by what all folds tell together."""
-        return Network.of(model, self.fisher, together(self.folds), self.folded)
+        return Network.of(model, self.fisher, self.calibration.together(), self.folded)
 
 
 def _found(
@@ -321,10 +321,9 @@ def _found(
 
 def _packed(model: nn.Module, pieces: Compressed, images: Images, threads: int, float32: int) -> tuple[bytes, dict]:
     """Content of the packed file, and of sizes.json; the model changes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "packed.safetensors"
-        sizes = pack(model, pieces, defaults("packing")["batch_norm"], images, threads, float32, path)
-        return path.read_bytes(), sizes
+    reference, batch_norm = predict(model, images, threads), defaults("packing")["batch_norm"]
+    content, sizes, _ = pack_network(classification, model, pieces, batch_norm, images, reference, threads, float32)
+    return content, sizes
 
 
 def _quality(model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
@@ -336,10 +335,7 @@ def _quality(model: nn.Module, packed: bytes, images: Images, seed: int, threads
 
 def _state(packed: bytes) -> dict[str, Tensor]:
     """State dict of a packed file's content."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "packed.safetensors"
-        path.write_bytes(packed)
-        return load_packed(path)
+    return load_packed(packed)
 
 
 @contextmanager

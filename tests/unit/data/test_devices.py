@@ -10,7 +10,7 @@ import torch
 from tests.networks import random_weights
 from wshare.calibration.importance import fisher_diagonal
 from wshare.calibration.sensitivity import profile
-from wshare.calibration.statistics import half_statistics, input_statistics
+from wshare.calibration.statistics import calibrate, input_statistics
 from wshare.data.devices import device_of, placed
 from wshare.data.images import DeviceImages, ImageArray, ImageFile, Images
 from wshare.errors import FormatError, UserError
@@ -145,7 +145,7 @@ def test_a_gpu_measures_what_the_cpu_measures(name):
         found[where] = (
             fisher_diagonal(model, images.batches(), layers, 0),
             input_statistics(model, images.batches(), layers, 0),
-            half_statistics(model, images, layers, 0),
+            calibrate(model, images, layers, 0).halves,
         )
     (fisher, moments, folds), (fisher_here, moments_here, folds_here) = found[CPU], found[device]
     for layer in fisher:

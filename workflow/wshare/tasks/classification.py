@@ -43,6 +43,11 @@ def measure_of(labels: np.ndarray | None) -> str:
     return "agreement" if labels is None else "accuracy"
 
 
+def same_predictions(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two outputs give every image the same top-1 class."""
+    return np.array_equal(first.argmax(1), second.argmax(1))
+
+
 def score(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
     """Quality of `logits` [N, classes] against the float32 network's `reference` and the labels [N], if any."""
     labels = labels_or_reference(labels, reference)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import wshare.stages.search_rate_distortion as stage
-from wshare.artifacts.calibration import read_statistics
+from wshare.artifacts.calibration import read_calibration
 from wshare.artifacts.model import read_model, write_model
 from wshare.artifacts.outputs import write_outputs
 from wshare.artifacts.weights import read_layer
@@ -25,9 +25,11 @@ from wshare.models import zoo as networks
 from wshare.models.description import Fetched
 from wshare.models.folding import folded_norms
 from wshare.models.forward import forward
-from wshare.models.layers import SHAREABLE, replaced
+from wshare.models.kinds.table import kind_of
+from wshare.models.layers import replaced
+from wshare.models.norms import batch_norm_of
 from wshare.models.state import fast, load_state
-from wshare.packed.format import BatchNorm, load_packed
+from wshare.packed.format import load_packed
 from wshare.packed.write import write_files
 from wshare.quantize.layer import Options
 from wshare.report.results import _trace
@@ -59,7 +61,7 @@ def alive(model: nn.Module, seed: int = 0) -> nn.Module:
     """The model with weights and batch norms as training might leave them, negative scales among them."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, SHAREABLE):
+        if kind_of(module) is not None:
             columns = module.weight[0].numel()
             module.weight.data = torch.randn(module.weight.shape, generator=generator) * (2 / columns) ** 0.5
             if module.bias is not None:
@@ -76,7 +78,7 @@ def alive(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def layers_of(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, SHAREABLE)]
+    return [name for name, module in model.named_modules() if kind_of(module) is not None]
 
 
 def prepared(model: nn.Module, images: ImageFile, fold: bool = True) -> Network:
@@ -190,7 +192,7 @@ def test_what_a_search_measures_is_what_a_reader_of_the_file_gets(tmp_path, rand
     images = random_images(6, shape)
     network = prepared(model, images, fold)
     assert bool(network.norms) == fold
-    parts = network.quantised(1e-9, dict.fromkeys(network.targets, 1.0), Options(form=form), 2)
+    parts = network.quantised(1e-9, dict.fromkeys(network.targets, 1.0), Options(format=form), 2)
     tensors = network.all_tensors(parts)
     assert {key for part in parts for key in network.tensors(part, parts[part])} == tensors.keys()
     before = state(model)
@@ -268,9 +270,9 @@ def test_a_second_pass_gives_the_same(random_images):
     used, fresh = prepared(model, images), prepared(model, images)
     factors = dict.fromkeys(used.targets, 1.0)
     for form in ("entropy", "fixed"):
-        used.quantised(1e-7, factors, Options(form=form), 1)
-        found = used.all_tensors(used.quantised(1e-9, factors, Options(form=form), 1))
-        expected = fresh.all_tensors(fresh.quantised(1e-9, factors, Options(form=form), 1))
+        used.quantised(1e-7, factors, Options(format=form), 1)
+        found = used.all_tensors(used.quantised(1e-9, factors, Options(format=form), 1))
+        expected = fresh.all_tensors(fresh.quantised(1e-9, factors, Options(format=form), 1))
         assert all(np.array_equal(found[key], array) for key, array in expected.items())
 
 
@@ -403,7 +405,7 @@ def study(tmp_path, random_images, monkeypatch) -> Study:
 def test_the_inputs_are_measured_in_two_folds(study):
     study.measure_inputs()
     names = SHARED
-    folds = read_statistics(study.folder / "calibration.h5", names)
+    folds = read_calibration(study.folder / "calibration.h5", names).halves
     assert [fold["conv"].images for fold in folds] == [24, 24]
     model = read_model(study.spec, study.weights)
     for fold, part in zip(folds, (study.images.part(0, 12), study.images.part(12, 24)), strict=True):
@@ -414,7 +416,7 @@ def test_the_inputs_are_measured_in_two_folds(study):
 
 def test_no_more_images_are_measured_than_asked_for(study):
     study.measure_inputs(images=9)
-    folds = read_statistics(study.folder / "calibration.h5", ["conv"])
+    folds = read_calibration(study.folder / "calibration.h5", ["conv"]).halves
     assert [fold["conv"].images for fold in folds] == [8, 10]
 
 
@@ -472,7 +474,7 @@ def test_a_measurement_scores_each_fold_by_what_the_other_taught(study):
     fisher = {name: float(study_fisher(study, name).sum(dtype="float64")) for name in names}
     logits = []
     for fold, (first, stop) in zip(
-        reversed(read_statistics(study.folder / "calibration.h5", names)), ((0, 12), (12, 24)), strict=True
+        reversed(read_calibration(study.folder / "calibration.h5", names).halves), ((0, 12), (12, 24)), strict=True
     ):
         network = Network.of(model, fisher, fold, folded_norms(model, list(fisher), study.images.batch(0)[:2]))
         parts = network.quantised(recipe["slope"], dict.fromkeys(names, 1.0), Options(), 1)
@@ -494,7 +496,8 @@ def scale(tmp_path, random_images) -> Scale:
     fisher = {name: float(study_fisher(study, name).sum(dtype="float64")) for name in SHARED}
     norms = folded_norms(model, SHARED, study.images.batch(0)[:2])
     folds = [
-        Network.of(model, fisher, fold, norms) for fold in read_statistics(study.folder / "calibration.h5", SHARED)
+        Network.of(model, fisher, fold, norms)
+        for fold in read_calibration(study.folder / "calibration.h5", SHARED).halves
     ]
     return Scale(model, folds, study.images, study.logits, Options(), 1)
 
@@ -736,7 +739,7 @@ def test_norms_that_are_not_folded_are_kept_as_asked(study, kind):
     model = read_model(study.spec, study.weights)
     found = load_packed(study.folder / "packed.safetensors")
     for name in norms_of(model):
-        norm = BatchNorm.of(model.get_submodule(name))
-        expected = (norm.halved() if kind == "float16" else norm).state()
+        norm = batch_norm_of(model.get_submodule(name))
+        expected = (norm.to_float16() if kind == "float16" else norm).state()
         for leaf, array in expected.items():
             np.testing.assert_array_equal(found[f"{name}.{leaf}"].numpy(), array)

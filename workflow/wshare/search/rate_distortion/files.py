@@ -6,13 +6,11 @@ import torch
 from torch import nn
 
 from wshare.artifacts.calibration import KIND as INPUTS
-from wshare.artifacts.calibration import read_statistics
+from wshare.artifacts.calibration import read_calibration
 from wshare.artifacts.weights import KIND as WEIGHTS
-from wshare.artifacts.weights import layer_names, read_layer
-from wshare.calibration.importance import total
+from wshare.artifacts.weights import read_fisher
 from wshare.files.hdf5 import content_hash
 from wshare.models.folding import folded_norms
-from wshare.quantize.statistics import together
 from wshare.search.rate_distortion.network import Network
 
 
@@ -24,18 +22,20 @@ def read_folds(
     `made_from` holds the hashes of model and images that both files must come from; `sample` [N, C, H, W] is an image
     or a few, to find the batch norms that can be folded, if `fold`.
     """
-    names, fisher = _layers(extracted, made_from)
+    fisher = read_fisher(extracted, made_from)
+    names = list(fisher)
     folded = folded_norms(model, names, sample) if fold else {}
-    return [Network.of(model, fisher, found, folded) for found in read_statistics(moments, names, made_from)]
+    return [Network.of(model, fisher, found, folded) for found in read_calibration(moments, names, made_from).halves]
 
 
 def read_network(
     model: nn.Module, extracted: Path, moments: Path, made_from: dict[str, str], sample: torch.Tensor, fold: bool
 ) -> Network:
     """The same by what all folds tell together."""
-    names, fisher = _layers(extracted, made_from)
+    fisher = read_fisher(extracted, made_from)
+    names = list(fisher)
     folded = folded_norms(model, names, sample) if fold else {}
-    return Network.of(model, fisher, together(read_statistics(moments, names, made_from)), folded)
+    return Network.of(model, fisher, read_calibration(moments, names, made_from).together(), folded)
 
 
 def network_hashes(extracted: Path, moments: Path) -> dict[str, str]:
@@ -44,9 +44,3 @@ def network_hashes(extracted: Path, moments: Path) -> dict[str, str]:
         "weights.h5": content_hash(extracted, WEIGHTS),
         "calibration.h5": content_hash(moments, INPUTS),
     }
-
-
-def _layers(extracted: Path, made_from: dict[str, str]) -> tuple[list[str], dict[str, float]]:
-    """Names of the layers, and the sum of each one's importance."""
-    names = layer_names(extracted)
-    return names, {name: total(read_layer(extracted, name, made_from)[1]) for name in names}

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from wshare.models.kinds.table import kind_of
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
-from wshare.quantize.layer import Options, Quantised, Target, quantise, target
+from wshare.quantize.layer import Options, PreparedLayer, Quantised, prepare, quantise
 from wshare.quantize.statistics import InputStatistics
 
 
@@ -20,7 +21,7 @@ class Network:
     [outputs] of those that have one. `images` tells how many, with mirror images, their inputs were measured on.
     """
 
-    targets: dict[str, Target]
+    targets: dict[str, PreparedLayer]
     norms: dict[str, str]
     biases: dict[str, np.ndarray]
     images: int
@@ -35,12 +36,16 @@ class Network:
         """
         norms = batch_norms(model)
         modules = {name: model.get_submodule(name) for name in fisher}
-        biases = {name: module.bias.numpy(force=True) for name, module in modules.items() if module.bias is not None}
+        biases = {
+            name: module.bias.numpy(force=True)
+            for name, module in modules.items()
+            if getattr(module, "bias", None) is not None
+        }
         targets = {
-            name: target(
+            name: prepare(
                 name,
                 module.weight.numpy(force=True),
-                getattr(module, "groups", 1),
+                kind_of(module).layout(module),
                 fisher[name],
                 moments[name],
                 norms[folded[name]] if name in folded else None,
@@ -86,7 +91,7 @@ class Network:
         corrected = [self.corrected(name, layer) for name, layer in layers.items()]
         return Compressed(
             shared={f"{name}.weight": layer.shared for name, layer in layers.items()},
-            form=options.form,
+            format=options.format,
             bits=sum(layer.bits for layer in layers.values()),
             changed={key: array for tensors in corrected for key, array in tensors.items()},
             folded={self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm},
