@@ -331,9 +331,10 @@ class Study:
         write_model(Fetched(alive(networks.tiny(), seed), spec), self.weights, self.spec)
         layers = [{"name": name} for name in SHARED]
         write_json(self.folder / "layers.json", {"model": read_json(self.spec)["sha256"], "layers": layers})
-        settings = {"include": [], "exclude": ["fc"], "images": self.count, "seed": 0}
+        listed = self.folder / "layers.json"
+        settings = {"images": self.count, "seed": 0}
         self.extracted = self.folder / f"extracted{seed}.h5"
-        extract_weights(settings, "m", self.spec, self.weights, self.images.path, self.extracted, self.gpus)
+        extract_weights(settings, self.spec, self.weights, listed, self.images.path, self.extracted, self.gpus)
 
     def measure_inputs(self, images: int = 512, path: Path | None = None) -> None:
         measure_inputs(
