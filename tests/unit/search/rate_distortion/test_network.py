@@ -30,7 +30,7 @@ from wshare.models.layers import replaced
 from wshare.models.norms import batch_norm_of
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed
-from wshare.packed.write import write_files
+from wshare.packed.write import pack_network, write_files
 from wshare.quantize.layer import Options
 from wshare.report.results import _trace
 from wshare.search.rate_distortion import find as price_search
@@ -40,6 +40,7 @@ from wshare.search.rate_distortion.slope import first_guess
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_rate_distortion import pack_rate_distortion
+from wshare.tasks import classification
 from wshare.tasks.classification import score
 
 CHOICES = {
@@ -202,24 +203,16 @@ def test_what_a_search_measures_is_what_a_reader_of_the_file_gets(tmp_path, rand
         logits = predict(model, images)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     written = copy.deepcopy(model)
-    (tmp_path / "float32").write_bytes(bytes(10))
+    (tmp_path / "recipe").write_bytes(bytes(10))
     recipe = {
         "slope": 1e-9,
         "layers": {key: {"factor": 1.0} for key in parts},
         "settings": {"options": CHOICES | {"format": form}},
     }
-    write_files(
-        written,
-        network.pieces(recipe, 1),
-        "float32",
-        images,
-        1,
-        tmp_path / "float32",
-        tmp_path / "float32",
-        tmp_path / "packed",
-        tmp_path / "dense",
-        tmp_path / "sizes.json",
+    content, sizes, _ = pack_network(
+        classification, written, network.pieces(recipe, 1), "float32", images, predict(model, images), 1, 10
     )
+    write_files(content, sizes, *(tmp_path / file for file in ("recipe", "packed", "dense", "sizes.json")))
     found = load_packed(tmp_path / "packed")
     assert found.keys() == measured.keys()
     for key, array in tensors.items():
