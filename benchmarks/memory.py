@@ -1,4 +1,4 @@
-"""Peak memory of each rule's jobs, beside what the profiles ask for at first: the table of profiles/README.md.
+"""Peak memory of each rule's jobs, beside what the rules ask for at first: the table of profiles/README.md.
 
     python benchmarks/memory.py <study>=<folder>/results [<study>=<folder>/results ...]
 
@@ -7,23 +7,21 @@ a rule that a study did not run, or whose jobs were all too short to be measured
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
-from wshare.artifacts.timings import read_benchmark  # noqa: E402
+from wshare.artifacts.timings import stage_of  # noqa: E402
+from wshare.files.benchmarks import read_benchmark  # noqa: E402
 
 
 def peaks(results: Path) -> dict[str, float]:
     """Largest memory of a job of each rule in MiB, of all models and searches of a study."""
     found: dict[str, float] = {}
     for file in [*results.glob("benchmarks/*.tsv"), *results.glob("*/benchmarks/**/*.tsv")]:
-        # cluster_layer and profile_layers have a folder of files, named after layers and groups.
-        several = file.parent.name in ("cluster_layer", "profile_layers")
-        rule = file.parent.name if several else file.stem
+        rule = stage_of(file)
         measured = [memory for _, memory in read_benchmark(file) if memory is not None]
         found[rule] = max([*measured, found.get(rule, 0)])
     return {rule: memory for rule, memory in found.items() if memory}
@@ -35,11 +33,11 @@ def main() -> None:
     parser.add_argument("studies", nargs="+", metavar="STUDY=RESULTS")
     studies = dict(study.split("=", 1) for study in parser.parse_args().studies)
     columns = [peaks(Path(results)) for results in studies.values()]
-    profile = yaml.safe_load((ROOT / "profiles" / "default" / "profile.yaml").read_text())
+    rules = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
     print(f"| rule | {' | '.join(studies)} | asked for at first |\n{'|---' * (len(columns) + 2)}|")
-    for rule, asked in profile["set-resources"].items():
+    for rule, asked in re.findall(r"^(?:rule|checkpoint) (\w+):.*?mem_mb=growing\((\d+)\)", rules, re.M | re.S):
         measured = [f"{column[rule] * 1.048576:,.0f}" if rule in column else "-" for column in columns]
-        print(f"| `{rule}` | {' | '.join(measured)} | {int(asked['mem_mb'].split()[0]):,} |")
+        print(f"| `{rule}` | {' | '.join(measured)} | {int(asked):,} |")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ COLUMNS = ("network", "stage", "jobs", "seconds", "cpu_seconds", "peak_mb", "ima
 STAGES = (
     *("fetch_model", "inspect_model", "prepare_images", "evaluate_dense", "extract_weights"),
     *("cluster_layer", "profile_layers", "gather_sensitivity", "measure_inputs"),
-    *("search_rate_distortion", "pack_rate_distortion", "evaluate_packed"),
+    *("search", "pack_model", "evaluate_packed"),
 )
 
 
@@ -78,8 +78,8 @@ def images_forwarded(config: dict, network: str, layers: int) -> dict[str, int]:
         "profile_layers": probes * config["sensitivity"]["images"],
         # Each image and its mirror image.
         "measure_inputs": 2 * split["search"],
-        "search_rate_distortion": search["evaluations"] * split["search"] + layers * search["probe_images"],
-        "pack_rate_distortion": 0,
+        "search": search["evaluations"] * split["search"] + layers * search["probe_images"],
+        "pack_model": 0,
         "evaluate_packed": split["held_out"],
     }
 
