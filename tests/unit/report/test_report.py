@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from wshare.stages.search_rate_distortion import LOSSES
 
 from wshare.artifacts.timings import Usage, of_search, read_benchmark, usage_by_stage
 from wshare.config.plan import plan
