@@ -1,13 +1,17 @@
-PYTHON ?= python3.11
+# The first that there is and that works: a shim of pyenv may stand for a version that is not installed.
+PYTHON ?= $(shell for version in 3.11 3.12 3.13; do \
+	python$$version -c '' 2> /dev/null && echo python$$version && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+# Tests side by side.
+WORKERS ?= auto
 ATHERIS := 3.0.0
 # Of fuzzing, for each of three targets.
 FUZZ_SECONDS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-browser docs fuzz lint lock clean
+.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -16,6 +20,7 @@ setup: $(VENV)/.installed ## Create .venv and install the pinned dependencies.
 
 # The stamp comes last: an installation that was cut off is taken up again.
 $(VENV)/.installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "none of python3.11, python3.12, python3.13 works; set PYTHON=<path>"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -24,11 +29,14 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 demo: setup ## Compress the networks of config/config.yaml, from nothing to the verdict.
 	$(BIN)/snakemake --cores $(CORES)
 
-test: setup ## Run all checks and tests.
+test: setup ## Run all checks, and all tests but those of clusters and browsers.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+test-fast: setup ## Run the unit tests, without those that take long.
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow" tests/unit
 
 # An environment of its own, laid over .venv: with the Slurm plugin installed every start of Snakemake asks for Slurm.
 test-cluster: setup ## Run the small study through Slurm and a submit command on this machine; installs Slurm.

@@ -1,9 +1,14 @@
 """Runs of the workflow as a user starts them, and what of their results does not depend on the clock."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +47,22 @@ def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen
         return subprocess.Popen(
             command, env=environment(**more), stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
         )
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Folder of that name that `make` fills, once for all processes that pytest-xdist runs tests in."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name}.done"
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
 
 
 def without_times(path: Path) -> bytes:

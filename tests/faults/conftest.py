@@ -140,20 +140,18 @@ class Study:
 OUTPUTS = {
     "train_model": ("--weights", "--spec"),
     "fetch_model": ("--weights", "--spec"),
-    "prepare_images": ("--search", "--held-out"),
+    "prepare_images": ("--search-images", "--held-out-images"),
     "inspect_model": ("--layers",),
-    "evaluate_dense": ("--search-logits", "--held-out-logits", "--metrics"),
-    "extract_weights": ("--extracted",),
+    "evaluate_dense": ("--search-outputs", "--held-out-outputs", "--baseline"),
+    "extract_weights": ("--layer-weights",),
     "cluster_layer": ("--clusters",),
     "profile_layers": ("--table",),
     "gather_sensitivity": ("--sensitivity",),
-    "measure_inputs": ("--moments",),
-    "search": ("--journal", "--front", "--recipe"),
-    "search_rate_distortion": ("--journal", "--front", "--losses", "--recipe"),
+    "measure_inputs": ("--calibration",),
+    "search": ("--journal", "--front", "--losses", "--recipe"),
     "pack_model": ("--packed", "--dense", "--sizes"),
-    "pack_rate_distortion": ("--packed", "--dense", "--sizes"),
-    "evaluate_packed": ("--metrics", "--answers"),
-    "summarise": ("--summary", "--table"),
+    "evaluate_packed": ("--metrics", "--predictions", "--timings"),
+    "summarise": ("--summary", "--summary-table"),
     "report_model": ("--page", "--figures"),
     "report_study": ("--page", "--figures"),
 }
@@ -227,9 +225,10 @@ def jobs_of(output: str) -> dict[str, list[str]]:
     for line in re.findall(r"python -m wshare (.*) > \S+ 2>&1", output, flags=re.MULTILINE):
         arguments = shlex.split(line)
         name = arguments[0]
-        for flag in ("--layer", "--search") if name in ("cluster_layer", "evaluate_packed") else ():
-            if flag in arguments:
-                name += " " + arguments[arguments.index(flag) + 1]
+        if name == "cluster_layer":
+            name += " " + arguments[arguments.index("--layer") + 1]
+        elif name in ("search", "pack_model", "evaluate_packed"):
+            name += " " + Path(arguments[arguments.index("--recipe") + 1]).parent.name
         jobs[name] = arguments
     return jobs
 

@@ -8,11 +8,13 @@ from torch import nn
 
 from wshare.artifacts.model import write_model
 from wshare.cli import main
-from wshare.config.slices import stage_settings
 from wshare.config.validation import complete
 from wshare.files.atomic import write_text
 from wshare.models import zoo as networks
 from wshare.models.description import Fetched
+from wshare.search.methods import METHODS
+
+from ..rules import settings_of_stage
 
 LAYERS = ("depthwise", "pointwise")
 CONFIG = complete(
@@ -53,86 +55,98 @@ def layers() -> list[str]:
 
 def searched(search: str) -> dict:
     """Files of one search by the names of flags."""
-    names = ("recipe.json", "packed.safetensors", "dense.safetensors", "sizes.json", "front.csv")
-    names += ("predictions.csv", "metrics.json")
-    files = {name.partition(".")[0]: f"{R}/search/{search}/{name}" for name in names}
-    return files | {"journal": f"{R}/search/{search}/journal.jsonl", "losses": f"{R}/search/{search}/losses.csv"}
+    names = ("recipe.json", "packed.safetensors", "dense.safetensors", "sizes.json", "front.csv", "losses.csv")
+    names += ("predictions.csv", "metrics.json", "timings.json", "journal.jsonl")
+    return {name.partition(".")[0]: f"{R}/search/{search}/{name}" for name in names}
+
+
+def needed(search: str) -> dict:
+    """Flags of the files that a search's method goes by."""
+    files = {
+        "layer_weights": f"{R}/weights.h5",
+        "calibration": f"{R}/calibration.h5",
+        "clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()],
+        "sensitivity": f"{R}/sensitivity.csv",
+    }
+    return {name: files[name] for name in METHODS[CONFIG["searches"][search]["method"]].needs}
 
 
 def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     """Flags that name what a stage reads, and those that name what it writes; `item` is its layer or search."""
     own = searched(item)
-    images = {"images": f"{R}/images/search.h5"}
-    baseline = {"baseline": f"{R}/baseline/search.h5"}
-    shared = {"extracted": f"{R}/weights.h5", "moments": f"{R}/calibration.h5"}
-    # Only for stages that need it: layers.json may be the damaged file.
-    gathering = stage in ("profile_layers", "search", "pack_model")
-    clusters = {"clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()] if gathering else []}
-    threads, code, gpus = {"threads": 1}, {"code": "code", "journal": own["journal"]}, {"gpus": 0}
+    images = {"search_images": f"{R}/images/search.h5"}
+    held_out = {"held_out_images": f"{R}/images/held_out.h5"}
+    outputs = {"search_outputs": f"{R}/baseline/search.h5"}
+    listed, baseline = {"layers": f"{R}/model/layers.json"}, f"{R}/baseline/metrics.json"
+    threads, gpus = {"threads": 1}, {"gpus": 0}
+    # Only for stages that need them: layers.json may be the damaged file.
+    needs = needed(item) if stage in ("search", "pack_model") else {}
+    benchmarks = {"benchmarks": f"{R}/benchmarks/search/{item}/search.tsv"}
 
     def some(*names: str) -> dict:
         return {name: own[name] for name in names}
 
-    files = ("packed", "dense", "sizes")
+    def several(*searches: str, **names: str) -> dict:
+        return {flag: [searched(search)[name] for search in searches] for flag, name in names.items()}
+
     table = {
-        "prepare_images": (
-            {"spec": MODEL["spec"]},
-            {"search": f"{R}/images/search.h5", "held_out": f"{R}/images/held_out.h5"},
+        "prepare_images": lambda: ({"spec": MODEL["spec"]}, images | held_out),
+        "evaluate_dense": lambda: (
+            MODEL | images | held_out | threads | gpus,
+            outputs | {"held_out_outputs": f"{R}/baseline/held_out.h5", "baseline": baseline},
         ),
-        "evaluate_dense": (
-            MODEL | {"search": f"{R}/images/search.h5", "held_out": f"{R}/images/held_out.h5"} | threads | gpus,
-            {"search_logits": f"{R}/baseline/search.h5", "held_out_logits": f"{R}/baseline/held_out.h5"}
-            | {"metrics": f"{R}/baseline/metrics.json"},
-        ),
-        "inspect_model": (MODEL | {"name": "m"}, {"layers": f"{R}/model/layers.json"}),
-        "extract_weights": (MODEL | images | {"name": "m"} | gpus, {"extracted": f"{R}/weights.h5"}),
-        "measure_inputs": (
-            MODEL | images | {"layers": f"{R}/model/layers.json"} | gpus,
-            {"moments": f"{R}/calibration.h5"},
-        ),
-        "cluster_layer": (
-            {"layer": item, "weights": f"{R}/weights.h5"},
+        "inspect_model": lambda: (MODEL | {"model": "m"}, listed),
+        "extract_weights": lambda: (MODEL | listed | images | gpus, {"layer_weights": f"{R}/weights.h5"}),
+        "measure_inputs": lambda: (MODEL | listed | images | gpus, {"calibration": f"{R}/calibration.h5"}),
+        "cluster_layer": lambda: (
+            {"layer": item, "layer_weights": f"{R}/weights.h5"},
             {"clusters": f"{R}/layers/{item}/clusters.h5"},
         ),
-        "profile_layers": (
-            MODEL | images | baseline | clusters | gpus,
+        "profile_layers": lambda: (
+            MODEL | images | outputs | {"clusters": needed("slope")["clusters"]} | gpus,
             {"table": f"{R}/sensitivity/0.csv"},
         ),
-        "gather_sensitivity": ({"tables": [f"{R}/sensitivity/0.csv"]}, {"sensitivity": f"{R}/sensitivity.csv"}),
-        "search": (
-            MODEL | images | baseline | clusters | {"sensitivity": f"{R}/sensitivity.csv"} | code | threads | gpus,
-            some("front", "recipe"),
+        "gather_sensitivity": lambda: (
+            {"tables": [f"{R}/sensitivity/0.csv"]},
+            {"sensitivity": f"{R}/sensitivity.csv"},
         ),
-        "search_rate_distortion": (
-            MODEL | images | baseline | shared | code | threads | gpus,
+        "search": lambda: (
+            MODEL | listed | images | outputs | needs | {"code": "code"} | some("journal") | threads | gpus,
             some("front", "losses", "recipe"),
         ),
-        "pack_model": (MODEL | images | clusters | some("recipe") | threads, some(*files)),
-        "pack_rate_distortion": (MODEL | images | shared | some("recipe") | threads, some(*files)),
-        "evaluate_packed": (
-            {"model": "m", "search": item, "dataset": "digits", "spec": MODEL["spec"], **some("packed")}
-            | {"images": f"{R}/images/held_out.h5", "baseline": f"{R}/baseline/held_out.h5"}
-            | some("recipe", "sizes")
-            | {"benchmarks": f"{R}/benchmarks", "layers_per_job": 16}
+        "pack_model": lambda: (
+            MODEL | listed | images | outputs | needs | some("recipe") | threads,
+            some("packed", "dense", "sizes"),
+        ),
+        "evaluate_packed": lambda: (
+            {"model": "m", "search": item, "dataset": "digits", "spec": MODEL["spec"]}
+            | held_out
+            | {"held_out_outputs": f"{R}/baseline/held_out.h5"}
+            | some("packed", "recipe", "sizes")
+            | benchmarks
             | threads
             | gpus,
-            some("answers", "metrics"),
+            some("predictions", "metrics", "timings"),
         ),
-        "summarise": (
-            {"metrics": [searched("slope")["metrics"], searched("rd")["metrics"]]}
-            | {"baseline": [f"{R}/baseline/metrics.json"]},
-            {"summary": "results/summary.txt", "table": "results/summary.csv"},
+        "summarise": lambda: (
+            several("slope", "rd", metrics="metrics", timings="timings", recipes="recipe")
+            | {"baselines": [baseline, baseline]},
+            {"summary": "results/summary.txt", "summary_table": "results/summary.csv"},
         ),
-        "report_model": (
+        "report_model": lambda: (
             # The page holds all that the figures show.
-            {"model": "m", "metrics": [own["metrics"]], "layers_per_job": 16, "figures": f"{R}/report/{item}/figures"},
+            {"model": "m", **MODEL, **listed, **held_out, **benchmarks, "baseline": baseline}
+            | several(item, metrics="metrics", timings="timings", recipes="recipe", sizes="sizes", fronts="front")
+            | several(item, losses="losses", predictions="predictions", packed="packed")
+            | ({"sensitivity": f"{R}/sensitivity.csv"} if item == "slope" else {})
+            | {"figures": f"{R}/report/{item}/figures"},
             {"page": f"{R}/report/{item}/index.html"},
         ),
     }
-    return table[stage]
+    return table[stage]()
 
 
-WITHOUT_SETTINGS = ("evaluate_dense", "gather_sensitivity", "summarise")
+WITHOUT_SETTINGS = ("evaluate_dense", "gather_sensitivity", "pack_model", "summarise")
 
 
 def run(stage: str, item: str = "") -> int:
@@ -140,7 +154,7 @@ def run(stage: str, item: str = "") -> int:
     given, made = flags(stage, item)
     arguments = [stage]
     if stage not in WITHOUT_SETTINGS:
-        arguments += ["--settings", stage_settings(CONFIG, stage, "m", item)]
+        arguments += ["--settings", settings_of_stage(CONFIG, stage, "m", item)]
     for name, value in (given | made).items():
         values = value if isinstance(value, list) else [value]
         arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
@@ -150,7 +164,7 @@ def run(stage: str, item: str = "") -> int:
 CHAIN = (
     *(("prepare_images", ""), ("evaluate_dense", ""), ("inspect_model", ""), ("extract_weights", "")),
     *(("measure_inputs", ""), ("cluster_layer", None), ("profile_layers", ""), ("gather_sensitivity", "")),
-    *(("search", "slope"), ("search_rate_distortion", "rd"), ("pack_model", "slope"), ("pack_rate_distortion", "rd")),
+    *(("search", "slope"), ("search", "rd"), ("pack_model", "slope"), ("pack_model", "rd")),
     *(("evaluate_packed", "slope"), ("evaluate_packed", "rd"), ("summarise", "")),
 )
 
@@ -168,6 +182,7 @@ def write_network(module: nn.Module | None = None, function: str = "tiny") -> No
         "builder": embedded if function == "tiny" else own,
         "dropped": [],
         "input": [1, 8, 8],
+        "task": "classification",
         "classes": 10,
         "published": None,
         "origin": "random weights",
@@ -180,8 +195,8 @@ def write_network(module: nn.Module | None = None, function: str = "tiny") -> No
 def run_all(module: nn.Module | None = None, function: str = "tiny") -> None:
     """Every stage in order, below the working directory."""
     write_network(module, function)
-    for search, rule in (("slope", "search"), ("rd", "search_rate_distortion")):
-        write_text(f"{R}/benchmarks/search/{search}/{rule}.tsv", "s\tmax_rss\n1.0\t2.0\n")
+    for search in ("slope", "rd"):
+        write_text(f"{R}/benchmarks/search/{search}/search.tsv", "s\tmax_rss\n1.0\t2.0\n")
     for stage, item in CHAIN:
         for each in layers() if item is None else [item]:
             assert run(stage, each) == 0, (stage, each)

@@ -87,7 +87,7 @@ CASES = [
     ("searches.slope.quality_target: 1.5", ["searches.slope.quality_target: 1.5 is greater than the maximum of 1"]),
     ("searches.slope.quality_target: high", ["searches.slope.quality_target: 'high' is not of type 'number'"]),
     ("searches.slope.confidence: 1", ["searches.slope.confidence: 1 is greater than or equal to the maximum of 1"]),
-    ("searches.slope.options: {samples: 3}", ["searches.slope.options.samples: unknown key."]),
+    ("searches.slope.options: {samples: 3}", ["searches.slope.options.samples: unknown key. Known: 'evaluations'."]),
     ("searches.slope.options.evaluations: 0", ["searches.slope.options.evaluations: 0 is less than the minimum of 1"]),
     ("clustering.candidates: []", ["clustering.candidates: [] should be non-empty"]),
     ("clustering.candidates: [2, 2]", ["clustering.candidates: [2, 2] has non-unique elements"]),

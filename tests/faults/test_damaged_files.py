@@ -32,19 +32,19 @@ READERS = [
     (f"{R}/images/held_out.h5", "evaluate_dense", ""),
     (f"{R}/images/search.h5", "extract_weights", ""),
     (f"{R}/weights.h5", "cluster_layer", "pointwise"),
-    (f"{R}/weights.h5", "search_rate_distortion", "rd"),
-    (f"{R}/calibration.h5", "search_rate_distortion", "rd"),
-    (f"{R}/calibration.h5", "pack_rate_distortion", "rd"),
+    (f"{R}/weights.h5", "search", "rd"),
+    (f"{R}/calibration.h5", "search", "rd"),
+    (f"{R}/calibration.h5", "pack_model", "rd"),
     (CLUSTERS[0], "profile_layers", ""),
     (CLUSTERS[1], "search", "slope"),
     (CLUSTERS[1], "pack_model", "slope"),
     (f"{R}/baseline/search.h5", "profile_layers", ""),
-    (f"{R}/baseline/search.h5", "search_rate_distortion", "rd"),
+    (f"{R}/baseline/search.h5", "search", "rd"),
     (f"{R}/baseline/held_out.h5", "evaluate_packed", "rd"),
     (f"{R}/sensitivity/0.csv", "gather_sensitivity", ""),
     (f"{R}/sensitivity.csv", "search", "slope"),
     (SLOPE["recipe"], "pack_model", "slope"),
-    (RD["recipe"], "pack_rate_distortion", "rd"),
+    (RD["recipe"], "pack_model", "rd"),
     (RD["recipe"], "evaluate_packed", "rd"),
     (RD["sizes"], "evaluate_packed", "rd"),
     (SLOPE["packed"], "evaluate_packed", "slope"),
@@ -60,7 +60,7 @@ READERS = [
     (f"{R}/baseline/metrics.json", "report_model", "slope"),
     (f"{R}/sensitivity.csv", "report_model", "slope"),
     *((RD[name], "report_model", "rd") for name in ("metrics", "recipe", "sizes", "front")),
-    *((RD[name], "report_model", "rd") for name in ("losses", "answers", "packed")),
+    *((RD[name], "report_model", "rd") for name in ("losses", "predictions", "packed")),
 ]
 IDS = [f"{stage}-{path.removeprefix(R + '/').replace('/', '.')}" for path, stage, _ in READERS]
 FLIPS = 12
@@ -214,7 +214,7 @@ def test_a_damaged_journal_stops_the_report_or_changes_nothing(study, fault, cap
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, search):
     row = fault(3, "journal of a search truncated or changed", data="its whole lines count, a changed one is refused")
-    stage = "search" if search == "slope" else "search_rate_distortion"
+    stage = "search"
     recipe, journal = Path(searched(search)["recipe"]), Path(searched(search)["journal"])
     assert again(stage, search) == 0
     expected, whole = recipe.read_bytes(), journal.read_bytes()
@@ -243,14 +243,14 @@ def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, sea
     [
         (f"{R}/model/layers.json", "measure_inputs", "", "model"),
         (f"{R}/images/search.h5", "evaluate_dense", "", "preprocessing"),
-        (f"{R}/calibration.h5", "search_rate_distortion", "rd", "model"),
+        (f"{R}/calibration.h5", "search", "rd", "model"),
         (CLUSTERS[1], "search", "slope", "images"),
         (f"{R}/sensitivity.csv", "search", "slope", "images"),
         (f"{R}/sensitivity.csv", "search", "slope", "clusters of pointwise"),
         (SLOPE["recipe"], "pack_model", "slope", "images"),
         (SLOPE["recipe"], "pack_model", "slope", "clusters of depthwise"),
-        (RD["recipe"], "pack_rate_distortion", "rd", "weights.h5"),
-        (RD["recipe"], "pack_rate_distortion", "rd", "calibration.h5"),
+        (RD["recipe"], "pack_model", "rd", "weights.h5"),
+        (RD["recipe"], "pack_model", "rd", "calibration.h5"),
         (RD["recipe"], "evaluate_packed", "rd", "model"),
         (RD["sizes"], "evaluate_packed", "rd", "packed"),
         (f"{R}/model/layers.json", "report_model", "slope", "model"),
@@ -262,7 +262,7 @@ def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, sea
         (RD["metrics"], "report_model", "rd", "packed"),
         (RD["front"], "report_model", "rd", "images"),
         (RD["losses"], "report_model", "rd", "model"),
-        (RD["answers"], "report_model", "rd", "packed"),
+        (RD["predictions"], "report_model", "rd", "packed"),
     ],
 )
 def test_a_file_made_from_other_files_is_refused(study, fault, capsys, path, stage, item, what):

@@ -22,7 +22,7 @@ from .conftest import (
 from .supervisor import REMOVE, Ended, broken, full
 
 # A stage for each library that writes: text, HDF5, the journal, safetensors.
-LIBRARIES = ("gather_sensitivity", "cluster_layer fc", "search", "pack_model")
+LIBRARIES = ("gather_sensitivity", "cluster_layer fc", "search slope", "pack_model slope")
 # With every write.
 THOROUGH = (
     *LIBRARIES,
@@ -31,7 +31,7 @@ THOROUGH = (
 # Of many writes in a row on one file the first and the last two.
 LONG = ("prepare_images", "measure_inputs")
 # Some seconds of work before each write: that many at random.
-SLOW = {"train_model": 3, "search_rate_distortion": 3, "pack_rate_distortion": 3}
+SLOW = {"train_model": 3, "search rate_distortion": 3, "pack_model rate_distortion": 3}
 JOBS = (*THOROUGH, *LONG, *SLOW)
 SURVIVED = (
     "exit code 1 and one line with file and cure; earlier results as they were, no half file, nothing left over; "
@@ -151,7 +151,7 @@ def test_snakemake_names_rule_log_and_cause_of_a_failed_write(study: Study, faul
         "undisturbed result",
     )
     folder = study.copy()
-    for job in ("pack_model", "evaluate_packed slope", "summarise"):
+    for job in ("pack_model slope", "evaluate_packed slope", "summarise"):
         study.clear(folder, job)
     results = folder / "results/tiny/search/slope"
     limit = len(study.files["tiny/search/slope/dense.safetensors"]) - 1

@@ -14,6 +14,8 @@ import atheris
 with atheris.instrument_imports(
     include=[
         "wshare.packed.format",
+        "wshare.packed.container",
+        "wshare.packed.sections",
         "wshare.packed.format_v1",
         "wshare.packed.entropy",
         "wshare.quantize.codebooks",

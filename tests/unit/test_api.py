@@ -108,9 +108,8 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         model, weights, images, folder / "held_out.h5", baseline, folder / "other.h5", folder / "dense.json", 1, 0
     )
     inspect_model({"include": [], "exclude": []}, "m", model, weights, files["layers.json"])
-    extract_weights(
-        {"include": [], "exclude": [], "images": 128, "seed": 0}, "m", model, weights, images, files["weights.h5"], 0
-    )
+    listed = files["layers.json"]
+    extract_weights({"images": 128, "seed": 0}, model, weights, listed, images, files["weights.h5"], 0)
     measure_inputs({"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["calibration.h5"], 0)
     made = model, weights, images
     search_rate_distortion(

@@ -1,9 +1,12 @@
 import inspect
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -19,6 +22,8 @@ from wshare.config.validation import PACKAGE
 from wshare.files.sealed import write_json
 from wshare.files.tables import write_sealed
 from wshare.version import __version__
+
+from ..rules import bodies
 
 CLUSTERING = {"method": "exact", "k_max": 8, "bins": 64, "weighting": "none", "candidates": [2, 6, 100], "seed": 0}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -39,7 +44,8 @@ def weight_file(folder: Path) -> Path:
 
 def cluster(folder: Path, weights: Path, layer: str = "fc", settings: str = json.dumps(CLUSTERING)) -> list[str]:
     output = str(folder / "out" / "clusters.h5")
-    return ["cluster_layer", "--settings", settings, "--layer", layer, "--weights", str(weights), "--clusters", output]
+    files = ["--layer-weights", str(weights), "--clusters", output]
+    return ["cluster_layer", "--settings", settings, "--layer", layer, *files]
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture) -> str:
@@ -50,14 +56,23 @@ def help_of(command: str, capsys: pytest.CaptureFixture) -> str:
     return capsys.readouterr().out
 
 
+def flags_of(function: Callable) -> set[str]:
+    """Names of a stage's flags; those of a parameter that is a dataclass are the names of its fields."""
+    names = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = parameter.annotation
+        names |= {field.name for field in fields(kind)} if is_dataclass(kind) else {name}
+    return {name.replace("_", "-") for name in names}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_tells_what_a_stage_does_and_all_its_flags(stage, capsys):
     text = help_of(stage, capsys)
     function = getattr(import_module(f"wshare.stages.{stage}"), stage)
     first_words = " ".join(function.__doc__.split()[:3])
     assert first_words in " ".join(text.split())
-    for name in inspect.signature(function).parameters:
-        assert f"--{name.replace('_', '-')} " in text
+    for name in flags_of(function):
+        assert f"--{name} " in text
 
 
 def test_the_program_lists_its_stages_and_its_version(capsys):
@@ -73,7 +88,7 @@ def test_the_program_lists_its_stages_and_its_version(capsys):
 
 
 def test_every_stage_has_a_module_and_every_module_is_a_stage():
-    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, "__init__"}
+    assert {file.stem for file in (PACKAGE / "stages").glob("*.py")} == {*STAGES, "__init__", "arguments"}
     assert {file.stem for file in (PACKAGE / "commands").glob("*.py")} == {*COMMANDS, "__init__", "common", "tables"}
 
 
@@ -93,13 +108,28 @@ def test_help_of_a_command_has_its_line_an_example_and_help_for_every_flag(comma
             assert f"{told} (default: {parameter.default})" in words, name
 
 
-def test_rules_call_stages_with_the_flags_that_they_have():
-    text = "".join(file.read_text(encoding="utf-8") for file in sorted((PACKAGE.parent / "rules").glob("*.smk")))
-    shells = re.findall(r"python -m wshare (\w+)(.*?)(?:> \{log|\n\n)", text, flags=re.DOTALL)
-    assert {stage for stage, _ in shells} == set(STAGES)
-    for stage, flags in shells:
-        parameters = inspect.signature(getattr(import_module(f"wshare.stages.{stage}"), stage)).parameters
-        assert set(re.findall(r" --([\w-]+)", flags)) == {name.replace("_", "-") for name in parameters}, stage
+def test_rules_call_stages_with_the_flags_that_they_have_one_a_line():
+    shells = {
+        rule: re.findall(r'^        "(.*)"', body.partition("shell:")[2], re.M) for rule, body in bodies().items()
+    }
+    assert {rule for rule, lines in shells.items() if lines} == set(STAGES)
+    for stage, (call, *lines, log) in shells.items():
+        assert call == f"python -m wshare {stage}"
+        assert log == " > {log:q} 2>&1"
+        given = [re.fullmatch(r" --([\w-]+) \{[\w.]+(:q)?\}", line)[1] for line in lines]
+        assert len(set(given)) == len(given)
+        assert set(given) == flags_of(getattr(import_module(f"wshare.stages.{stage}"), stage)), stage
+
+
+def test_a_flag_means_the_same_file_in_every_rule():
+    """Of the files that several stages read, each has one flag; a list of them ends in an s."""
+    meant = {}
+    for body in bodies().values():
+        files = dict(re.findall(r'^        (\w+)=(?:\w+\("\w+", )?"(results/[^"]+)"\)?,$', body, re.MULTILINE))
+        for flag, name in re.findall(r'" --([\w-]+) \{(?:input|output)\.(\w+):q\}"', body):
+            if name in files:
+                meant.setdefault(flag, set()).add(files[name])
+    assert {flag: files for flag, files in meant.items() if len(files) > 1} == {}
 
 
 def test_a_stage_runs_from_its_flags(tmp_path):
@@ -134,14 +164,8 @@ def damaged(folder: Path) -> Path:
         (
             lambda folder: [
                 "summarise",
-                "--metrics",
-                f"{folder}/a",
-                "--baseline",
-                f"{folder}/d",
-                "--summary",
-                f"{folder}/b",
-                "--table",
-                f"{folder}/c",
+                *("--metrics", f"{folder}/a", "--timings", f"{folder}/e", "--recipes", f"{folder}/f"),
+                *("--baselines", f"{folder}/d", "--summary", f"{folder}/b", "--summary-table", f"{folder}/c"),
             ],
             "a: no such file",
         ),
@@ -196,7 +220,7 @@ def test_from_a_shell(tmp_path):
     """The exit code and the one line are those of the process too; a damaged model file is named."""
     write_json(tmp_path / "model.json", {"sha256": "0", "dropped": []})
     (tmp_path / "weights").write_bytes(b"not these")
-    command = ["inspect_model", "--settings", "{}", "--name", "m", "--spec", "model.json", "--weights", "weights"]
+    command = ["inspect_model", "--settings", "{}", "--model", "m", "--spec", "model.json", "--weights", "weights"]
     run = subprocess.run(
         [sys.executable, "-m", "wshare", *command, "--layers", "layers.json"],
         env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
@@ -215,9 +239,53 @@ def test_from_a_shell(tmp_path):
 def test_a_stage_is_documented_and_takes_what_a_flag_can_give(stage):
     function = getattr(import_module(f"wshare.stages.{stage}"), stage)
     assert inspect.getdoc(function)
-    for parameter in inspect.signature(function).parameters.values():
-        assert parameter.annotation in (dict, Path, list[Path], str, int), parameter
-        assert parameter.default is parameter.empty, parameter
+    parameters = inspect.signature(function).parameters.values()
+    assert len(parameters) <= 10
+    kinds = [parameter.annotation for parameter in parameters]
+    for kind in kinds:
+        kinds += [field.type for field in fields(kind)] if is_dataclass(kind) else []
+        assert kind in (dict, Path, list[Path], str, int, Path | None) or is_dataclass(kind), kind
+    assert all(parameter.default is parameter.empty for parameter in parameters)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Files, two of which may be left out."""
+
+    first: Path
+    second: Path | None = None
+    others: list[Path] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--first", "a"], Some(Path("a"))),
+        (["--first", "a", "--second", "--others"], Some(Path("a"))),
+        (["--second", "b", "--others", "c", "d", "--first", "a"], Some(Path("a"), Path("b"), [Path("c"), Path("d")])),
+    ],
+)
+def test_fields_of_an_argument_are_flags_and_those_with_a_default_may_stand_without_a_value(
+    monkeypatch, given, expected
+):
+    seen = []
+
+    def gather_sensitivity(count: int, files: Some) -> None:
+        seen.append((count, files))
+
+    monkeypatch.setattr(import_module("wshare.stages.gather_sensitivity"), "gather_sensitivity", gather_sensitivity)
+    assert main(["gather_sensitivity", "--count", "3", *given]) == 0
+    assert seen == [(3, expected)]
+
+
+def test_what_the_library_logs_is_printed_as_it_is(monkeypatch, capsys):
+    def gather_sensitivity() -> None:
+        logging.getLogger("wshare.anything").info("50 %% of %s", "all")
+        logging.getLogger("elsewhere").info("of no interest")
+
+    monkeypatch.setattr(import_module("wshare.stages.gather_sensitivity"), "gather_sensitivity", gather_sensitivity)
+    assert main(["gather_sensitivity"]) == 0
+    assert capsys.readouterr() == ("50 % of all\n", "")
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])

@@ -29,9 +29,18 @@ def command(folder: Path, *arguments: str, snakefile: str = "Snakefile") -> list
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Working directory of a finished run."""
-    folder = tmp_path_factory.mktemp("study")
+    return runs.made_once(tmp_path_factory, "study", run_study)
+
+
+def run_study(folder: Path) -> None:
     shutil.copy(CONFIG, folder)
     run = snakemake(folder, "--cores", "2")
     assert run.returncode == 0, run.stdout + run.stderr
     (folder / "terminal.txt").write_text(run.stdout + run.stderr)
-    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of this folder run the workflow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("slow")

@@ -7,7 +7,6 @@ import pytest
 import torch
 import yaml
 
-from wshare.config.slices import search_names
 from wshare.config.validation import complete
 from wshare.files.sealed import write_json
 from wshare.models.layers import inspect
@@ -17,14 +16,12 @@ from ..networks import CONFIG, random_weights
 from .conftest import ROOT, snakemake
 
 STUDY = ROOT / "config" / "imagenet.yaml"
-# Rules with a job for each network, and with a job for each search of a network, by its kind.
+# Rules with a job for each network, and with a job for each search of a network.
 ONCE = (
     *("prepare_images", "evaluate_dense", "extract_weights", "measure_inputs", "gather_sensitivity"),
     "report_model",
 )
-OF_PRICES = ("search_rate_distortion", "pack_rate_distortion")
-OF_OTHERS = ("search", "pack_model")
-OF_ALL = ("evaluate_packed",)
+OF_SEARCHES = ("search", "pack_model", "evaluate_packed")
 # The jobs in front of the layers, whose results stand there already.
 BEFORE = ("fetch_model", "inspect_model")
 
@@ -91,11 +88,7 @@ def test_jobs_follow_from_networks_layers_and_searches(plan):
     layers, jobs, _ = plan
     config = complete(yaml.safe_load(STUDY.read_text()) | {"image_folder": "/"})
     a_job = config["sensitivity"]["layers_per_job"]
-    prices = search_names(config, rate_distortion=True)
-    others = search_names(config, rate_distortion=False)
-    expected = dict.fromkeys(ONCE, len(layers))
-    for rules, searches in ((OF_PRICES, prices), (OF_OTHERS, others), (OF_ALL, config["searches"])):
-        expected |= dict.fromkeys(rules, len(layers) * len(searches))
+    expected = dict.fromkeys(ONCE, len(layers)) | dict.fromkeys(OF_SEARCHES, len(layers) * len(config["searches"]))
     expected["cluster_layer"] = sum(layers.values())
     expected["profile_layers"] = sum(-(-count // a_job) for count in layers.values())
     assert {rule: jobs.get(rule) for rule in expected} == expected

@@ -8,6 +8,7 @@ has run, so that their jobs (`cluster_layer`, `profile_layers`) are in no plan u
 what is planned at first; `test_plan_behind_the_checkpoint` runs it and compares the rest.
 """
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ..runs import ROOT, environment
+from ..runs import ROOT, environment, made_once
 from .conftest import command, snakemake
 
 LAYERS = {"tiny": ("depthwise", "pointwise", "fc"), "given": ("conv", "depthwise", "pointwise", "fc")}
@@ -381,13 +382,19 @@ CASES = [case for cases in ROWS.values() for case in cases]
 @pytest.fixture(scope="module")
 def second_model(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str], set[str]]:
     """A finished run with a second model beside the first; its planned jobs, and those that ran."""
-    pictures = tmp_path_factory.mktemp("pictures")
+    root = made_once(tmp_path_factory, "reruns", lambda root: run_second_model(study, root))
+    before, ran = json.loads((root / "jobs.json").read_text())
+    return root / "finished", set(before), set(ran)
+
+
+def run_second_model(study: Path, root: Path) -> None:
+    pictures = root / "pictures"
     digits = load_digits()
     for position, (pixels, label) in enumerate(zip(digits.images[:1100], digits.target[:1100], strict=True)):
         folder = pictures / str(label)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 15.9).astype("uint8")).save(folder / f"{position}.png")
-    folder = copy(study, tmp_path_factory.mktemp("reruns") / "finished")
+    folder = copy(study, root / "finished")
     shutil.copy(folder / "results/tiny/model/weights.safetensors", folder / "given.safetensors")
     shutil.copy(folder / "results/tiny/search/uniform/dense.safetensors", folder / "other.safetensors")
     model = {
@@ -404,7 +411,7 @@ def second_model(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     before = planned(folder)
     run = snakemake(folder, "--cores", "2")
     assert run.returncode == 0, run.stdout + run.stderr
-    return folder, before, jobs_of(run.stdout + run.stderr)
+    (root / "jobs.json").write_text(json.dumps([sorted(before), sorted(jobs_of(run.stdout + run.stderr))]))
 
 
 @pytest.fixture

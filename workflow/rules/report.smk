@@ -27,11 +27,6 @@ OUTPUTS:
 report: "../report/workflow.rst"
 
 
-localrules:
-    report_study,
-    summarise,
-
-
 rule report_model:
     """Write a model's page, and its charts as figures for papers."""
     input:
@@ -118,6 +113,7 @@ rule report_study:
         "results/logs/report_study.log",
     benchmark:
         "results/benchmarks/report_study.tsv"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -152,6 +148,7 @@ rule summarise:
         "results/logs/summarise.log",
     benchmark:
         "results/benchmarks/summarise.tsv"
+    localrule: True
     conda:
         "../../envs/numpy.yaml"
     resources:

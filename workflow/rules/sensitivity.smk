@@ -16,10 +16,6 @@ OUTPUTS:
 """
 
 
-localrules:
-    gather_sensitivity,
-
-
 rule profile_layers:
     """Profile a group of neighbouring layers, each alone."""
     input:
@@ -66,6 +62,7 @@ rule gather_sensitivity:
         "results/{model}/logs/gather_sensitivity.log",
     benchmark:
         "results/{model}/benchmarks/gather_sensitivity.tsv"
+    localrule: True
     conda:
         "../../envs/numpy.yaml"
     resources:

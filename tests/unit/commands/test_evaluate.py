@@ -11,6 +11,7 @@ import torch
 
 from wshare.artifacts.model import read_model, write_model
 from wshare.cli import main
+from wshare.evaluation.verdict import compare
 from wshare.models import zoo as networks
 from wshare.models.description import finish
 from wshare.models.preprocessing import complete_preprocessing
@@ -18,7 +19,8 @@ from wshare.models.state import state_of
 from wshare.packed.format import load_packed, write_packed
 from wshare.packed.hashes import weights_hash
 from wshare.quantize.codebooks import Shared, nearest_indices
-from wshare.tasks.classification import compare
+from wshare.tasks.description import described
+from wshare.tasks.table import task
 
 CLASSES, IMAGES = 10, 120
 
@@ -31,7 +33,7 @@ def write_network(folder: Path, name: str, side: int, seed: int) -> dict[str, to
     builder = {"kind": "embedded", "name": name, "arguments": {"classes": CLASSES}}
     fetched = finish(module, {"architecture": name}, builder=builder, preprocessing=preprocessing, origin="a test")
     folder.mkdir(parents=True)
-    write_model(fetched, folder / "weights.safetensors", folder / "model.json")
+    write_model(described(fetched, {}), folder / "weights.safetensors", folder / "model.json")
     return state_of(fetched.module)
 
 
@@ -87,7 +89,7 @@ def by_hand(results: Path, enlarge: bool, labels: bool) -> dict:
         network.load_state_dict(load_packed(results / "tiny/search/s/packed.safetensors"))
         logits = network(images).numpy()
     classes = np.array([int(file.parent.name[1:]) for file in files]) if labels else None
-    return compare(logits, reference, classes, 0)
+    return compare(task("classification"), logits, reference, classes, 0)
 
 
 def assert_close(found: dict, expected: dict):
@@ -212,7 +214,7 @@ def test_help_tells_what_it_does_and_its_flags(capsys):
         main(["evaluate", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for flag in ("packed", "images", "spec", "weights", "labels", "no-labels", "enlarge", "no-enlarge", "limit"):
+    for flag in ("packed", "images", "spec", "weights", "class-map", "no-labels", "enlarge", "no-enlarge", "limit"):
         assert f"--{flag}" in text
     with pytest.raises(SystemExit) as end:
         main(["evaluate", "--images", "a"])

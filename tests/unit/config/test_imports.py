@@ -17,6 +17,20 @@ def test_light_stages_and_the_settings_import_no_torch():
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
 
+def test_what_rules_import_and_the_tables_load_no_library_of_arrays():
+    names = ["wshare.config.slices", "wshare.config.validation", "wshare.config.code_hash", "wshare.config.environment"]
+    program = f"""if True:
+        import {", ".join(names)}, importlib, sys
+        # What the code hash reads rows from.
+        for table in wshare.config.code_hash.TABLES:
+            importlib.import_module(table.module)
+        print(sorted({{"torch", "numpy", "h5py"}} & set(sys.modules)))
+    """
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_rules_import_no_torch():
     for file in [*PACKAGE.parent.rglob("*.smk"), PACKAGE.parent / "Snakefile"]:
         assert not re.search(r"^\s*(import|from) (torch|numpy|h5py)", file.read_text(encoding="utf-8"), re.MULTILINE)

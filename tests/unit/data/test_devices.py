@@ -10,7 +10,7 @@ import torch
 from tests.networks import random_weights
 from wshare.calibration.importance import fisher_diagonal
 from wshare.calibration.sensitivity import profile
-from wshare.calibration.statistics import half_statistics, input_statistics
+from wshare.calibration.statistics import calibrate, input_statistics
 from wshare.data.devices import device_of, placed
 from wshare.data.images import DeviceImages, ImageArray, ImageFile, Images
 from wshare.errors import FormatError, UserError
@@ -21,7 +21,7 @@ from wshare.models.state import CPU, fast
 from wshare.tasks import classification
 
 from ..calibration.test_sensitivity import clusters_of
-from ..search.rate_distortion.test_network import SHARED, Study
+from ..search.rate_distortion.test_stages import SHARED, Study
 
 PLENTY = 1 << 40
 
@@ -147,12 +147,13 @@ def test_a_gpu_measures_what_the_cpu_measures(name):
         found[where] = (
             fisher_diagonal(classification, model, images.batches(), layers, 0),
             input_statistics(model, images.batches(), layers, 0),
-            half_statistics(model, images, layers, 0),
+            calibrate(model, images, layers, 0),
         )
-    (fisher, moments, folds), (fisher_here, moments_here, folds_here) = found[CPU], found[device]
+    (fisher, moments, halves), (fisher_here, moments_here, halves_here) = found[CPU], found[device]
+    assert halves_here.border == halves.border
     for layer in fisher:
         close(fisher_here[layer], fisher[layer], 1e-2)
-        for one, other in [(moments_here, moments), *zip(folds_here, folds, strict=True)]:
+        for one, other in [(moments_here, moments), *zip(halves_here.halves, halves.halves, strict=True)]:
             assert (one[layer].images, one[layer].positions) == (other[layer].images, other[layer].positions)
             close(one[layer].mean, other[layer].mean, 1e-3)
             close(one[layer].second, other[layer].second, 1e-3)
@@ -189,11 +190,12 @@ def study_of(tmp_path, random_images: Callable[..., ImageFile]) -> Callable[[int
 
 
 @pytest.mark.gpu
-def test_a_search_on_a_gpu_finds_what_one_on_the_cpu_finds(study_of, capsys):
+def test_a_search_on_a_gpu_finds_what_one_on_the_cpu_finds(study_of, caplog):
+    caplog.set_level("INFO")
     settings = {"quality_target": 0.5, "max_kl": 0.02, "evaluations": 10}
     here, there = study_of(0), study_of(1)
     expected, found = here.search(**settings), there.search(**settings)
-    printed = capsys.readouterr().out
+    printed = caplog.text
     assert f"on {torch.cuda.get_device_name(0)}" in printed
     assert "float16 alone costs" in printed
     assert expected["precision"] == "float32"

@@ -1,17 +1,11 @@
-from pathlib import PurePosixPath
-from urllib.parse import quote
-
 import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from wshare.errors import UserError
 from wshare.models.layers import inspect, substituted
-from wshare.names import check_patterns, folder_name, layer_name, matches
 
 
 class Mixed(nn.Module):
@@ -141,44 +135,6 @@ def test_a_network_without_a_layer_to_share_is_refused():
     for model, exclude in ((nn.BatchNorm2d(3), []), (Mixed(), ["re:.*"])):
         with pytest.raises(UserError, match="no layer is left to share"):
             listed(model, (), exclude)
-
-
-def test_patterns_match_exactly_or_as_a_regular_expression():
-    assert matches("a.b", "a.b")
-    assert not matches("a.b", "axb")
-    assert matches("re:a.b", "axb")
-    assert not matches("re:a", "ab")
-    check_patterns(["a", "re:b+"], ["a", "bb"], "here")
-    with pytest.raises(UserError, match="here.'c': no such layer. There is none. `inspect_model`"):
-        check_patterns(["c"], [], "here")
-
-
-@given(st.text(min_size=1, max_size=30))
-def test_a_layer_name_is_one_safe_folder_and_comes_back(layer):
-    if set(layer) <= {"."} or len(quote(layer, safe="")) > 200:
-        with pytest.raises(UserError, match="cannot be a folder"):
-            folder_name(layer)
-        return
-    folder = folder_name(layer)
-    assert layer_name(folder) == layer
-    assert folder.isascii()
-    assert folder.isprintable()
-    assert len(folder) <= 200
-    assert PurePosixPath(folder).parts == (folder,)
-    assert not {"/", "\\", "\0", "*", "{", "}", " ", ":"} & set(folder)
-    assert folder not in ("", ".", "..")
-
-
-@given(st.lists(st.text("./ab%", min_size=1, max_size=4), unique=True))
-def test_different_layers_have_different_folders(layers):
-    layers = [layer for layer in layers if layer.strip(".")]
-    assert len({folder_name(layer) for layer in layers}) == len(layers)
-
-
-@pytest.mark.parametrize("layer", ["", ".", "..", "x" * 201, "ä" * 40])
-def test_names_that_cannot_be_a_folder_are_refused(layer):
-    with pytest.raises(UserError, match="cannot be a folder"):
-        folder_name(layer)
 
 
 def test_substituted_weights_act_and_the_old_ones_come_back_to_the_bit():

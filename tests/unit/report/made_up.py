@@ -274,6 +274,7 @@ def _front(made_up: MadeUp, method: str, bits: int) -> list[dict]:
             "relative_quality": 0.9 + 0.02 * number,
             "low": 0.87 + 0.02 * number,
             **quality,
+            "met": 1,
             "pareto": 1,
             "chosen": int(change == 0),
             **({"slope": 0.1 / 2**change} if method == "rate_distortion" else {}),

@@ -1,9 +1,10 @@
 """Time and memory that each stage took, from Snakemake's benchmark files."""
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from wshare.files.benchmarks import read_benchmark
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,3 @@ def stage_of(file: Path) -> str:
 def _search(file: Path) -> str | None:
     below = file.parts[-4:-1]
     return below[2] if below[:2] == ("benchmarks", "search") else None
-
-
-def read_benchmark(file: Path) -> list[tuple[float, float | None]]:
-    """Wall seconds and largest resident memory in MiB of each repetition; None where a job was too short to measure."""
-    with file.open(encoding="utf-8", newline="") as table:
-        rows = list(csv.DictReader(table, delimiter="\t"))
-    return [(float(row["s"]), float(row["max_rss"]) if row["max_rss"] not in ("-", "NA") else None) for row in rows]

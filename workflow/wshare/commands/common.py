@@ -19,12 +19,10 @@ from wshare.models.registry import fetch
 from wshare.models.sources.table import spelled
 from wshare.progress import PROGRESS
 from wshare.tasks.description import described
+from wshare.tasks.table import DEFAULT, task
 
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
-
-# What a folder of images measures: a class a folder, or agreement on the top-1 class.
-TASK = "classification"
 
 Architecture = Annotated[str, "torchvision name, timm:<name> or python:<module>:<function>"]
 Spec = Annotated[Path | None, "model.json of a results folder, in place of --architecture"]
@@ -69,7 +67,7 @@ def network_of(
                     "or give --architecture"
                 )
         return read_model(spec, weights), read_json(spec)
-    settings: dict = {"task": TASK, "arguments": arguments, "preprocessing": preprocessing}
+    settings: dict = {"task": DEFAULT, "arguments": arguments, "preprocessing": preprocessing}
     if weights:
         settings |= {"source": "file", "architecture": architecture, "path": str(weights)}
     else:
@@ -94,13 +92,9 @@ def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset
         raise UserError(f"{error}{hint}") from None
 
 
-def check_classes(labels: np.ndarray | None, classes: int) -> None:
-    """UserError if a label is no class of the network."""
-    if labels is not None and labels.max() >= classes:
-        raise UserError(
-            f"--class-map: class index {labels.max()}, but the network has classes 0 to {classes - 1}; "
-            "correct it, or give --no-labels"
-        )
+def check_labels(labels: np.ndarray | None, description: dict) -> None:
+    """UserError if a label of the folder is none that the described network can give."""
+    task(description["task"]).check_labels(labels, description, "--class-map")
 
 
 def decoded(dataset: Dataset, chosen: np.ndarray, spec: dict, enlarge: bool, path: Path) -> ImageFile:

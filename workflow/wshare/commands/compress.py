@@ -20,13 +20,15 @@ from wshare.commands.common import (
     Threads,
     Weights,
     check_at_least,
-    check_classes,
+    check_labels,
     check_output,
     decoded,
     network_of,
     open_folder,
 )
 from wshare.config.validation import complete_search
+from wshare.data.dataset import Dataset
+from wshare.data.images import ImageFile
 from wshare.data.splits import split_indices
 from wshare.errors import UserError
 from wshare.files.sealed import write_json
@@ -77,24 +79,9 @@ def compress(
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
     dataset = open_folder(images, class_map, no_labels)
     model, spec = network_of(architecture, None, weights, arguments, preprocessing)
-    check_classes(dataset.labels, spec["classes"])
-    taken = (
-        np.random.default_rng(seed).permutation(len(dataset.keys))[:limit] if limit else np.arange(len(dataset.keys))
-    )
-    kept = int(held_out * len(taken) + 1e-9)
-    splits = split_indices(taken, {"search": len(taken) - kept, "held_out": kept}, seed)
+    check_labels(dataset.labels, spec)
     with tempfile.TemporaryDirectory() as folder:
-        # In random order, as the stage prepare_images writes them.
-        both = [
-            decoded(
-                dataset,
-                taken[np.random.default_rng(seed).permutation(splits[name])],
-                spec,
-                enlarge,
-                Path(folder) / f"{name}.h5",
-            )
-            for name in ("search", "held_out")
-        ]
+        both = _splits(dataset, spec, enlarge, held_out, limit, seed, Path(folder))
         result = compress_images(model, *both, settings, threads=threads)
     result.save(output)
     if recipe:
@@ -102,3 +89,23 @@ def compress(
     if metrics:
         write_json(metrics, result.metrics)
     print(f"{result}\n{output}: written")
+
+
+def _splits(
+    dataset: Dataset, spec: dict, enlarge: bool, held_out: float, limit: int | None, seed: int, folder: Path
+) -> list[ImageFile]:
+    """Search and held-out images, decoded into files in a folder, each in random order as `prepare_images` has them."""
+    count = len(dataset.keys)
+    taken = np.random.default_rng(seed).permutation(count)[:limit] if limit else np.arange(count)
+    kept = int(held_out * len(taken) + 1e-9)
+    splits = split_indices(taken, {"search": len(taken) - kept, "held_out": kept}, seed)
+    return [
+        decoded(
+            dataset,
+            taken[np.random.default_rng(seed).permutation(splits[name])],
+            spec,
+            enlarge,
+            folder / f"{name}.h5",
+        )
+        for name in ("search", "held_out")
+    ]

@@ -18,9 +18,11 @@ from wshare.commands.common import (
     Limit,
     NoLabels,
     Preprocessing,
+    Spec,
     Threads,
+    Weights,
     check_at_least,
-    check_classes,
+    check_labels,
     network_of,
     open_folder,
 )
@@ -30,12 +32,13 @@ from wshare.data.images import batch_size, normalised
 from wshare.data.prepare import prepared
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
+from wshare.evaluation.verdict import compare
 from wshare.models.registry import build
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed, read_index
 from wshare.packed.hashes import weights_hash
 from wshare.progress import PROGRESS
-from wshare.tasks.classification import compare
+from wshare.tasks.table import task
 
 SEED = 0
 
@@ -48,12 +51,8 @@ def evaluate(
         str | None,
         "torchvision name, timm:<name> or python:<module>:<function>, for a file that lies in no results folder",
     ] = None,
-    weights: Annotated[
-        Path | None, "float32 weights; without it those of the results folder, or as for `wshare compress`"
-    ] = None,
-    spec: Annotated[
-        Path | None, "model.json; without it that of the results folder that the packed file lies in"
-    ] = None,
+    spec: Spec = None,
+    weights: Weights = None,
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     enlarge: Enlarge = True,
@@ -63,6 +62,8 @@ def evaluate(
     threads: Threads = CORES,
 ) -> None:
     """Print the quality of a packed file on a folder of images, against the float32 network, as JSON.
+
+    Without --architecture and --spec the network is that of the results folder that the packed file lies in.
 
     Example:
       wshare evaluate --packed net.wshare.safetensors --architecture mobilenet_v2 --weights w.safetensors \\
@@ -80,13 +81,13 @@ def evaluate(
     both = _Both(reference, compressed).eval()
     sample = _Sample(open_folder(images, class_map, no_labels), description, enlarge, limit)
     with sample.progress:
-        before, logits = np.split(predict(both, sample, threads), 2, axis=1)
-    quality = compare(logits, before, sample.labels, SEED)
+        outputs = predict(both, sample, threads)
+    quality = compare(task(description["task"]), outputs[:, 1], outputs[:, 0], sample.labels, SEED)
     print_json({"packed": str(packed), "folder": str(images), **quality})
 
 
 class _Both(nn.Module):
-    """Logits of two networks side by side, [N, 2 classes]: each image is decoded once."""
+    """Outputs of two networks side by side, [N, 2, ...]: each image is decoded once."""
 
     def __init__(self, reference: nn.Module, compressed: nn.Module):
         super().__init__()
@@ -94,7 +95,7 @@ class _Both(nn.Module):
         self.compressed = compressed
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([self.reference(images), self.compressed(images)], 1)
+        return torch.stack([self.reference(images), self.compressed(images)], 1)
 
 
 class _Sample:
@@ -103,7 +104,7 @@ class _Sample:
     def __init__(self, dataset: Dataset, description: dict, enlarge: bool, limit: int | None):
         self.chosen = np.random.default_rng(SEED).permutation(len(dataset.keys))[:limit]
         self.labels = None if dataset.labels is None else dataset.labels[self.chosen]
-        check_classes(self.labels, description["classes"])
+        check_labels(self.labels, description)
         self.progress = tqdm(total=len(self.chosen), desc="images", **PROGRESS)
         self._dataset, self._enlarge = dataset, enlarge
         self._preprocessing = description["preprocessing"]

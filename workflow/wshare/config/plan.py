@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from wshare.artifacts.timings import read_benchmark
-from wshare.config.slices import studies
+from wshare.config.slices import method_of, studies
+from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
 
 
@@ -41,7 +41,7 @@ def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
     if fresh and listed.exists():
         layers = read_json(listed)["layers"]
         parts.append(f"{len(layers)} layers with {sum(layer['weights'] for layer in layers):,} weights")
-        if any(config["searches"][search]["method"] != "rate_distortion" for search in searches):
+        if any("sensitivity" in method_of(config, search).needs for search in searches):
             parts.append(f"{len(config['clustering']['candidates'])} candidates for k")
     for key, words in (("search", "search images"), ("held_out", "held-out images")):
         size = split[key]

@@ -502,13 +502,9 @@ def losses(search: Search) -> Chart | None:
 
 def trace(search: Search) -> Chart:
     """Combinations in the order in which they were measured."""
-    target = search.metrics["quality_target"]
     rows = []
-    by_slope = "slope" in search.front[0]
     for row in sorted(search.front, key=lambda row: int(row["evaluation"])):
-        # A search by slope holds a network to what it expects as well.
-        low = min(float(row["low"]), float(row["expected_low"])) if by_slope else float(row["low"])
-        state = "chosen" if row["chosen"] == "1" else "quality passes" if low >= target else "quality fails"
+        state = "chosen" if row["chosen"] == "1" else "quality passes" if row["met"] == "1" else "quality fails"
         rows.append(
             {
                 "number": int(row["evaluation"]),

@@ -20,7 +20,7 @@ def front_columns(task_columns: Iterable[str], found: Found, layers: Sequence[st
     return [
         *("evaluation", "bits", "compression_rate_analytic"),
         *quality_columns(task_columns),
-        *("pareto", "chosen"),
+        *("met", "pareto", "chosen"),
         *own,
         *(f"{LAYER}{layer}" for layer in layers),
     ]
@@ -29,8 +29,8 @@ def front_columns(task_columns: Iterable[str], found: Found, layers: Sequence[st
 def front_rows(evaluator: Evaluator, found: Found, layers: Sequence[str], dense_bits: int) -> list[dict]:
     """A row for each point, by ascending bits.
 
-    `evaluation` counts from 1 in the order of measurement. `pareto` marks the points whose relative quality none of
-    fewer bits reaches, `chosen` the one chosen. A layer's column holds its number of shared values, or "dense".
+    `evaluation` counts from 1 in the order of measurement. `met` marks the points whose quality the method takes
+    for that of the target, `pareto` those whose relative quality none of fewer bits reaches, `chosen` the one chosen. A layer's column holds its number of shared values, or "dense".
     """
     measured = evaluator.measured
     order = {key: place for place, key in enumerate((key for key in measured if key in found.points), start=1)}
@@ -41,6 +41,7 @@ def front_rows(evaluator: Evaluator, found: Found, layers: Sequence[str], dense_
         rows.append(
             {"evaluation": order[key], "bits": bits, "compression_rate_analytic": dense_bits / bits}
             | quality
+            | {"met": int(key in found.met)}
             | {"pareto": int(quality["relative_quality"] > best), "chosen": int(key == found.chosen)}
             | found.points[key]
             | {f"{LAYER}{layer}": measured[key]["k"].get(layer, "dense") for layer in layers}

@@ -53,15 +53,16 @@ class Found:
     """What a search found.
 
     `layers` is the setting of each layer, and `chosen` the key under which it was measured. `points` are the
-    measurements that front.csv shows, by key, each with columns of the method's own (the same for all). `losses` are
+    measurements that front.csv shows, by key, each with columns of the method's own (the same for all); those whose
+    quality the method takes for that of the target are in `met`. `losses` are
     the rows of losses.csv, `images_forwarded` counts by purpose, beside those of the measurements; `notes` are further
     entries of recipe.json.
     """
 
     layers: dict[str, Setting]
     chosen: Key
-    meets_target: bool
     points: dict[Key, dict[str, float]]
+    met: frozenset[Key]
     losses: list[dict] = field(default_factory=list)
     images_forwarded: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)

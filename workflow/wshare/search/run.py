@@ -50,7 +50,7 @@ def run(
         "artifacts": dict(artifacts.settings),
         "layers": {name: {"shape": shapes[name]} | found.layers[name] for name in artifacts.layers},
         "on_search_images": {key: chosen[key] for key in quality_columns(columns)}
-        | {"measure": evaluator.task.measure(artifacts.images.labels), "meets_target": found.meets_target},
+        | {"measure": evaluator.task.measure(artifacts.images.labels), "meets_target": found.chosen in found.met},
         "evaluations": len(found.points),
         "images_forwarded": {"search": sum(row["images"] for row in evaluator.measured.values())}
         | found.images_forwarded,

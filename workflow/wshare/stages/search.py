@@ -56,6 +56,7 @@ def search(
     header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
     total = method.budget(space, settings["options"])
     with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
+        print(f"{len(log)} measurements are in the journal, of {total} at most")
 
         def remembered(key: Key, measure: Callable[[], dict]) -> dict:
             if key not in log:

@@ -182,7 +182,7 @@ def test_the_lowest_slope_of_a_size_is_found_in_few_steps(weight_bits, distance,
 
 
 def test_a_size_that_no_slope_reaches_is_refused():
-    with pytest.raises(UserError, match=r"no slope of a bit makes the layers as small as 1,000 bytes; lower"):
+    with pytest.raises(UserError, match=r"no slope makes the layers as small as 1,000 bytes; lower"):
         within(lambda slope: 8001.0, 8000, 1.0)
 
 

@@ -194,7 +194,7 @@ def test_no_more_images_are_measured_than_asked_for(study):
 
 
 def test_one_image_is_not_enough(study, random_images):
-    with pytest.raises(UserError, match="1 search image; searches by rate_distortion need at least two"):
+    with pytest.raises(UserError, match="1 search image; calibration needs at least two"):
         study.measure_inputs(images=1)
     with pytest.raises(UserError, match="1 search image"):
         study.measure_inputs(path=random_images(1).path)
@@ -475,7 +475,7 @@ def test_a_recipe_for_other_weights_is_refused(study):
     study.measure_inputs()
     study.search()
     study.write_network(1)
-    with pytest.raises(UserError, match=r"calibration.h5: made from other model than are there now"):
+    with pytest.raises(UserError, match=r"recipe.json: made from other model than are there now"):
         study.pack()
     study.measure_inputs()
     with pytest.raises(UserError, match=r"recipe.json: made from other model than are there now"):

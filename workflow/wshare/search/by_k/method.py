@@ -56,8 +56,8 @@ class ByK:
         return Found(
             layers={name: {"k": k} for name, k in zip(space.layers, chosen, strict=True)},
             chosen=chosen,
-            meets_target=problem.meets(chosen),
             points={combination: {} for combination in evaluator.measured},
+            met=frozenset(filter(problem.meets, evaluator.measured)),
             images_forwarded={"profile": profiled},
         )
 

@@ -140,8 +140,8 @@ class _Search:
                 for name, setting in self._settings(slope).items()
             },
             chosen=chosen,
-            meets_target=self._judged(slope, "float32")[1],
             points=points,
+            met=frozenset(key for key in points if self._judged(key[1], key[0])[1]),
             losses=self.losses,
             images_forwarded={
                 "probe": len(self.probed) * len(self.losses) * self._probe_images(),

@@ -1,0 +1,78 @@
+"""The workflow as a module of another one, in another folder, with its own configuration and other names of rules."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ..runs import environment
+from .conftest import CONFIG, ROOT
+
+SNAKEFILE = """
+configfile: "study.yaml"
+
+
+module wshare:
+    snakefile:
+        {snakefile!r}
+    config:
+        config["compression"]
+    prefix:
+        "networks"
+
+
+use rule * from wshare as wshare_*
+
+
+rule mine:
+    input:
+        summary=rules.wshare_summarise.output.summary,
+        packed="networks/results/tiny/search/uniform/packed.safetensors",
+        page="networks/results/tiny/report/index.html",
+    output:
+        "mine.txt",
+    default_target: True
+    shell:
+        "cp {{input.summary}} {{output}}"
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Snakemake in that folder, which finds no profile there."""
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of another workflow that imports this one."""
+    folder = tmp_path_factory.mktemp("another")
+    study = yaml.safe_load(CONFIG.read_text())
+    study["searches"] = {"uniform": study["searches"]["uniform"]}
+    (folder / "study.yaml").write_text(yaml.safe_dump({"compression": study, "models": "something else"}))
+    (folder / "Snakefile").write_text(SNAKEFILE.format(snakefile=str(ROOT / "workflow" / "Snakefile")))
+    return folder
+
+
+def test_rules_keep_their_threads_and_memory_without_our_profiles(folder: Path):
+    planned = run(folder, "--dry-run", "--cores", "8")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    listing = planned.stdout.partition("rule wshare_search:")[2].partition("\n\n")[0]
+    assert "threads: 4" in listing
+    assert "mem_mb=6000" in listing
+    assert "runtime=480" in listing
+
+
+@pytest.mark.slow
+def test_another_workflow_runs_this_one_below_a_prefix(folder: Path):
+    made = run(folder, "--cores", "2")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "uniform: " in (folder / "mine.txt").read_text()
+    results = folder / "networks" / "results" / "tiny"
+    assert (results / "search" / "uniform" / "journal.jsonl").exists()
+    assert '"cluster_layer": ' in (results / "search" / "uniform" / "timings.json").read_text()
+    assert not (folder / "results").exists()
+    again = run(folder, "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
