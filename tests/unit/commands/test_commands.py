@@ -155,7 +155,9 @@ def apply(recipe: str, *flags: str, seed: int = 1) -> list[str]:
 
 def test_a_recipe_goes_on_another_checkpoint(capsys):
     # At a low price, weights hardly change.
-    write_json("fine.json", read_json("recipe.json") | {"slope": 1e-11})
+    recipe = read_json("recipe.json")
+    fine = {name: layer | {"slope": 1e-11} for name, layer in recipe["layers"].items()}
+    write_json("fine.json", recipe | {"layers": fine})
     assert main(apply("fine.json")) == 0
     Path("fine.json").unlink()
     assert re.search(r"^26,\d+ bytes -> [\d,]+ bytes, .*, 4 layers shared$", capsys.readouterr().out, re.MULTILINE)

@@ -15,7 +15,6 @@ import torch
 
 from wshare.artifacts.clusters import Clusters, read_clusters, write_clusters
 from wshare.artifacts.outputs import read_outputs, write_outputs
-from wshare.artifacts.timings import seconds_by_stage
 from wshare.artifacts.weights import read_fisher, read_layer, write_weights
 from wshare.calibration.importance import total
 from wshare.config.validation import PACKAGE
@@ -437,30 +436,6 @@ def test_a_table_without_a_seal_or_with_other_columns_is_refused(path):
     write_sealed(path, ["a", "b"], [{"a": 1, "b": 2}], {})
     assert "not a table of b, a" in refused(lambda: read_sealed(path, ["b", "a"]), path)
     assert "no such file" in refused(lambda: read_sealed(path.parent / "absent"), path.parent / "absent")
-
-
-def test_seconds_are_summed_by_stage_and_those_of_other_searches_left_out(tmp_path):
-    seconds = {
-        "fetch_model": 2.5,
-        "cluster_layer/conv1": 1,
-        "cluster_layer/fc.1": 2,
-        "cluster_layer/no_longer_there": 128,
-        "profile_layers/0": 4,
-        "search/slope/search": 8,
-        "search/slope/pack_model": 16,
-        "search/slope/evaluate_packed": 32,
-        "search/uniform/search": 64,
-    }
-    for name, spent in seconds.items():
-        write_text(tmp_path / f"{name}.tsv", f"s\th:m:s\tmax_rss\n{spent}\t0:00:00\tNA\n")
-    jobs = {"cluster_layer": ["conv1", "fc.1", "not_yet"], "profile_layers": ["0"]}
-    assert seconds_by_stage(tmp_path, "slope", jobs) == {
-        "fetch_model": 2.5,
-        "cluster_layer": 3.0,
-        "profile_layers": 4.0,
-        "search": 8.0,
-        "pack_model": 16.0,
-    }
 
 
 @pytest.mark.parametrize(("first", "stop"), [(0, 3), (3, 11), (8, 11), (4, 4), (9, 99)])

@@ -42,8 +42,10 @@ def packed(batch_norm: str, same: bool = True, scale: float = 1.0) -> tuple[byte
     model = network(scale)
     reference = predict(model, IMAGES)
     weight, codebook = model[0].weight.numpy(force=True), np.linspace(-0.2, 0.2, 7, dtype=np.float32)
-    compressed = Compressed({"0.weight": Shared(codebook, nearest_indices(weight, codebook))}, "entropy", 500.0)
-    return *pack_network(task(same), model, compressed, batch_norm, IMAGES, reference, 2, 1234), reference
+    compressed = Compressed({"0.weight": Shared(codebook, nearest_indices(weight, codebook))}, 500.0)
+    return *pack_network(
+        task(same), model, compressed, {"format": "entropy", "batch_norm": batch_norm}, IMAGES, reference, 2, 1234
+    ), reference
 
 
 @pytest.mark.parametrize(

@@ -547,9 +547,8 @@ def trace(search: Search) -> Chart:
         f"{counted(len(rows), 'evaluation')}; the chosen combination was number {chosen['number']}, of "
         f"{size(1000 * chosen['kB'])}."
     )
-    if by_slope:
-        finding += " A slope must also keep the divergence within its budget; one that clearly does not is measured on "
-        finding += "fewer images."
+    if len({row["images"] for row in rows}) > 1:
+        finding += " What the first images ruled out was measured on fewer."
     return make("Search trace", finding, alt.layer(line, dots).properties(height=260))
 
 

@@ -95,8 +95,7 @@ def measured_artifacts(
     found: dict = {}
     used = {}
     importance: dict[str, np.ndarray] = {}
-    weighted = [name for name in layers if settings["clustering"][name]["weighting"] == "importance"]
-    if "layer_weights" in needs or ("clusters" in needs and (weighted or "sensitivity" in needs)):
+    if "layer_weights" in needs or _reads_importance(needs, settings):
         used["importance"] = settings["importance"]
         few = images.part(0, settings["importance"]["images"])
         importance = fisher_diagonal(task, model, few.batches(), list(layers), settings["importance"]["seed"])
@@ -119,6 +118,13 @@ def measured_artifacts(
         probes = profile(task, model, list(found["clusters"].values()), few, logits)
         found["sensitivity"] = profiles([row(task, probe, score) for probe in probes], found["clusters"])
     return Artifacts(model, images, tuple(layers), settings=used, **found)
+
+
+def _reads_importance(needs: Sequence[str], settings: Mapping[str, dict]) -> bool:
+    """Whether clusters are made by the importance of single weights, or tell the inertia that is weighted by it."""
+    if "clusters" not in needs:
+        return False
+    return "sensitivity" in needs or any(own["weighting"] == "importance" for own in settings["clustering"].values())
 
 
 def profiles(rows: Sequence[Mapping], clusters: Mapping[str, Clusters]) -> dict[str, list[Profiled]]:

@@ -30,7 +30,8 @@ def front_rows(evaluator: Evaluator, found: Found, layers: Sequence[str], dense_
     """A row for each point, by ascending bits.
 
     `evaluation` counts from 1 in the order of measurement. `met` marks the points whose quality the method takes
-    for that of the target, `pareto` those whose relative quality none of fewer bits reaches, `chosen` the one chosen. A layer's column holds its number of shared values, or "dense".
+    for that of the target, `pareto` those whose relative quality none of fewer bits reaches, `chosen` the one chosen.
+    A layer's column holds its number of shared values, or "dense".
     """
     measured = evaluator.measured
     order = {key: place for place, key in enumerate((key for key in measured if key in found.points), start=1)}
