@@ -547,7 +547,7 @@ def trace(search: Search) -> Chart:
         f"{counted(len(rows), 'evaluation')}; the chosen combination was number {chosen['number']}, of "
         f"{size(1000 * chosen['kB'])}."
     )
-    if by_slope:
+    if "slope" in search.front[0]:
         finding += " A slope must also keep the divergence within its budget; one that clearly does not is measured on "
         finding += "fewer images."
     return make("Search trace", finding, alt.layer(line, dots).properties(height=260))
