@@ -15,8 +15,6 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from wshare.stages.pack_rate_distortion import pack_rate_distortion
-from wshare.stages.search_rate_distortion import search_rate_distortion
 
 import wshare
 from wshare import api
@@ -36,7 +34,9 @@ from wshare.stages.evaluate_dense import evaluate_dense
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.inspect_model import inspect_model
 from wshare.stages.measure_inputs import measure_inputs
-from wshare.tasks.classification import measure_of, score
+from wshare.stages.pack_model import pack_model
+from wshare.stages.search import search as search_stage
+from wshare.tasks.classification import measure, score
 
 ROOT = Path(__file__).parents[2]
 COUNT, HELD_OUT = 90, 40
@@ -91,7 +91,12 @@ def test_the_five_lines_of_the_docstring_run(tmp_path, monkeypatch, capsys):
 
 def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
     """All files of the workflow's stages, for the same network and images."""
-    spec = {"name": "tiny", "task": "classification", "builder": {"kind": "embedded", "name": "tiny", "arguments": {}}, "dropped": []}
+    spec = {
+        "name": "tiny",
+        "task": "classification",
+        "builder": {"kind": "embedded", "name": "tiny", "arguments": {}},
+        "dropped": [],
+    }
     preprocessing = {"mean": MEAN, "std": STD}
     files = {
         name: folder / name
@@ -107,7 +112,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         write_images(folder / f"{name}.h5", pixels()[chosen], given, keys, preprocessing, {})
     images, baseline = files["search.h5"], folder / "baseline.h5"
     evaluate_dense(
-        ModelFiles(model, weights), images, folder / "held_out.h5", baseline, folder / "other.h5", folder / "dense.json", 1, 0
+        model, weights, images, folder / "held_out.h5", baseline, folder / "other.h5", folder / "dense.json", 1, 0
     )
     inspect_model({"include": [], "exclude": []}, "m", model, weights, files["layers.json"])
     listed = files["layers.json"]
@@ -259,7 +264,10 @@ class Unused(nn.Sequential):
         ({"model": with_nan()}, "model: fc.weight holds 1 NaN or infinite values of"),
         ({"model": with_nan_statistics()}, "NaN or infinite values of"),
         ({"model": "net"}, "model: a str, not an nn.Module"),
-        ({"model": nn.Sequential(nn.Conv2d(1, 4, 3))}, r"model: gives \[2, 4, 6, 6\], not \[N, classes\]"),
+        (
+            {"model": nn.Sequential(nn.Conv2d(1, 4, 3))},
+            r"model: gives \[2, 4, 6, 6\] for 2 images, not a tensor \[2, classes\]",
+        ),
         (
             {"model": nn.Sequential(nn.Conv2d(3, 4, 3))},
             r"model: fails on images \[1, 8, 8\] .*; give images as the model takes them",
@@ -278,8 +286,8 @@ class Unused(nn.Sequential):
         ({"images": IMAGES.to("meta")}, r"images: on meta, but the model is on cpu; pass them with .to\('cpu'\)"),
         ({"labels": LABELS[:-1]}, r"images: 90 images, but labels are int64 \[89\]; give one integer an image"),
         ({"labels": LABELS / 2}, r"labels are float64 \[90\]"),
-        ({"labels": LABELS + 1}, "labels: 1 to 10, but the model has classes 0 to 9"),
-        ({"labels": LABELS - 1}, "labels: -1 to 8, but the model has classes 0 to 9"),
+        ({"labels": LABELS + 1}, "labels: class index 10, but the network has classes 0 to 9"),
+        ({"labels": LABELS - 1}, "labels: class index -1, but the network has classes 0 to 9"),
         ({"quality": 0.99, "confidence": 0.95}, "50 search images cannot confirm a quality target of 0.99"),
         ({"quality": 1.5}, "quality_target: 1.5 is greater than the maximum of 1"),
         ({"quality": 1.0}, r"set options\.max_kl"),
