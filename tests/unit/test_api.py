@@ -141,7 +141,7 @@ def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
     assert recipe.pop("made_from").keys() == {"weights.h5", "calibration.h5"}
     # The fingerprint of decoded pixels is another than that of floats.
     changed = {"model": recipe["model"] | {"name": "Sequential"}, "search_images": result.recipe["search_images"]}
-    assert result.recipe == recipe | changed
+    assert result.recipe == recipe | changed | {"made_from": {}}
     columns = list(result.front[0])
     table, _ = read_sealed(tmp_path / "front.csv")
     assert [[float(row[name]) for name in columns] for row in table] == [list(row.values()) for row in result.front]
