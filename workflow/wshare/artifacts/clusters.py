@@ -9,8 +9,6 @@ from wshare.files.hdf5 import content_hash, create_h5, get_text, open_h5, read_a
 from wshare.quantize.codebooks import Sweep
 
 KIND = "clusters"
-
-
 SWEEP = ("inertia", "weighted_inertia", "codebooks")
 
 

@@ -16,8 +16,6 @@ from wshare.quantize.statistics import Calibration, InputStatistics
 # Output positions of an image that are looked at. Neighbours resemble each other: more cost time and tell little
 # (measured on EfficientNet-Lite0).
 POSITIONS = 64
-
-
 # Above this many inputs of one output only their energies are kept: the matrix of VGG16's first dense layer has 2.5 GB.
 MOST_COLUMNS = 8192
 

@@ -14,14 +14,8 @@ from wshare.errors import UserError
 from wshare.files.atomic import write_text
 
 BEGIN = "<!-- key reference: begin; made by `python -m wshare.config.manual`, do not edit -->"
-
-
 END = "<!-- key reference: end -->"
-
-
 NONE = "-"
-
-
 PLACEHOLDERS = {"datasets": "<dataset>", "models": "<model>", "searches": "<search>", "overrides": "<layer>"}
 
 

@@ -22,12 +22,8 @@ from wshare.models.sources import table as networks
 from wshare.names import closest, did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
-
-
 # A link to workflow/schemas in the repository; an installed package holds the file itself.
 SCHEMA_FILE = PACKAGE / "schemas" / "config.schema.yaml"
-
-
 # Keys that had another name, by their path, and values by their key's; `*` stands for a name of the user's choice.
 RENAMED = {
     "inputs": "calibration",

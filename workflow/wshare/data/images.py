@@ -20,23 +20,13 @@ from wshare.files.sealed import sha256_text
 _log = logging.getLogger(__name__)
 
 KIND = "images"
-
-
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
 # in the cache, and small images should not drown in calls.
 BATCH_RANGE = (4, 64)
-
-
 BATCH_VALUES = 1 << 19
-
-
 # The same on a GPU, which is busy from 128 images of 224 x 224 on (measured on an H200).
 GPU_BATCH_RANGE = (1, 1024)
-
-
 GPU_BATCH_VALUES = 128 * 3 * 224 * 224
-
-
 # A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
 CHUNK_BYTES = 1 << 16
 

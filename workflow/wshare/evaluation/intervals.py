@@ -8,12 +8,8 @@ import numpy as np
 from wshare.errors import UserError
 
 RESAMPLES = 10_000
-
-
 # The verdict's interval, whatever confidence the search asked for.
 CONFIDENCE = 0.95
-
-
 Z = NormalDist()
 
 

@@ -22,8 +22,6 @@ CURES = {
     errno.EACCES: "make its folder writable",
     errno.EPERM: "make its folder writable",
 }
-
-
 # safetensors tells the system's error in words of its own.
 SYSTEM_ERROR = re.compile(r"os error (\d+)")
 

@@ -16,11 +16,7 @@ from wshare.files.sealed import sha256_file
 from wshare.progress import PROGRESS
 
 BACKOFF_SECONDS = 1.0
-
-
 BLOCK_BYTES = 1 << 20
-
-
 # Answers that may be another one soon: time-out, too early, too many requests. 5xx are retried as well.
 RETRIED_STATUS = (408, 425, 429)
 

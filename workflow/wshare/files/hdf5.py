@@ -15,8 +15,6 @@ from wshare.files.atomic import atomic, remedy
 from wshare.files.sealed import check_origin, sha256_text
 
 SCHEMA_VERSION = 2
-
-
 # Fletcher-32 turns a flipped bit into a read error, but takes 00 00 for ff ff, so that content has a checksum of its
 # own. Shuffle makes gzip worth its time on floats.
 COMPRESSED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}

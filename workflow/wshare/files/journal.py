@@ -11,8 +11,6 @@ from wshare.files.atomic import write_errors, write_text
 
 # What was measured: a combination, or for searches by price the name of the measurement and the price.
 Key = tuple
-
-
 # That name for a price, by the precision it was measured in.
 PRICE_NAMES = {"float32": "slope", "float16": "half"}
 

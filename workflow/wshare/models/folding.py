@@ -13,8 +13,6 @@ from wshare.models.layers import replaced
 from wshare.models.norms import BATCH_NORMS, batch_norms
 
 _log = logging.getLogger(__name__)
-
-
 # Largest difference that folding may make to an output, as a share of the largest output: rounding makes less.
 TOLERANCE = 1e-3
 

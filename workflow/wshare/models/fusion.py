@@ -32,15 +32,9 @@ ACTIVATIONS: dict[object, Activation] = {
     **dict.fromkeys((nn.SiLU, functional.silu), Activation("swish", [], functional.silu)),
     **dict.fromkeys((nn.Hardswish, functional.hardswish), Activation("hardswish", [], functional.hardswish)),
 }
-
-
 NOTHING = Activation("none", [], lambda values, inplace: values)
-
-
 # Largest difference that fusing may make to an output, as a share of the largest output: rounding makes less.
 TOLERANCE = 1e-3
-
-
 # A search evaluates one network many times, and tracing takes as long as some images do.
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, nn.Module | None] = weakref.WeakKeyDictionary()
 

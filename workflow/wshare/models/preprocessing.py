@@ -4,8 +4,6 @@ from wshare.errors import UserError
 from wshare.names import closest
 
 PREPROCESSING = ("channels", "resize", "crop", "interpolation", "mean", "std")
-
-
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 

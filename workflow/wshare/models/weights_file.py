@@ -15,12 +15,8 @@ from wshare.files.sealed import sha256_file
 
 # Keys under which training programs keep the state dict beside the optimizer and the like.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-
-
 # Bytes that one byte of an archive may unpack to.
 MOST_UNPACKED = 10
-
-
 CONVERT = (
     "where you trust it, load it and save torch.save(model.state_dict(), 'weights.pth'), or better a safetensors file"
 )

@@ -17,18 +17,10 @@ from wshare.packed.hashes import index_hash
 from wshare.packed.sections import count, named
 
 VERSION = 2
-
-
 SECTIONS = {1: ("shared", "batch_norm", "kept"), 2: ("shared", "folded", "batch_norm", "kept")}
-
-
 FORMATS = ("fixed", "entropy")
-
-
 # Numbers that a file may claim: what a file of no size may, and what each byte adds.
 FREE_CLAIM, CLAIM_PER_BYTE = 1 << 24, 1024
-
-
 # A packed file: its path, or its content.
 Source = str | Path | bytes
 

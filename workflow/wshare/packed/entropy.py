@@ -29,14 +29,8 @@ import numpy as np
 
 # Integers handled at once; a multiple of 8, so that every block but the last ends on a byte.
 BLOCK = 1 << 16
-
-
 MAX_PRECISION = 16
-
-
 MAX_ALPHABET = 1 << 16
-
-
 TABLE = 0x80
 
 

@@ -16,16 +16,10 @@ from wshare.quantize.codebooks import REACH, Layout, Shared, row_scale
 from wshare.quantize.cost import index_bits
 
 TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-
-
 # Flags of a shared section.
 FLOAT16, SCALED, PLACED = 1, 2, 4
-
-
 # Axis and groups of a layout.
 LAYOUT = struct.Struct("<BI")
-
-
 STEP_LIMIT = 1 << 31
 
 

@@ -7,17 +7,11 @@ import numpy as np
 
 # Exponents count eighths of an octave. The constants are 2^(i/8) rounded to float32; `exp2` differs between platforms.
 STEPS = 8
-
-
 # Largest exponent: 2^126.
 REACH = STEPS * 126
-
-
 EIGHTHS = np.array(
     [1, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081], dtype=np.float32
 )  # fmt: skip
-
-
 # Weights looked up at once: numpy widens indices to 8 bytes.
 BLOCK = 1 << 16
 

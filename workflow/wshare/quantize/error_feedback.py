@@ -6,15 +6,9 @@ from scipy.linalg import lapack
 
 # Levels on either side of the nearest one that a shorter code may make the better choice.
 REACH = 3
-
-
 # Levels that one move of the descent may pass, and times it goes through a row's weights at most.
 STEPS = 2
-
-
 SWEEPS = 4
-
-
 # Columns whose errors are passed on to all those behind them at once.
 BLOCK = 64
 

@@ -37,51 +37,29 @@ from wshare.quantize.statistics import InputStatistics
 
 # Added to the diagonal of the covariance, as a share of its mean. Tuned on EfficientNet-Lite0.
 DAMPING = 0.05
-
-
 # Least energy of the inputs of a group, as a share of the mean over groups: dead channels are not for free. Tuned on
 # EfficientNet-Lite0.
 LEAST_ENERGY = 0.02
-
-
 # Least scale of a row, as a share of the layer's largest.
 LEAST_SCALE = 2.0**-16
-
-
 # Keeps layers without any input or importance away from a division by zero.
 TINY = 1e-30
-
-
 # Code lengths depend on the assignment and the assignment on them.
 PASSES = 2
-
-
 # Products that the codebook's normal equations may take; beyond, every n-th output stands for all.
 NORMAL_PRODUCTS = 2e8
-
-
 # Weight, as a share of the mean diagonal of the normal equations, by which levels are drawn to where they were: those
 # that few weights use stay put. Tuned on EfficientNet-Lite0.
 PULL = 1e-3
-
-
 # Levels are rounded to float16 if none moves further than one of so many parts of the least gap between two levels
 # and of the largest level: such a move costs next to nothing, and halves the codebook. Tuned on EfficientNet-Lite0.
 ROUNDED_GAP, ROUNDED_RANGE = 20, 500
-
-
 # A level costs its value, as float16, and its frequency.
 LEVEL_BITS = 32
-
-
 MOST_INDEX_BITS = 8
-
-
 # A shift may err by twice the cell of a weight that sees an input of energy 1 (measured on EfficientNet-Lite0: no loss
 # of quality).
 SHIFT_CELLS = 2
-
-
 _SWITCHES = ("error_feedback", "bias_correction", "least_squares", "assignment_descent", "variance_matching")
 
 

@@ -18,11 +18,7 @@ from wshare.errors import UserError, one_line
 from wshare.names import closest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
-
-
 IMAGENET_CLASSES = 1000
-
-
 WNID = re.compile(r"n\d{8}")
 
 

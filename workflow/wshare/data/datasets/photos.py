@@ -21,8 +21,6 @@ PACKAGES = {
     "sklearn": ("scikit-learn>=1.9", "datasets/images"),
     "matplotlib": ("matplotlib>=3.11", "mpl-data/sample_data"),
 }
-
-
 # Every picture of these folders was looked at. Left out are drawings, logos, text, test patterns and silhouettes;
 # what was taken through a microscope, a telescope or an eye; clock_motion, a blurred disc without detail; and
 # motorcycle_right, the other view of a stereo pair, which would bring one scene into two splits.
@@ -41,8 +39,6 @@ PHOTOGRAPHS = (
     ("sklearn", "flower.jpg"),  # blossom before leaves
     ("matplotlib", "grace_hopper.jpg"),  # portrait in colour, in uniform
 )
-
-
 SCALE, RATIO, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 

@@ -33,8 +33,6 @@ VARIANTS = {
         (1.1, 1.2, 260, 292),
     ),
 }
-
-
 # Repeats, kernel side, stride, expansion and output channels of each stage, before scaling.
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -45,11 +43,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-
-
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
-
-
 # Names in the packages' files, and ours.
 RENAMES = (
     (r"^_conv_stem\.", "stem.conv."),

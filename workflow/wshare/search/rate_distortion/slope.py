@@ -14,32 +14,18 @@ from wshare.errors import UserError
 
 # Share of the budget that the chosen slope must spend, unless evaluations run out.
 CLOSE = 0.93
-
-
 # Slopes nearer to each other than this, as a logarithm, are taken for one.
 NEAREST = 0.005
-
-
 # What is left of the divergence allowed when accuracy does not confirm it.
 TIGHTER = 0.8
-
-
 # Share of a divergence that was not confirmed from which on one that was is near enough.
 NEAR_ENOUGH = 0.9
-
-
 # A first bracket: slopes this far from the guess break any network, or none.
 WIDEST = 1e4
-
-
 # Less than this, in nats, is no loss.
 LEAST_LOSS = 1e-12
-
-
 # First step towards a size, as a logarithm of the slope: about half a bit a weight.
 BRACKET = math.log(2)
-
-
 # Divergence allowed for each share of accuracy that may be lost. On EfficientNet-Lite0, and in its peers' files, 4 nats
 # lose about all of it on average, so that every second sample of images would miss the target. The rest is the margin.
 MAX_KL = 2.5
