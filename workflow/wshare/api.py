@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,12 +48,13 @@ from wshare.search.method import Artifacts
 from wshare.search.methods import DEFAULT, METHODS
 from wshare.search.recipe import check_layers, check_promise, method_of, realised
 from wshare.search.run import Searched, run
-from wshare.tasks.table import task
+from wshare.tasks import table as tasks
+from wshare.tasks.task import Figure, Task, own_figures
 
 if TYPE_CHECKING:
     import altair
 
-TASK = "classification"
+# Of the configuration's schema.
 CONFIDENCE = complete_search({"method": DEFAULT})["confidence"]
 _log = logging.getLogger(__name__)
 
@@ -81,16 +81,19 @@ class Result:
     packed: bytes = field(repr=False)
 
     def __str__(self) -> str:
-        nbytes, after = self.metrics["bytes"], self.metrics["compressed"]
+        nbytes, after, quality = self.metrics["bytes"], self.metrics["compressed"], self._quality()
         low, high = self.metrics["relative_quality_ci95"]
         return (
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
-            f"{self.metrics['measure']} {after['top1']:.2%} on {after['images']:,} held-out images, "
+            f"{self.metrics['measure']} {quality.text(after[quality.key])} on {after['images']:,} held-out images, "
             f"{self.metrics['relative_quality']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
             f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}"
         )
+
+    def _quality(self) -> Figure:
+        return own_figures(tasks.task(self.metrics["task"]))[0]
 
     def save(self, path: str | Path) -> None:
         """Write the packed file, whole or not at all; `load` reads it."""
@@ -112,11 +115,12 @@ class Result:
             if error.name != "altair":
                 raise
             raise UserError("plot: altair is not installed; it is an optional extra: pip install altair") from None
+        quality = self._quality()
         rows = [
             {
                 "rate": row["compression_rate_analytic"],
                 "kl": row["kl"],
-                "top1": row["top1"],
+                quality.key: row[quality.key],
                 "state": "chosen" if row["chosen"] else "measured",
             }
             for row in self.front
@@ -126,7 +130,7 @@ class Result:
             y=altair.Y("kl:Q", title="divergence from float32 on search images, nats"),
         )
         points = base.mark_point(filled=True, size=80).encode(
-            color=altair.Color("state:N", title=None), tooltip=["rate:Q", "kl:Q", "top1:Q"]
+            color=altair.Color("state:N", title=None), tooltip=["rate:Q", "kl:Q", f"{quality.key}:Q"]
         )
         return base.mark_line(color="lightgrey") + points
 
@@ -139,7 +143,7 @@ def compress(
     confidence: float | None = CONFIDENCE,
     *,
     method: str = DEFAULT,
-    task: str = TASK,
+    task: str = tasks.DEFAULT,
     held_out: "float | Batches | tuple[Batches, Sequence[int]]" = 0.5,
     options: Mapping[str, object] | None = None,
     include: Sequence[str] = (),
@@ -202,7 +206,7 @@ def compress_images(
     search: Images,
     held_out: Images,
     settings: dict,
-    task_name: str = TASK,
+    task: str = tasks.DEFAULT,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     threads: int | None = None,
@@ -213,14 +217,14 @@ def compress_images(
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1
-    kind = task(task_name)
+    kind = tasks.task(task)
     with _reproducible():
         work = _working_copy(model)
         names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
         for sample in (search, held_out):
             _check_sample(kind, work, sample)
         float32 = save(state_of(work))
-        description = {"name": type(model).__name__, "task": task_name, "sha256": hashlib.sha256(float32).hexdigest()}
+        description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
         reference = predict(work, search, threads)
         row = METHODS[settings["method"]]
         made_with = _default_settings(names, settings["seed"])
@@ -254,7 +258,7 @@ def apply_recipe(
     of the model.
     """
     threads = threads or os.cpu_count() or 1
-    kind = task(recipe["task"])
+    kind = tasks.task(recipe["task"])
     with _reproducible():
         work = _working_copy(model)
         _check_sample(kind, work, images)
@@ -279,7 +283,7 @@ def _default_settings(layers: Sequence[str], seed: int) -> dict[str, dict]:
 
 
 def _searched(
-    artifacts: Artifacts, reference: np.ndarray, kind: ModuleType, settings: dict, description: dict, threads: int
+    artifacts: Artifacts, reference: np.ndarray, kind: Task, settings: dict, description: dict, threads: int
 ) -> Searched:
     method = METHODS[settings["method"]].load()
     space = method.prepare(artifacts, settings["options"], threads)
@@ -298,7 +302,7 @@ def _searched(
 
 
 def _packed(
-    kind: ModuleType,
+    kind: Task,
     recipe: dict,
     artifacts: Artifacts,
     reference: np.ndarray,
@@ -320,7 +324,7 @@ def _packed(
     return content, sizes
 
 
-def _quality(kind: ModuleType, model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
+def _quality(kind: Task, model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
     """Quality of the packed file, loaded anew into `model`, against the model itself."""
     reference = predict(model, images, threads)
     load_state(model, load_packed(packed), "the packed file")
@@ -351,7 +355,7 @@ def _working_copy(model: nn.Module) -> nn.Module:
     return fast(copied.cpu().float().eval())
 
 
-def _check_sample(kind: ModuleType, model: nn.Module, images: Images) -> None:
+def _check_sample(kind: Task, model: nn.Module, images: Images) -> None:
     """UserError unless the model gives finite outputs of its task on the first images, and labels fit them."""
     first = images.batch(0)[:2]
     # The task looks at the outputs of two images, and there may be one.

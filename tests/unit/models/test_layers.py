@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from wshare.errors import UserError
-from wshare.models.layers import inspect, substituted
+from wshare.models.layers import inspect, replaced
 
 
 class Mixed(nn.Module):
@@ -137,11 +137,11 @@ def test_a_network_without_a_layer_to_share_is_refused():
             listed(model, (), exclude)
 
 
-def test_substituted_weights_act_and_the_old_ones_come_back_to_the_bit():
+def test_replaced_weights_act_and_the_old_ones_come_back_to_the_bit():
     model = Mixed()
     before = {name: (value.clone(), value.data_ptr()) for name, value in model.state_dict().items()}
-    new = {"conv": np.zeros((8, 4, 3, 3), np.float32), "head.0": np.ones((8, 8), np.float32).T}
-    with substituted(model, new):
+    new = {"conv.weight": np.zeros((8, 4, 3, 3), np.float32), "head.0.weight": np.ones((8, 8), np.float32).T}
+    with replaced(model, new):
         assert not model.conv.weight.any()
         assert not model.again.weight.any()
         assert torch.equal(model.head[2].weight, torch.ones(8, 8))
@@ -152,18 +152,18 @@ def test_substituted_weights_act_and_the_old_ones_come_back_to_the_bit():
 
 def test_the_order_of_a_weight_in_memory_stays():
     model = Mixed().to(memory_format=torch.channels_last)
-    with substituted(model, {"conv": np.zeros((8, 4, 3, 3), np.float32)}):
+    with replaced(model, {"conv.weight": np.zeros((8, 4, 3, 3), np.float32)}):
         assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
         assert not model.conv.weight.is_contiguous()
 
 
-def test_weights_come_back_after_an_error_and_after_writes_into_the_substitute():
+def test_weights_come_back_after_an_error_and_after_writes_into_the_new_ones():
     model = Mixed()
     before = model.conv.weight.detach().clone()
     array = np.zeros((8, 4, 3, 3), np.float32)
 
     def fail() -> None:
-        with substituted(model, {"conv": array}), torch.no_grad():
+        with replaced(model, {"conv.weight": array}), torch.no_grad():
             model.conv.weight.add_(1)
             raise RuntimeError("stop")
 
@@ -175,6 +175,7 @@ def test_weights_come_back_after_an_error_and_after_writes_into_the_substitute()
 def test_nothing_changes_if_one_of_the_layers_does_not_exist():
     model = Mixed()
     before = model.conv.weight.detach().clone()
-    with pytest.raises(AttributeError), substituted(model, {"conv": np.zeros((8, 4, 3, 3), np.float32), "x": 0}):
+    new = {"conv.weight": np.zeros((8, 4, 3, 3), np.float32), "x.weight": 0}
+    with pytest.raises(AttributeError), replaced(model, new):
         pass
     assert torch.equal(model.conv.weight, before)

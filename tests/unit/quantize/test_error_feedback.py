@@ -33,7 +33,7 @@ def assign(weights, upper, levels, lengths=None, slope=0.0):
 def test_the_factor_is_upper_and_squares_to_the_inverse(columns, seed):
     rng = np.random.default_rng(seed)
     matrix = covariance(rng, columns)
-    upper = feedback.cholesky(matrix)
+    upper = feedback.inverse_cholesky(matrix)
     assert upper.flags.c_contiguous
     np.testing.assert_array_equal(np.tril(upper, -1), 0)
     assert (np.diag(upper) > 0).all()
@@ -43,7 +43,7 @@ def test_the_factor_is_upper_and_squares_to_the_inverse(columns, seed):
 def test_the_last_diagonal_of_the_factor_is_one_over_the_inputs_own_deviation():
     """Nothing comes after the last column; before it, an input that later ones tell has little spread of its own."""
     matrix = covariance(np.random.default_rng(0), 6)
-    upper = feedback.cholesky(matrix)
+    upper = feedback.inverse_cholesky(matrix)
     np.testing.assert_allclose(1 / upper[-1, -1] ** 2, matrix[-1, -1])
     rest, own = matrix[1:, 1:], matrix[0, 1:]
     np.testing.assert_allclose(1 / upper[0, 0] ** 2, matrix[0, 0] - own @ np.linalg.solve(rest, own))
@@ -68,7 +68,7 @@ def test_feedback_makes_less_output_error():
         weights = rng.normal(size=(16, 8))
         levels = np.linspace(-2, 2, 7).astype(np.float32)
         plain, _ = assign(weights, np.empty((16, 0)), levels)
-        fed, _ = assign(weights, feedback.cholesky(matrix), levels)
+        fed, _ = assign(weights, feedback.inverse_cholesky(matrix), levels)
         errors = [output_error(weights, levels[indices], matrix).sum() for indices in (fed, plain)]
         lower.append(errors[0] / errors[1])
     assert np.mean(lower) < 0.6
@@ -82,14 +82,18 @@ def test_the_loss_is_the_output_error(columns, rows, slope, seed):
     matrix = covariance(rng, columns)
     weights = rng.normal(size=(columns, rows)) * 3
     levels = np.sort(rng.normal(size=5)).astype(np.float32)
-    indices, loss = assign(weights, feedback.cholesky(matrix), levels, rng.uniform(0, 8, 5), slope)
+    indices, loss = assign(weights, feedback.inverse_cholesky(matrix), levels, rng.uniform(0, 8, 5), slope)
     np.testing.assert_allclose(loss, output_error(weights, levels[indices], matrix), rtol=1e-7, atol=1e-9)
 
 
 def test_weights_are_left_as_they_were():
     weights = np.random.default_rng(0).normal(size=(5, 3))
     before = weights.copy()
-    assign(weights, feedback.cholesky(covariance(np.random.default_rng(1), 5)), np.array([-1.0, 1.0], dtype=np.float32))
+    assign(
+        weights,
+        feedback.inverse_cholesky(covariance(np.random.default_rng(1), 5)),
+        np.array([-1.0, 1.0], dtype=np.float32),
+    )
     np.testing.assert_array_equal(weights, before)
 
 
@@ -190,7 +194,7 @@ def test_descent_makes_less_output_error_than_feedback_alone():
     matrix = covariance(rng, columns)
     weights = rng.normal(size=(columns, rows))
     levels, lengths = np.linspace(-2, 2, 5).astype(np.float32), np.zeros(5)
-    upper = feedback.cholesky(matrix)
+    upper = feedback.inverse_cholesky(matrix)
     slopes = np.zeros(rows)
     indices, _ = feedback.assign_with_feedback(weights, upper, levels, lengths, slopes, np.diag(upper).copy())
     fed = output_error(weights, levels[indices], matrix)

@@ -47,9 +47,3 @@ def read_fisher(path: Path, made_from: dict[str, str] | None = None) -> dict[str
     with open_h5(path, KIND, made_from) as file:
         names = json.loads(get_text(file.attrs, "layers"))
         return {name: float(file[folder_name(name)].attrs["fisher"]) for name in names}
-
-
-def layer_names(path: Path) -> list[str]:
-    """Names of all layers, in the network's order."""
-    with open_h5(path, KIND) as file:
-        return json.loads(get_text(file.attrs, "layers"))

@@ -8,6 +8,8 @@ from wshare.commands.tables import print_json, print_table
 from wshare.errors import UserError
 from wshare.files.sealed import check_origin, read_json, sha256_file
 from wshare.packed.contents import contents
+from wshare.tasks.table import DEFAULT, task
+from wshare.tasks.task import own_figures
 
 NONE = "-"
 
@@ -37,10 +39,7 @@ def compare(
         ("format", *(found["format"] for found in both)),
     ]
     if any("quality" in found for found in both):
-        quality = [found.get("quality", {}) for found in both]
-        rows += [
-            (label, *(text.format(of(found)) if found else NONE for found in quality)) for label, text, of in QUALITY
-        ]
+        rows += _quality([found.get("quality") for found in both])
     print_table(("", "A", "B"), rows)
     print(f"\nA: {a}\nB: {b}\n")
     names = list(dict.fromkeys(name for found in both for name in found["layers"]))
@@ -51,14 +50,29 @@ def compare(
     print_table(("layer", "k of A", "k of B", "bits/weight of A", "of B"), lines)
 
 
+# Rows that each task has.
 QUALITY = (
-    ("top-1", "{:.2%}", lambda metrics: metrics["compressed"]["top1"]),
     ("share of float32", "{:.2%}", lambda metrics: metrics["relative_quality"]),
     ("interval from", "{:.2%}", lambda metrics: metrics["relative_quality_ci95"][0]),
     ("interval to", "{:.2%}", lambda metrics: metrics["relative_quality_ci95"][1]),
     ("divergence, nats", "{:.4f}", lambda metrics: metrics["compressed"]["kl"]),
     ("verdict", "{}", lambda metrics: metrics["verdict"]),
 )
+
+
+def _quality(both: list[dict | None]) -> list[tuple[str, ...]]:
+    """Rows of quality by two metrics.json, either of which may be missing."""
+    # Files made before tasks had names are of the default one.
+    figures = [own_figures(task(metrics.get("task", DEFAULT)))[0] if metrics else None for metrics in both]
+    label = " or ".join(dict.fromkeys(figure.label for figure in figures if figure))
+    first = [
+        figure.text(metrics["compressed"][figure.key]) if figure else NONE
+        for figure, metrics in zip(figures, both, strict=True)
+    ]
+    others = [
+        (name, *(text.format(of(metrics)) if metrics else NONE for metrics in both)) for name, text, of in QUALITY
+    ]
+    return [(label, *first), *others]
 
 
 def _cells(layers: list[dict | None], key: str, text: str) -> list[str]:

@@ -43,9 +43,9 @@ def compress(
     weights: Weights = None,
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
-    quality: Annotated[float, "least accuracy as a share of the float32 accuracy"] = 0.99,
+    quality: Annotated[float, "least quality, as a share of the float32 network's"] = 0.99,
     confidence: Annotated[
-        float | None, "probability with which the verdict shall be met; none goes by the measured accuracy"
+        float | None, "probability with which the verdict shall be met; none goes by the quality measured"
     ] = CONFIDENCE,
     method: Annotated[str, f"search method: {', '.join(METHODS)}"] = DEFAULT,
     rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
@@ -82,7 +82,7 @@ def compress(
     check_labels(dataset.labels, spec)
     with tempfile.TemporaryDirectory() as folder:
         both = _splits(dataset, spec, enlarge, held_out, limit, seed, Path(folder))
-        result = compress_images(model, *both, settings, threads=threads)
+        result = compress_images(model, *both, settings, spec["task"], threads=threads)
     result.save(output)
     if recipe:
         write_json(recipe, result.recipe)

@@ -24,8 +24,8 @@ def prepare_for_jobs(packages: Path, typed: list[str]) -> None:
     """
     if typed:
         os.environ.setdefault(COMMAND, shlex.join(["snakemake", *typed[1:]]))
-    for variable, octets in MALLOC.items():
-        os.environ.setdefault(variable, str(octets))
+    for variable, nbytes in MALLOC.items():
+        os.environ.setdefault(variable, str(nbytes))
     for variable, folder in (("PYTHONPATH", packages), ("PATH", Path(sys.executable).parent)):
         present = os.environ.get(variable, "")
         if present.split(os.pathsep)[0] != str(folder):

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from wshare.evaluation.intervals import margin, relative_quality, verdict
-from wshare.tasks.task import Task
+from wshare.tasks.task import Task, own_figures
 from wshare.version import __version__
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
@@ -17,7 +17,7 @@ def compare(task: Task, outputs: np.ndarray, reference: np.ndarray, labels: np.n
     before, after = (task.score(array, reference, labels) for array in (reference, outputs))
     share, low, high = relative_quality(after.correct, before.correct, seed)
     expected, half_width = after.expected, margin(after.expected_error)
-    alone = [figure.key for figure in task.FIGURES if not figure.compares]
+    alone = [figure.key for figure in own_figures(task)]
     compared = [figure.key for figure in task.FIGURES if figure.compares]
     images = {"images": len(outputs)}
     return {

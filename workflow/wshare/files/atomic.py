@@ -27,18 +27,18 @@ SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
 
 @contextmanager
-def atomic(path: str | Path, octets: int = 0) -> Iterator[Path]:
+def atomic(path: str | Path, nbytes: int = 0) -> Iterator[Path]:
     """Temporary path that takes the name `path` when the block ends without error.
 
     It lies in a folder of its own beside `path`, which is gone afterwards: a failed job leaves nothing, and what a
     killed one leaves is removed when `path` is written next. A second writer of the same file waits. UserError, in one
-    line, if the disk is full or does not take the file; before anything is written if `octets`, the size, is known.
+    line, if the disk is full or does not take the file; before anything is written if `nbytes`, the size, is known.
     """
     path = Path(path)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone_in(path.with_name(f".{path.name}.tmp")) as folder:
-            check_space(path, octets)
+            check_space(path, nbytes)
             temporary = folder / path.name
             yield temporary
             _sync(temporary)
@@ -111,12 +111,12 @@ def write_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); {CURES[number]} and run again") from None
 
 
-def check_space(path: Path, octets: int) -> None:
-    """UserError if the disk that `path` is about to be written to has less than `octets` bytes left."""
+def check_space(path: Path, nbytes: int) -> None:
+    """UserError if the disk that `path` is about to be written to has less than `nbytes` bytes left."""
     free = shutil.disk_usage(path.parent).free
-    if free < octets:
+    if free < nbytes:
         raise UserError(
-            f"{path}: needs {octets / 1e6:.1f} MB, and its disk has {free / 1e6:.1f} MB left; free space and run again"
+            f"{path}: needs {nbytes / 1e6:.1f} MB, and its disk has {free / 1e6:.1f} MB left; free space and run again"
         )
 
 

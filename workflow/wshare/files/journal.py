@@ -9,17 +9,15 @@ from pathlib import Path
 from wshare.errors import FormatError
 from wshare.files.atomic import write_errors, write_text
 
-# What was measured: a combination, or for searches by price the name of the measurement and the price.
+# What was measured, as JSON can hold it.
 Key = tuple
-# That name for a price, by the precision it was measured in.
-PRICE_NAMES = {"float32": "slope", "float16": "half"}
 
 
 class Journal:
-    """Measurements by combination, appended to a file of JSON lines and read back on the next start.
+    """Measurements by key, appended to a file of JSON lines and read back on the next start.
 
-    The first line is `header`; a file that opens with another one is started anew, and a last line cut
-    off by a kill is dropped.
+    The first line is `header`; a file that opens with another one is started anew, and a last line cut off by a kill
+    is dropped. FormatError if another line is damaged; UserError if the disk does not take the file.
     """
 
     def __init__(self, path: Path, header: dict):
@@ -42,30 +40,21 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, combination: Key) -> bool:
-        return combination in self._entries
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
 
-    def __getitem__(self, combination: Key) -> dict:
-        return self._entries[combination]
+    def __getitem__(self, key: Key) -> dict:
+        return self._entries[key]
 
-    def entries(self) -> dict[Key, dict]:
-        """All measurements by combination."""
-        return dict(self._entries)
-
-    def append(self, combination: Key, measurement: dict) -> None:
+    def append(self, key: Key, measurement: dict) -> None:
         """Add a measurement; it is on disk when this returns."""
-        self._entries[combination] = measurement
-        line = json.dumps([combination, measurement, _checksum(combination, measurement)]) + "\n"
+        self._entries[key] = measurement
+        line = json.dumps([key, measurement, _checksum(key, measurement)]) + "\n"
         rest = line.encode()
         with write_errors(self._path):
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-
-
-def read_journal(path: Path) -> dict[Key, dict]:
-    """All measurements of a journal, in the order in which they were made; FormatError if a line is damaged."""
-    return _entries(path, _whole_lines(path))
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -78,10 +67,10 @@ def _entries(path: Path, lines: list[str]) -> dict[Key, dict]:
     entries: dict[Key, dict] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
-            combination, measurement, checksum = json.loads(line)
-            if checksum != _checksum(combination, measurement):
+            key, measurement, checksum = json.loads(line)
+            if checksum != _checksum(key, measurement):
                 raise ValueError("checksum differs")
-            entries[tuple(combination)] = measurement
+            entries[tuple(key)] = measurement
         except (ValueError, TypeError, RecursionError) as error:
             raise FormatError(
                 f"{path}: line {number} is damaged ({error}); remove it, to measure anew, with: "
@@ -90,5 +79,5 @@ def _entries(path: Path, lines: list[str]) -> dict[Key, dict]:
     return entries
 
 
-def _checksum(combination: Key, measurement: dict) -> int:
-    return zlib.crc32(json.dumps([combination, measurement]).encode())
+def _checksum(key: Key, measurement: dict) -> int:
+    return zlib.crc32(json.dumps([key, measurement]).encode())

@@ -95,16 +95,6 @@ def _status(
 
 
 @contextmanager
-def substituted(model: nn.Module, weights: dict[str, np.ndarray]) -> Iterator[None]:
-    """The model with the weights of some layers replaced; the old ones come back at the end.
-
-    `weights` maps layer names to float32 arrays of the layers' shapes.
-    """
-    with replaced(model, {f"{name}.weight": weight for name, weight in weights.items()}):
-        yield
-
-
-@contextmanager
 def replaced(model: nn.Module, tensors: dict[str, np.ndarray]) -> Iterator[None]:
     """The model with some parameters and buffers replaced; the old ones come back at the end.
 

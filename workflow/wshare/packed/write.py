@@ -1,7 +1,6 @@
 """The compressed network as files: packed, dense, and the sizes of their parts."""
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from wshare.packed.compressed import Compressed
 from wshare.packed.format import load_packed, pack, read_index
 from wshare.packed.hashes import weights_hash
 from wshare.quantize.batch_norm import BatchNorm
+from wshare.tasks.task import Task
 
 
 def pack_network(
-    task: ModuleType,
+    task: Task,
     model: nn.Module,
     compressed: Compressed,
     packing: dict,
@@ -36,7 +36,7 @@ def pack_network(
     The divergence is that of the network as it was packed, on `images`, where the float32 one's outputs are
     `reference`. `packing` tells `format`, how indices are coded ("fixed" or "entropy"), and `batch_norm`, how batch
     norms that are not folded are kept ("auto", "float16" or "float32"). `float32` is the bytes of the uncompressed
-    network, `task` a module of `wshare.tasks`. The model itself changes.
+    network. UserError if float16 is asked for and does not hold a batch norm. The model itself changes.
     """
     shared, folded, batch_norm = compressed.shared, compressed.folded, packing["batch_norm"]
     state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | compressed.changed
@@ -67,7 +67,7 @@ def pack_network(
 
 
 def _float16_or_not(
-    task: ModuleType,
+    task: Task,
     model: nn.Module,
     state: dict[str, np.ndarray],
     norms: dict[str, BatchNorm],

@@ -13,7 +13,7 @@ SWEEPS = 4
 BLOCK = 64
 
 
-def cholesky(covariance: np.ndarray) -> np.ndarray:
+def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
     """Upper Cholesky factor U of the inverse, U^T U = C^-1: float64 [columns, columns].
 
     Row i holds how much of an error of column i the later columns make good: u[i, j] / u[i, i] (Frantar et al.
@@ -21,18 +21,19 @@ def cholesky(covariance: np.ndarray) -> np.ndarray:
     after it.
     """
     # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V.
-    upper = np.linalg.cholesky(covariance[::-1, ::-1].astype(np.float64))[::-1, ::-1]
-    return np.ascontiguousarray(lapack.dtrtri(upper)[0])
+    factor = np.linalg.cholesky(covariance[::-1, ::-1].astype(np.float64))[::-1, ::-1]
+    return np.ascontiguousarray(lapack.dtrtri(factor)[0])
 
 
 @njit(cache=True, nogil=True)
-def assign_with_feedback(weights, upper, levels, lengths, slope, inverse_std):
+def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std):
     """Indices of the shared values, uint16 [columns, rows], and the loss of each row, float64 [rows].
 
-    `weights` is float64 [columns, rows], `upper` from `cholesky`, of any precision, or [columns, 0] for no feedback;
-    `levels` ascend. Each weight takes the level of least  ((w - c) / inverse_std)^2 + slope * length , with w the
-    weight after the feedback of the columns before it, slope [rows] in squared output error a bit, and inverse_std
-    [columns] one over the standard deviation of the column's input.
+    `weights` is float64 [columns, rows]; `cholesky` is what `inverse_cholesky` gives, of any precision, or [columns, 0]
+    for no feedback; `levels` ascend. Each weight takes the level of least
+    ((w - c) / inverse_std)^2 + slope * length , with w the weight after the feedback of the columns before it, slope
+    [rows] in squared output error a bit, and inverse_std [columns] one over the standard deviation of the column's
+    input.
     """
     columns, rows = weights.shape
     k = len(levels)
@@ -40,7 +41,7 @@ def assign_with_feedback(weights, upper, levels, lengths, slope, inverse_std):
     left = weights.copy()
     errors = np.empty((BLOCK, rows))
     loss = np.zeros(rows)
-    feedback = upper.shape[1] > 0
+    feedback = cholesky.shape[1] > 0
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         for i in range(start, stop):
@@ -61,13 +62,13 @@ def assign_with_feedback(weights, upper, levels, lengths, slope, inverse_std):
                 loss[row] += error[row] * error[row]
             if feedback:
                 for j in range(i + 1, stop):
-                    share = upper[i, j]
+                    share = cholesky[i, j]
                     for row in range(rows):
                         left[j, row] -= error[row] * share
         if feedback and stop < columns:
             # One product of matrices; a column at a time, all weights would be read for each (GPTQ, section 3.3).
-            shares = np.ascontiguousarray(upper[start:stop, stop:].T)
-            left[stop:] -= np.dot(shares, errors[: stop - start].astype(upper.dtype))
+            shares = np.ascontiguousarray(cholesky[start:stop, stop:].T)
+            left[stop:] -= np.dot(shares, errors[: stop - start].astype(cholesky.dtype))
     return indices, loss
 
 

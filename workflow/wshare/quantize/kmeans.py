@@ -38,7 +38,7 @@ def sweep(
 
     `weights` and `importance` have one shape; importance None means 1. Up to `bins` distinct weights
     the solution is optimal for the weights themselves, above it for `bins` groups of them whose means
-    and spreads are kept. `weighting` is "none" or "importance". `method` is "exact" (dynamic
+    and inertia are kept. `weighting` is "none" or "importance". `method` is "exact" (dynamic
     programming over intervals: Wang & Song 2011, divide and conquer on the monotone argmin: Gronlund
     et al. 2017), "lloyd" (linear initialisation) or "sklearn" (k-means++); the last two find local
     optima and exist for comparison. UserError for an empty layer, a weight that is not finite, or an
@@ -82,15 +82,15 @@ def _build_histogram(
     values: np.ndarray, weights: np.ndarray, importance: np.ndarray | None, edges: np.ndarray, weighting: str
 ) -> _Histogram:
     # Sorted weights fall into their groups several times as fast; the importance belongs to the unsorted ones.
-    plain = _moments(values, None, edges)
-    weighted = plain if importance is None else _moments(weights, importance, edges)
+    plain = _grouped(values, None, edges)
+    weighted = plain if importance is None else _grouped(weights, importance, edges)
     if weighting == "none" or importance is None:
         return _Histogram(plain, plain, weighted)
     mean = importance.mean(dtype=np.float64)
     if mean == 0:
         return _Histogram(plain, plain, weighted)
     # A trace of mass gives weights without importance a place and ends ties.
-    return _Histogram(_moments(weights, importance / mean + 1e-6, edges), plain, weighted)
+    return _Histogram(_grouped(weights, importance / mean + 1e-6, edges), plain, weighted)
 
 
 @njit(cache=True)
@@ -129,7 +129,7 @@ def _group_edges(values: np.ndarray, bins: int) -> np.ndarray:
     return values[np.unique(np.concatenate([[0], starts]))]
 
 
-def _moments(weights: np.ndarray, mass: np.ndarray | None, edges: np.ndarray) -> np.ndarray:
+def _grouped(weights: np.ndarray, mass: np.ndarray | None, edges: np.ndarray) -> np.ndarray:
     """Mass, mean and within-group inertia, float64 [3, groups]; mass None means 1."""
     total, first, second = _sums(weights, mass, edges)
     shift = np.divide(first, total, out=np.zeros_like(first), where=total > 0)

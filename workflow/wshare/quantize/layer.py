@@ -111,7 +111,7 @@ class PreparedLayer:
         """
         if self.covariance.ndim == 2:
             return np.empty((*self.covariance.shape, 0))
-        return np.stack([feedback.cholesky(group).astype(np.float32) for group in self.covariance])
+        return np.stack([feedback.inverse_cholesky(group).astype(np.float32) for group in self.covariance])
 
     @cached_property
     def variance(self) -> np.ndarray:
@@ -242,11 +242,11 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     # In squared output error a bit; indices of fixed width all cost the same.
     row_slope = slope / np.maximum(importance, TINY)
     row_slope = row_slope if options.format == "entropy" else np.zeros_like(row_slope)
-    factors = layer.cholesky if options.error_feedback else np.empty((*inverse_std.shape, 0))
+    cholesky = layer.cholesky if options.error_feedback else np.empty((*inverse_std.shape, 0))
     for _ in range(PASSES if options.format == "entropy" else 1):
         parts = [
-            feedback.assign_with_feedback(w, u, levels, lengths, p, s)
-            for w, u, p, s in zip(layer.weights, factors, row_slope, inverse_std, strict=True)
+            feedback.assign_with_feedback(weights, factor, levels, lengths, slopes, inverse)
+            for weights, factor, slopes, inverse in zip(layer.weights, cholesky, row_slope, inverse_std, strict=True)
         ]
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
@@ -259,18 +259,20 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
             levels = _least_squares(layer, indices, levels, importance)
         if options.assignment_descent:
             losses = [
-                feedback.descend(w, c, levels.astype(np.float64), lengths, p, i)
-                for w, c, p, i in zip(layer.weights, layer.covariance, row_slope, indices, strict=True)
+                feedback.descend(weights, covariance, levels.astype(np.float64), lengths, slopes, own)
+                for weights, covariance, slopes, own in zip(
+                    layer.weights, layer.covariance, row_slope, indices, strict=True
+                )
             ]
             levels, indices, counts = _used(levels, indices)
-    loss = float(sum((part * h).sum() for part, h in zip(losses, importance, strict=True)))
+    loss = float(sum((rows * weight).sum() for rows, weight in zip(losses, importance, strict=True)))
     if options.variance_matching:
         levels = _variance_matched(layer, indices, levels)
     return _finish(layer, slope, importance, indices, levels, counts, loss, options)
 
 
 def _erasing_slope(layer: PreparedLayer, importance: np.ndarray, inverse_std: np.ndarray) -> float:
-    """Slope at which the layer as one value would be about as cheap, in nats a bit; infinite if that loses nothing.
+    """Slope at which the layer as one value would cost about as little, in nats a bit; infinite if that loses nothing.
 
     It is the slope at rate 0 of the distortion of a Gaussian source, D = s^2 4^-R, with s^2 the loss for each weight.
     """

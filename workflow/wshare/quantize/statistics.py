@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """First and second moments of the inputs that one output of a layer is a weighted sum of.
+    """Mean and second moment of the inputs that one output of a layer is a weighted sum of.
 
     `mean` is float32 [groups, columns]; `second`, about zero, is float32 [groups, columns, columns], or
     [groups, columns] where only the diagonal is known. Columns are in the order of the flattened weight of

@@ -17,11 +17,11 @@ from wshare.report.charts import Chart
 from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
-from wshare.report.quality import is_agreement, own, written
+from wshare.report.quality import is_agreement, written
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size, told_skipped
 from wshare.tasks.table import task
-from wshare.tasks.task import AGREEMENT
+from wshare.tasks.task import AGREEMENT, own_figures
 
 # The best first.
 VERDICTS = {"met": "✔ target met", "undecided": "? undecided", "missed": "✘ target missed"}
@@ -36,7 +36,7 @@ def model_page(model: Model, settings: dict, commit: str) -> tuple[str, dict[str
     found: dict[str, Chart] = {}
     articles = [_article(model, search, settings, commit, found) for search in model.searches]
     baseline, kind = model.baseline["held_out"], task(model.spec["task"])
-    first = own(kind)[0]
+    first = own_figures(kind)[0]
     quality = (
         f"no labels, so it is held against the float32 network's own {kind.PREDICTED},"
         if is_agreement(model.baseline)
@@ -90,7 +90,7 @@ def _card(model: Model, search: Search) -> str:
         f"{size(nbytes['float32'])} → {size(nbytes['packed'])}<br>{rate['on_disk']:.2f}x <small>on disk</small> "
         f"<small>({rate['analytic']:.2f}x analytic)</small>"
     )
-    figures = own(task(model.spec["task"]))
+    figures = own_figures(task(model.spec["task"]))
     if is_agreement(metrics):
         quality = [(f"{AGREEMENT} with float32", written(figures[0], metrics["compressed"][figures[0].key]))]
     else:
@@ -309,7 +309,7 @@ def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:
     )
     divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
     kind = task(model.spec["task"])
-    quality, *_ = own(kind)
+    quality, *_ = own_figures(kind)
     chosen, packed = (written(quality, found[quality.key]) for found in (on_search, after))
     if is_agreement(metrics):
         return [images, (f"{AGREEMENT} with float32", chosen, packed), interval, expected, divergence]

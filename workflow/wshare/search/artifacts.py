@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from torch import nn
@@ -25,6 +24,7 @@ from wshare.files.hdf5 import content_hash, read_settings
 from wshare.files.sealed import check_origin
 from wshare.files.tables import read_sealed
 from wshare.search.method import Artifacts, Profiled
+from wshare.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Files:
 def read_artifacts(
     needs: Sequence[str],
     files: Files,
-    task: ModuleType,
+    task: Task,
     model: nn.Module,
     images: Images,
     layers: Sequence[str],
@@ -79,7 +79,7 @@ def read_artifacts(
 
 def measured_artifacts(
     needs: Sequence[str],
-    task: ModuleType,
+    task: Task,
     model: nn.Module,
     images: Images,
     layers: Sequence[str],
@@ -113,9 +113,9 @@ def measured_artifacts(
         }
     if "sensitivity" in needs:
         few = images.part(0, settings["sensitivity"]["images"])
-        logits = reference[: len(few)]
-        score = task.score(logits, logits, few.labels)
-        probes = profile(task, model, list(found["clusters"].values()), few, logits)
+        outputs = reference[: len(few)]
+        score = task.score(outputs, outputs, few.labels)
+        probes = profile(task, model, list(found["clusters"].values()), few, outputs)
         found["sensitivity"] = profiles([row(task, probe, score) for probe in probes], found["clusters"])
     return Artifacts(model, images, tuple(layers), settings=used, **found)
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 
 import numpy as np
 from torch import nn
@@ -15,7 +14,7 @@ from wshare.evaluation.intervals import Z, check_images, paired_ratio, predicted
 from wshare.evaluation.predict import predict
 from wshare.models.layers import replaced
 from wshare.packed.compressed import Compressed
-from wshare.tasks.task import Score
+from wshare.tasks.task import Score, Task
 
 # Fewest images that rule anything out, and the standard errors by which they must miss.
 FEWEST = 100
@@ -53,7 +52,7 @@ class Evaluator:
 
     def __init__(
         self,
-        task: ModuleType,
+        task: Task,
         model: nn.Module,
         images: Images,
         reference: np.ndarray,

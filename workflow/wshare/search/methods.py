@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wshare.search.method import SearchMethod
 
-ARTIFACTS = ("layer_weights", "calibration", "clusters", "sensitivity")
-
 
 @dataclass(frozen=True)
 class Method:
     """A search method: `module`, below `wshare.search`, holds it as `METHOD`.
 
-    Of ARTIFACTS it `needs` some to search, and realises a recipe from those in `realised_from`.
+    Of the files in `wshare.search.artifacts.Files` it `needs` some to search, and realises a recipe from those in
+    `realised_from`.
     """
 
     name: str
@@ -31,6 +30,7 @@ class Method:
         return importlib.import_module(f"wshare.search.{self.module}").METHOD
 
 
+# What the methods by k read, and the one that feeds errors back.
 BY_K = {"needs": ("clusters", "sensitivity"), "realised_from": ("clusters",)}
 CALIBRATED = {"needs": ("layer_weights", "calibration"), "realised_from": ("layer_weights", "calibration")}
 METHODS = {

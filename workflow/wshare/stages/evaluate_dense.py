@@ -9,6 +9,7 @@ from wshare.data.images import ImageFile
 from wshare.evaluation.predict import predict
 from wshare.files.sealed import read_json, write_json
 from wshare.tasks.table import task
+from wshare.tasks.task import own_figures
 
 
 def evaluate_dense(
@@ -27,7 +28,7 @@ def evaluate_dense(
     model = read_model(spec, weights, device)
     description = read_json(spec)
     kind = task(description["task"])
-    quality, compared = kind.FIGURES[0], {figure.key for figure in kind.FIGURES if figure.compares}
+    quality, compared = own_figures(kind)[0], {figure.key for figure in kind.FIGURES if figure.compares}
     hashes = {"model": description["sha256"]}
     result: dict = {"published": description["published"]}
     splits = (("search", search_images, search_outputs), ("held_out", held_out_images, held_out_outputs))
@@ -43,5 +44,5 @@ def evaluate_dense(
         if images.labels is None:
             print(f"{name}: {len(images)} images without labels; this network's own {kind.PREDICTED} stand for them")
         else:
-            print(f"{name}: {quality.label} {figures[quality.key]:{quality.format}} on {len(images)} images")
+            print(f"{name}: {quality.label} {quality.text(figures[quality.key])} on {len(images)} images")
     write_json(baseline, result | {"sha256": hashes})

@@ -7,9 +7,10 @@ from wshare.errors import FormatError
 from wshare.files.atomic import remedy, write_text
 from wshare.files.sealed import check_origin, read_json, sha256_file
 from wshare.files.tables import write_table
-from wshare.report.quality import in_a_line, is_agreement, own
+from wshare.report.quality import in_a_line, is_agreement
 from wshare.report.texts import counted, size, told_skipped
 from wshare.tasks.table import task
+from wshare.tasks.task import own_figures
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def row(entry: Entry) -> tuple[dict, dict, dict]:
     """One line of the table: what stands before quality, quality by the task's own figure, and the rest."""
     result = entry.result
     low, high = result["relative_quality_ci95"]
-    quality = own(task(result["task"]))[0].key
+    quality = own_figures(task(result["task"]))[0].key
     return (
         {
             "model": result["model"],
@@ -133,8 +134,8 @@ def heading(result: dict, baseline: dict) -> str:
     """The model's name and its quality before compression."""
     told = told_skipped(baseline)
     skipped = f"; unreadable images left out: {told}" if told else ""
-    dense, figure = result["float32"], own(task(result["task"]))[0]
-    quality = "no labels" if is_agreement(result) else f"{figure.label} {dense[figure.key]:{figure.format}}"
+    dense, figure = result["float32"], own_figures(task(result["task"]))[0]
+    quality = "no labels" if is_agreement(result) else f"{figure.label} {figure.text(dense[figure.key])}"
     return (
         f"{result['model']} on {result['dataset']}: float32 file {size(result['bytes']['float32'])}, "
         f"{quality} on {dense['images']} held-out images{skipped}"

@@ -53,14 +53,18 @@ class Figure:
     format: str = ".2%"
     compares: bool = False
 
+    def text(self, value: float) -> str:
+        """A number of this figure, as a terminal shows it."""
+        return f"{value:{self.format}}"
+
 
 class Task(Protocol):
     """What a task's module gives.
 
     `FIGURES` are shown by reports and held by metrics.json; the first is the quality itself, the mean of
-    `Score.correct`. `COLUMNS` are the keys of the figures that front.csv has; `PROFILED` the columns of
-    sensitivity.csv: keys of figures, and `relative_quality` and `kl`, which every task has. `PREDICTED` names, in
-    the plural, what agreement compares.
+    `Score.correct`. `COLUMNS` are the keys of the figures that front.csv has, among them all that are shown of the
+    search images: the quality, and those that compare. `PROFILED` are the columns of sensitivity.csv: keys of figures,
+    and `relative_quality` and `kl`, which every task has. `PREDICTED` names, in the plural, what agreement compares.
     """
 
     FIGURES: tuple[Figure, ...]
@@ -102,3 +106,8 @@ class Task(Protocol):
 
         `rows` are those of predictions.csv as text, `description` is model.json, `source` that of the dataset.
         """
+
+
+def own_figures(task: Task) -> list[Figure]:
+    """The figures that each network has by itself, the quality first."""
+    return [figure for figure in task.FIGURES if not figure.compares]

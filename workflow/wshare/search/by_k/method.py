@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from wshare.models.kinds.table import layout_of
 from wshare.packed.compressed import Compressed
 from wshare.quantize.codebooks import Shared, nearest_indices
@@ -69,9 +67,7 @@ class ByK:
             weight = module.weight.numpy(force=True)
             bits += layer_bits(weight.size, k)
             if k is not None:
-                shared[f"{name}.weight"] = _shared(weight, space.clusters[name].sweep.codebook(k), layout_of(module))
+                codebook = space.clusters[name].sweep.codebook(k)
+                indices = nearest_indices(weight, codebook)
+                shared[f"{name}.weight"] = Shared(codebook, indices, layout=layout_of(module))
         return Compressed(shared, bits)
-
-
-def _shared(weight: np.ndarray, codebook: np.ndarray, layout: object) -> Shared:
-    return Shared(codebook, nearest_indices(weight, codebook), layout=layout)

@@ -2,8 +2,7 @@
 
 The sum of the layers' predicted losses is least under a budget of bits; HiGHS finds it by branch and bound (Huangfu &
 Hall 2018). The integer programs of other compressors take their budget from the user (MCT, HAWQ-V3); here it is
-bisected against the measured quality. Unlike one price of a bit for all layers, it reaches combinations off the convex
-hull.
+bisected against the measured quality. Unlike one slope for all layers, it reaches combinations off the convex hull.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What every search method is given: layers, their cost and curves, and a counted way to measure."""
+"""What every search method by k is given: layers, their bits and inertia, and a counted way to measure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from wshare.quantize.cost import index_bits
 from wshare.search.by_k.method import ByK
-from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled
+from wshare.search.by_k.problem import Combination, Layer, Problem
+from wshare.search.method import Profiled
 
 # Rows [combinations, layers] of positions in each layer's list of candidates.
 Positions = np.ndarray

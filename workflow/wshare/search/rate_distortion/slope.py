@@ -2,7 +2,7 @@
 
 The loss measured on the search images grows smoothly with the slope, so that its target is met by a secant on
 logarithmic axes within a bracket. Divergence from the float32 network is the loss: it varies far less from image to
-image than accuracy, which only confirms the choice.
+image than quality, which only confirms the choice.
 """
 
 import math
@@ -12,11 +12,11 @@ from scipy.optimize import brentq
 
 from wshare.errors import UserError
 
-# Share of the budget that the chosen slope must spend, unless evaluations run out.
+# Share of the divergence allowed that the chosen slope must reach, unless evaluations run out.
 CLOSE = 0.93
 # Slopes nearer to each other than this, as a logarithm, are taken for one.
 NEAREST = 0.005
-# What is left of the divergence allowed when accuracy does not confirm it.
+# What is left of the divergence allowed when quality does not confirm it.
 TIGHTER = 0.8
 # Share of a divergence that was not confirmed from which on one that was is near enough.
 NEAR_ENOUGH = 0.9
@@ -26,8 +26,9 @@ WIDEST = 1e4
 LEAST_LOSS = 1e-12
 # First step towards a size, as a logarithm of the slope: about half a bit a weight.
 BRACKET = math.log(2)
-# Divergence allowed for each share of accuracy that may be lost. On EfficientNet-Lite0, and in its peers' files, 4 nats
-# lose about all of it on average, so that every second sample of images would miss the target. The rest is the margin.
+# Divergence allowed, in nats, for each share of quality that may be lost. On EfficientNet-Lite0, and in its peers'
+# files, 4 nats lose about all of it on average, so that every second sample of images would miss the target. The rest
+# is the margin.
 MAX_KL = 2.5
 
 
@@ -59,11 +60,11 @@ def aim(probed: list[tuple[float, float]], max_kl: float) -> float:
 def find(measure: Callable[[float], tuple[float, bool]], start: float, max_kl: float, evaluations: int) -> float:
     """Highest slope found whose divergence is at most `max_kl` nats and that is confirmed; the best of all if none is.
 
-    `measure` returns the divergence in nats at a slope, and whether accuracy confirms it; the second is looked at
+    `measure` returns the divergence in nats at a slope, and whether quality confirms it; the second is looked at
     only where the first fits.
     """
     tried: dict[float, tuple[float, bool]] = {}
-    # Least divergence that accuracy did not confirm.
+    # `failed`: the least divergence that quality did not confirm.
     slope, allowed, failed = start, max_kl, 0.0
     while len(tried) < evaluations:
         tried[slope] = measure(slope)
@@ -110,15 +111,15 @@ def within(bits: Callable[[float], float], most: float, start: float) -> float:
 
 
 def _next(tried: dict[float, tuple[float, bool]], max_kl: float, start: float) -> float:
-    """Slope between the nearest one below the budget and the nearest one above it, where the loss should be right."""
-    aim = math.log(max_kl * (1 + CLOSE) / 2)
+    """Slope between the nearest below the divergence allowed and the nearest above it, where it should be right."""
+    goal = math.log(max_kl * (1 + CLOSE) / 2)
     points = sorted((math.log(slope), math.log(max(loss, 1e-9))) for slope, (loss, _) in tried.items())
-    below = max((p for p in points if p[1] <= aim), default=None)
-    above = min((p for p in points if p[1] > aim and (below is None or p[0] > below[0])), default=None)
+    below = max((p for p in points if p[1] <= goal), default=None)
+    above = min((p for p in points if p[1] > goal and (below is None or p[0] > below[0])), default=None)
     if below and above:
-        share = (aim - below[1]) / (above[1] - below[1])
+        share = (goal - below[1]) / (above[1] - below[1])
         # Never at the bracket's end, where a secant may stick.
         return math.exp(below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0]))
     known, loss = below or above or points[0]
-    step = min(max(aim - loss, -math.log(WIDEST)), math.log(WIDEST))
+    step = min(max(goal - loss, -math.log(WIDEST)), math.log(WIDEST))
     return min(max(math.exp(known + step), start / WIDEST), start * WIDEST)
