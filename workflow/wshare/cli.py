@@ -174,7 +174,7 @@ def _add(parser: argparse.ArgumentParser, flag: _Flag) -> None:
     if annotation == list[Path]:
         parser.add_argument(name, type=Path, nargs="*" if flag.bare and not needed else "+", metavar="FILE", **given)
     elif annotation is dict:
-        parser.add_argument(name, type=json.loads, metavar="JSON", **given)
+        parser.add_argument(name, type=_json_object, metavar="JSON", **given)
     elif annotation is bool:
         action = "store_true" if flag.default is False else argparse.BooleanOptionalAction
         parser.add_argument(name, action=action, **given)
@@ -193,6 +193,16 @@ def _with_default(text: str, default: object) -> str:
     if default is None or default is False or default in ({}, []):
         return text
     return f"{text} (default: {'yes' if default is True else default})"
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object; write it such as {{"key": 1}}')
+    return value
 
 
 def _or_none(kind: type) -> Callable[[str], object]:

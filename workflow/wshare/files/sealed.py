@@ -20,7 +20,7 @@ def write_json(path: str | Path, value: dict) -> None:
 def read_json(path: str | Path) -> dict:
     """Content of a file that `write_json` wrote; FormatError if it is missing, damaged or of another version."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refused)
         version, found = value.pop("version", None), value.pop("checksum")
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
@@ -30,6 +30,11 @@ def read_json(path: str | Path) -> dict:
     if found != _checksum(value):
         raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")
     return value
+
+
+def _refused(constant: str) -> None:
+    # JSON has neither, and `write_json` writes neither.
+    raise ValueError(f"{constant} is no number")
 
 
 def check_version(path: str | Path, found: object) -> None:

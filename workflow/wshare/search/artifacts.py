@@ -50,7 +50,13 @@ def read_artifacts(
     layers: Sequence[str],
     made_from: dict[str, str],
 ) -> Artifacts:
-    """What `needs` names, from files; `made_from` holds the hashes of model and images that all must come from."""
+    """What `needs` names, from files; `made_from` holds the hashes of model and images that all must come from.
+
+    UserError if a file that is needed is not given; FormatError for one that is damaged or made from something else.
+    """
+    for name in needs:
+        if not getattr(files, name):
+            raise UserError(f"--{name.replace('_', '-')}: missing; the method of this search needs it")
     found: dict = {}
     settings: dict[str, dict] = {}
     hashes: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """What a search method is given, and what it offers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,19 @@ from wshare.search.evaluator import Evaluator, Key
 
 # What a method chooses for one layer, as recipe.json holds it.
 Setting = dict[str, Any]
+
+
+class SettingError(Exception):
+    """A setting in a recipe that its method cannot realise; the message names layer, entry and value."""
+
+
+def entry(layer: str, setting: Setting, key: str, fits: Callable[[Any], bool], wanted: str) -> Any:
+    """An entry of a layer's setting; SettingError, with what is `wanted`, unless it is there and `fits`."""
+    if key not in setting:
+        raise SettingError(f"layer {layer!r}: {key} is missing; it must be {wanted}")
+    if not fits(setting[key]):
+        raise SettingError(f"layer {layer!r}: {key} {setting[key]!r}: must be {wanted}")
+    return setting[key]
 
 
 @dataclass(frozen=True)
@@ -91,5 +104,6 @@ class SearchMethod(Protocol):
     def realise(self, space: Any, layers: Mapping[str, Setting]) -> Compressed:
         """Compressed tensors of the layers with these settings.
 
-        It serves measuring, packing, `wshare apply` and the API: the same settings give the same bits.
+        It serves measuring, packing, `wshare apply` and the API: the same settings give the same bits. SettingError for
+        one that is none of this method's.
         """

@@ -6,13 +6,15 @@ from wshare.errors import FormatError, UserError
 from wshare.files.atomic import remedy
 from wshare.files.sealed import check_origin, read_json
 from wshare.packed.compressed import Compressed
-from wshare.search.method import Artifacts
+from wshare.search.method import Artifacts, SettingError
 from wshare.search.methods import METHODS, Method
+from wshare.search.recipe_form import HEAD, REST, Form, artifacts_form, first_wrong
 
 # Version 1, which had no number, told neither clustering nor packing nor calibration.
 VERSION = 2
+# Divergence of the packed network above which it is another one than was searched: so many times the upper bound that
+# the search measured, and so many nats more. A choice, wide on purpose: only a wrong file shall be refused.
 FAR_OFF, SLACK = 2.0, 0.01
-KEYS = {"versions", "task", "model", "settings", "packing", "artifacts", "layers", "search_images"}
 
 
 def read_recipe(path: Path) -> dict:
@@ -25,14 +27,24 @@ def read_recipe(path: Path) -> dict:
             f"{path}: of an earlier wshare, whose recipes do not tell clustering, packing and calibration, so that it "
             "cannot be applied again; search again with this version"
         )
+    _check_form(recipe, HEAD, path)
     check_versions(recipe, str(path))
-    if missing := KEYS - recipe.keys():
-        raise FormatError(f"{path}: not a whole recipe ({', '.join(sorted(missing))} missing); {remedy(path)}")
+    _check_form(recipe, REST, path)
+    own = artifacts_form(method_of(recipe, str(path)).realised_from, list(recipe["layers"]))
+    _check_form(recipe, {"artifacts": own}, path)
     return recipe
 
 
+def _check_form(recipe: dict, form: Form, path: Path) -> None:
+    wrong = first_wrong(recipe, form)
+    if wrong is not None:
+        raise FormatError(
+            f"{path}: not a whole recipe ({'.'.join(wrong)} is missing, or not what a search writes); {remedy(path)}"
+        )
+
+
 def check_versions(recipe: dict, where: str) -> None:
-    """FormatError unless this version realises recipes of that form, by that version of their method."""
+    """FormatError unless this version realises recipes of that version, by that version of their method."""
     method = method_of(recipe, where)
     expected = {"recipe": VERSION, "method": method.load().version}
     if recipe["versions"] != expected:
@@ -51,9 +63,16 @@ def method_of(recipe: dict, where: str) -> Method:
 
 
 def realised(recipe: dict, artifacts: Artifacts, where: str, threads: int) -> Compressed:
-    """Compressed tensors of the recipe's layers: what packing, `wshare apply` and the API make a file of."""
+    """Compressed tensors of the recipe's layers: what packing, `wshare apply` and the API make a file of.
+
+    FormatError for a setting that the method cannot realise.
+    """
     method = method_of(recipe, where).load()
-    return method.realise(method.prepare(artifacts, recipe["settings"]["options"], threads), recipe["layers"])
+    space = method.prepare(artifacts, recipe["settings"]["options"], threads)
+    try:
+        return method.realise(space, recipe["layers"])
+    except SettingError as error:
+        raise FormatError(f"{where}: {error}; search again") from None
 
 
 def check_recipe(recipe: dict, path: Path, made_from: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:

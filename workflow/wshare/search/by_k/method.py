@@ -9,7 +9,7 @@ from wshare.quantize.codebooks import Shared, nearest_indices
 from wshare.quantize.cost import layer_bits
 from wshare.search.by_k.problem import Combination, Layer, Problem
 from wshare.search.evaluator import Evaluator, Part
-from wshare.search.method import Artifacts, Found, Setting
+from wshare.search.method import Artifacts, Found, Setting, entry
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ByK:
         """Each weight replaced by the nearest value of its layer's codebook."""
         shared, bits = {}, 0
         for name, setting in layers.items():
-            module, k = space.model.get_submodule(name), setting["k"]
+            module, k = space.model.get_submodule(name), entry(name, setting, "k", _is_k, "1 or more, or null")
             weight = module.weight.numpy(force=True)
             bits += layer_bits(weight.size, k)
             if k is not None:
@@ -71,3 +71,7 @@ class ByK:
                 indices = nearest_indices(weight, codebook)
                 shared[f"{name}.weight"] = Shared(codebook, indices, layout=layout_of(module))
         return Compressed(shared, bits)
+
+
+def _is_k(value: object) -> bool:
+    return value is None or (type(value) is int and value >= 1)

@@ -1,5 +1,6 @@
 """A network whose layers are ready to be quantised, each at a slope of its own."""
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
 from wshare.quantize.layer import Options, PreparedLayer, Quantised, prepare, quantise
 from wshare.quantize.statistics import InputStatistics
-from wshare.search.method import Setting
+from wshare.search.method import Setting, entry
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,11 @@ class Network:
         """
 
         def quantised(name: str) -> Quantised:
-            setting = settings[name]
-            return quantise(self.layers[name], setting["slope"], setting["sensitivity_scale"], options)
+            slope, scale = (
+                entry(name, settings[name], key, _is_positive, "a number above 0")
+                for key in ("slope", "sensitivity_scale")
+            )
+            return quantise(self.layers[name], slope, scale, options)
 
         with ThreadPoolExecutor(threads) as pool:
             return dict(zip(self.layers, pool.map(quantised, self.layers), strict=True))
@@ -84,3 +88,7 @@ class Network:
             },
             folded={self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm is not None},
         )
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf

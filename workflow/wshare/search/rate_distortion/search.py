@@ -22,10 +22,11 @@ from scipy.stats import spearmanr
 
 from wshare.errors import UserError
 from wshare.models.folding import folded_norms
+from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
 from wshare.quantize.layer import Options, Quantised
 from wshare.search.evaluator import Evaluator, Key, Part
-from wshare.search.method import Artifacts, Found, Setting
+from wshare.search.method import Artifacts, Found, Setting, entry
 from wshare.search.rate_distortion.network import Network
 from wshare.search.rate_distortion.slope import LEAST_LOSS, MAX_KL, aim, find, first_guess, within
 from wshare.search.run import LOSSES
@@ -102,7 +103,12 @@ class RateDistortion:
 
     def realise(self, space: Space, layers: Mapping[str, Setting]) -> Compressed:
         """All layers at their slopes, taught by all images."""
-        folded = {name: setting["batch_norm"] for name, setting in layers.items() if "batch_norm" in setting}
+        norms = batch_norms(space.artifacts.model)
+        folded = {
+            name: entry(name, setting, "batch_norm", norms.__contains__, "the name of a batch norm of the network")
+            for name, setting in layers.items()
+            if "batch_norm" in setting
+        }
         network = space.whole(folded)
         return network.compressed(network.quantised(layers, space.options, space.threads))
 
