@@ -43,6 +43,7 @@ from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
+from wshare.report.quality import own
 from wshare.search.artifacts import measured_artifacts
 from wshare.search.evaluator import Evaluator, Key
 from wshare.search.method import Artifacts
@@ -83,11 +84,12 @@ class Result:
     def __str__(self) -> str:
         nbytes, after = self.metrics["bytes"], self.metrics["compressed"]
         low, high = self.metrics["relative_quality_ci95"]
+        quality = own(task(self.metrics["task"]))[0]
         return (
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
-            f"{self.metrics['measure']} {after['top1']:.2%} on {after['images']:,} held-out images, "
+            f"{self.metrics['measure']} {after[quality.key]:{quality.format}} on {after['images']:,} held-out images, "
             f"{self.metrics['relative_quality']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
             f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}"
         )
@@ -112,11 +114,12 @@ class Result:
             if error.name != "altair":
                 raise
             raise UserError("plot: altair is not installed; it is an optional extra: pip install altair") from None
+        quality = task(self.metrics["task"]).COLUMNS[0]
         rows = [
             {
                 "rate": row["compression_rate_analytic"],
                 "kl": row["kl"],
-                "top1": row["top1"],
+                quality: row[quality],
                 "state": "chosen" if row["chosen"] else "measured",
             }
             for row in self.front
@@ -126,7 +129,7 @@ class Result:
             y=altair.Y("kl:Q", title="divergence from float32 on search images, nats"),
         )
         points = base.mark_point(filled=True, size=80).encode(
-            color=altair.Color("state:N", title=None), tooltip=["rate:Q", "kl:Q", "top1:Q"]
+            color=altair.Color("state:N", title=None), tooltip=["rate:Q", "kl:Q", f"{quality}:Q"]
         )
         return base.mark_line(color="lightgrey") + points
 

@@ -42,7 +42,9 @@ class Network:
         """
         norms = batch_norms(model)
         modules = {name: model.get_submodule(name) for name in fisher}
-        biases = {name: module.bias.numpy(force=True) for name, module in modules.items() if module.bias is not None}
+        # A layer of another kind than torch's may have no such attribute.
+        biases = {name: getattr(module, "bias", None) for name, module in modules.items()}
+        biases = {name: bias.numpy(force=True) for name, bias in biases.items() if bias is not None}
         layers = {
             name: prepare(
                 name,
