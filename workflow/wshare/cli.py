@@ -39,7 +39,7 @@ STAGES = (
 COMMANDS = {
     "compress": "Compress a network on a folder of images, without retraining; prints sizes and the verdict.",
     "inspect": "List the layers of a packed file: shape, number of shared values, bits and bytes, and totals.",
-    "apply": "Put a recipe on another checkpoint of the same architecture, without a search; prints the sizes.",
+    "apply": "Apply a recipe again, without a search: to the same network, or to another checkpoint; prints the sizes.",
     "evaluate": "Print the quality of a packed file on a folder of images, against the float32 network, as JSON.",
     "export": "Write a packed file in the format of another runtime.",
     "compare": "Hold two packed files, or two searches, side by side: sizes, each layer's k and bits, and quality.",

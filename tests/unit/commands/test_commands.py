@@ -183,13 +183,19 @@ def test_a_recipe_goes_on_another_checkpoint(capsys):
 def test_a_recipe_of_another_method_goes_on_another_checkpoint():
     ks = dict(zip(LAYERS, (None, 4, 7, 16), strict=True))
     shapes = {name: list(tensor.shape) for name, tensor in state(0).items()}
-    layers = {name: {"shape": shapes[f"{name}.weight"], "k": k} for name, k in ks.items()}
-    write_json("slope.json", {"settings": {"method": "slope", "seed": 0}, "search_images": "", "layers": layers})
+    clustering = {"method": "exact", "k_max": 16, "bins": 16384, "weighting": "none", "candidates": [2], "seed": 0}
+    changed = {
+        "settings": {"method": "slope", "seed": 0, "options": {"evaluations": 1}},
+        "packing": {"format": "fixed", "batch_norm": "auto"},
+        "artifacts": {"clustering": dict.fromkeys(LAYERS, clustering)},
+        "layers": {name: {"shape": shapes[f"{name}.weight"], "k": k} for name, k in ks.items()},
+    }
+    write_json("slope.json", read_json("recipe.json") | changed)
     assert main(apply("slope.json")) == 0
     found = load_packed("other.safetensors")
     for name, k in ks.items():
         weight = state(1)[f"{name}.weight"].numpy()
-        codebook = None if k is None else sweep(weight, k_max=k).codebook(k)
+        codebook = None if k is None else sweep(weight, k_max=16).codebook(k)
         expected = weight if k is None else codebook[nearest_indices(weight, codebook)]
         np.testing.assert_array_equal(found[f"{name}.weight"].numpy(), expected)
     Path("other.safetensors").unlink()

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from wshare.artifacts.timings import Usage, of_search, read_benchmark, usage_by_stage
 from wshare.config.plan import plan
 from wshare.config.validation import complete
 from wshare.files.atomic import write_text
@@ -455,22 +454,6 @@ def test_layout_of_a_packed_file_adds_up(tmp_path):
     assert layout.folded == {"b.weight": ("bn", 1e-3)}
 
 
-def benchmarks(folder: Path, rows: dict[str, str]) -> list[Path]:
-    """Benchmark files of these jobs, each with a row of seconds, the same in words, and memory."""
-    paths = [folder / "benchmarks" / f"{name}.tsv" for name in rows]
-    for path, row in zip(paths, rows.values(), strict=True):
-        write_text(path, f"s\th:m:s\tmax_rss\n{row}\n")
-    return paths
-
-
-def test_usage_takes_the_sum_of_times_and_the_peak_of_memory(tmp_path):
-    rows = {"inspect_model": "1\tx\t-", "cluster_layer/a": "2\tx\t30", "cluster_layer/b": "3\tx\tNA"}
-    paths = benchmarks(tmp_path, rows)
-    usage = usage_by_stage([*paths, tmp_path / "gone.tsv"])
-    assert usage == {"inspect_model": Usage(1.0, None, 1), "cluster_layer": Usage(5.0, 30.0, 2)}
-    assert read_benchmark(paths[0]) == [(1.0, None)]
-
-
 def test_sizes_of_indices_by_hand(tmp_path):
     # 8 indices of 4 values, used 4, 2, 1 and 1 times: 2 bits each, and 1.75 bits each at their entropy.
     skewed = Shared(np.arange(4, dtype=np.float32), np.array([[0, 0, 0, 0], [1, 1, 2, 3]], np.uint16))
@@ -495,13 +478,6 @@ def test_codings_of_indices_are_listed(page, folder, metrics, search):
     assert ideal <= stored
     for number in (stored, fixed, ideal, zipped_bytes(path)):
         assert f"{number:,.0f} B" in article[2]
-
-
-def test_usage_leaves_out_stages_that_only_other_searches_need(tmp_path):
-    stages = ("extract_weights", "measure_inputs", "cluster_layer/a", "search/one/search", "search/two/search")
-    paths = benchmarks(tmp_path, dict.fromkeys(stages, "1\tx\t-"))
-    found = of_search(paths, "one", ["extract_weights", "measure_inputs", "search"])
-    assert found == [paths[0], paths[1], paths[3]]
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 models"), (1, "1 model"), (1500, "1,500 models")])
