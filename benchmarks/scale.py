@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 from wshare.files.sealed import write_json  # noqa: E402
 
-# One search goes by the price of a bit, the others by clusters.
+# One needs calibration statistics, the others clusters and sensitivity.
 METHODS = ("rate_distortion", "slope", "uniform", "two_step")
 
 

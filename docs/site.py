@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Where pages of the repository outside docs/ stand in the site.
 PAGES = {
     "README.md": "index.md",
-    "config/README.md": "configuration.md",
+    "config/README.md": "manual.md",
     "profiles/README.md": "profiles.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",

@@ -242,7 +242,7 @@ def untouched(folder: Path) -> None:
     pass
 
 
-# The rows of config/README.md's table: for each what is edited, how, and the jobs that are planned.
+# The rows of the table of docs/configuration.md: for each what is edited, how, and the jobs that are planned.
 ROWS = {
     "`seed`": [("seed of everything", sets("seed", 1), known(made("tiny")) | prepared("given"))],
     "`image_folder`": [("folder of images", sets("image_folder", "elsewhere"), prepared("given"))],
@@ -440,7 +440,7 @@ def test_threads_memory_and_gpus_plan_nothing(finished: Path):
 
 
 def test_each_row_of_the_manual_is_tested():
-    section = (ROOT / "config" / "README.md").read_text().partition("## What reruns when a key changes")[2]
+    section = (ROOT / "docs" / "configuration.md").read_text().partition("## What reruns when a key changes")[2]
     table = section.partition("\n## ")[0].partition("|---|---|---|\n")[2].partition("\n\n")[0]
     assert {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()} == set(ROWS)
 

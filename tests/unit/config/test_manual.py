@@ -1,4 +1,4 @@
-"""The key reference of config/README.md is what the schema says, and its examples are valid."""
+"""The key reference of docs/configuration.md is what the schema says, and the manual's examples are valid."""
 
 import copy
 import json
@@ -13,8 +13,10 @@ from wshare.config.manual import BEGIN, END, Key, main, reference, renewed, sect
 from wshare.config.validation import complete, schema
 from wshare.errors import UserError
 
-README = Path(__file__).parents[3] / "config" / "README.md"
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+ROOT = Path(__file__).parents[3]
+REFERENCE = ROOT / "docs" / "configuration.md"
+MANUAL = ROOT / "config" / "README.md"
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", MANUAL.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def property_names(node):
@@ -28,9 +30,9 @@ def property_names(node):
     return names | property_names(inner) | property_names(list(node.get("properties", {}).values()))
 
 
-def test_readme_holds_the_reference_of_the_schema():
-    text = README.read_text(encoding="utf-8")
-    assert renewed(text, reference(schema())) == text, "renew it: python -m wshare.manual config/README.md"
+def test_page_holds_the_reference_of_the_schema():
+    text = REFERENCE.read_text(encoding="utf-8")
+    assert renewed(text, reference(schema())) == text, "renew it: python -m wshare.config.manual docs/configuration.md"
 
 
 def test_every_key_of_the_schema_has_a_description():
@@ -99,7 +101,7 @@ def test_renewed_refuses_a_document_without_both_markers(text):
 
 
 def test_main_prints_the_reference_or_puts_it_into_a_file(tmp_path, capsys):
-    document = tmp_path / "README.md"
+    document = tmp_path / "configuration.md"
     document.write_text(f"{BEGIN}{END}", encoding="utf-8")
     main([])
     main([str(document)])

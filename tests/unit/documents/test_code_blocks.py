@@ -244,7 +244,7 @@ CHECKS = {
     "snakemake": check_snakemake,
     "wshare": check_wshare,
     "python -m wshare": check_wshare,
-    "python -m wshare.manual": check_files,
+    "python -m wshare.config.manual": check_files,
     "python": check_script,
     "pytest": check_files,
     "cat": check_files,

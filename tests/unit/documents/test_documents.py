@@ -5,15 +5,22 @@ import hashlib
 import importlib
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from wshare.cli import STAGES
+from wshare.artifacts.front import LAYER
+from wshare.cli import COMMANDS, STAGES, main
 from wshare.config.validation import complete
 from wshare.errors import UserError
 from wshare.models.sources.efficientnet_lite import VARIANTS
+from wshare.search.front import front_columns
+from wshare.search.method import Found
+from wshare.search.run import LOSSES
+from wshare.stages.arguments import Names
+from wshare.tasks.classification import COLUMNS, FIGURES
 from wshare.version import __version__
 
 ROOT = Path(__file__).parents[3]
@@ -118,30 +125,48 @@ def test_networks_of_the_imagenet_study_have_weights():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_manual_names_every_stage(stage):
-    assert f"`{stage}`" in read("config/README.md")
+    assert f"`{stage}`" in read("docs/configuration.md")
 
 
-def test_manual_defines_every_key_of_metrics():
-    names = ("stages/evaluate_packed", "metrics", "scoring")
-    stage, metrics, scoring = (ast.parse(read(f"workflow/wshare/{name}.py")) for name in names)
-    (written,) = [call for call in ast.walk(stage) if isinstance(call, ast.Call) and call_name(call) == "write_json"]
+def test_page_of_results_defines_every_key_of_metrics():
+    stage, verdict = (
+        ast.parse(read(f"workflow/wshare/{name}.py")) for name in ("stages/evaluate_packed", "evaluation/verdict")
+    )
     (hashes,) = [node.value for node in ast.walk(stage) if isinstance(node, ast.Assign) and name_of(node) == "hashes"]
-    functions = [node for tree in (metrics, scoring) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    last = {node.name: node.body[-1] for node in functions}
-    section = read("config/README.md").partition("### metrics.json")[2].partition("\n## ")[0]
-    keys = [*keys_of(written.args[1]), *keys_of(last["describe"].value), *keys_of(last["compare"].value)]
-    keys += [f"sha256.{key}" for key in keys_of(hashes)]
-    assert {"compressed.agreement", "compression_rate.on_disk", "sha256.packed"} <= {*keys}
+    last = {node.name: node.body[-1] for node in verdict.body if isinstance(node, ast.FunctionDef)}
+    described, compared = (keys_of(last[name].value) for name in ("describe", "compare"))
+    keys = [*(field.name for field in fields(Names)), *described, *compared]
+    keys += [f"sha256.{key}" for key in (*keys_of(hashes), "model", "held_out_images", "search_images")]
+    keys += [f"{network}.images" for network in ("float32", "compressed")] + ["compressed.kl"]
+    keys += [f"compressed.{figure.key}" for figure in FIGURES]
+    keys += [f"float32.{figure.key}" for figure in FIGURES if not figure.compares]
+    assert {"compression_rate.on_disk", "sha256.packed", "expected_relative_quality_ci95"} <= {*keys}
+    section = read("docs/results.md").partition("## metrics.json")[2].partition("\n## ")[0]
     assert [key for key in keys if f"`{key}`" not in section and f"`{key}." not in section] == []
+
+
+def test_page_of_results_defines_every_column_of_front_and_losses():
+    page = read("docs/results.md")
+    found = Found({}, ("chosen",), {("chosen",): {"slope": 1.0}}, frozenset())
+    columns = [*front_columns(COLUMNS, found, ()), f"{LAYER}<layer>"]
+    front, losses = (page.partition(f"## {name}")[2].partition("\n## ")[0] for name in ("front.csv", "losses.csv"))
+    assert [column for column in columns if f"`{column}`" not in front] == []
+    assert [column for column in LOSSES if f"`{column}`" not in losses] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_page_of_commands_has_every_flag_and_no_other(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    flags = set(re.findall(r"^  (?:-h, )?(--[a-z][a-z0-9-]*)(?:, (--[a-z-]*))?", capsys.readouterr().out, re.MULTILINE))
+    section = read("docs/commands.md").partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+    table = "\n".join(re.findall(r"^\| (`--.*?) \|", section, re.MULTILINE))
+    assert set(re.findall(r"`(--[a-z-]+)`", table)) == {name for pair in flags for name in pair if name} - {"--help"}
 
 
 def name_of(assignment):
     """Name that an assignment gives, if it gives a single one."""
     return getattr(assignment.targets[0], "id", None)
-
-
-def call_name(call):
-    return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
 def keys_of(node):

@@ -1,6 +1,6 @@
-"""The key reference of config/README.md, made from the configuration's schema.
+"""The key reference of docs/configuration.md, made from the configuration's schema.
 
-`python -m wshare.config.manual` prints it; `python -m wshare.config.manual config/README.md` puts it into that file.
+`python -m wshare.config.manual` prints it; with `docs/configuration.md` behind it, it is put into that file.
 """
 
 import json
