@@ -60,15 +60,16 @@ def searched(search: str) -> dict:
     return {name.partition(".")[0]: f"{R}/search/{search}/{name}" for name in names}
 
 
-def needed(search: str) -> dict:
-    """Flags of the files that a search's method goes by."""
+def needed(search: str, stage: str = "search") -> dict:
+    """Flags of the files that a search, or the packing of what it found, goes by."""
     files = {
         "layer_weights": f"{R}/weights.h5",
         "calibration": f"{R}/calibration.h5",
         "clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()],
         "sensitivity": f"{R}/sensitivity.csv",
     }
-    return {name: files[name] for name in METHODS[CONFIG["searches"][search]["method"]].needs}
+    method = METHODS[CONFIG["searches"][search]["method"]]
+    return {name: files[name] for name in (method.needs if stage == "search" else method.realised_from)}
 
 
 def flags(stage: str, item: str = "") -> tuple[dict, dict]:
@@ -80,7 +81,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     listed, baseline = {"layers": f"{R}/model/layers.json"}, f"{R}/baseline/metrics.json"
     threads, gpus = {"threads": 1}, {"gpus": 0}
     # Only for stages that need them: layers.json may be the damaged file.
-    needs = needed(item) if stage in ("search", "pack_model") else {}
+    needs = needed(item, stage) if stage in ("search", "pack_model") else {}
     benchmarks = {"benchmarks": f"{R}/benchmarks/search/{item}/search.tsv"}
 
     def some(*names: str) -> dict:
@@ -175,6 +176,8 @@ def write_network(module: nn.Module | None = None, function: str = "tiny") -> No
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = networks.tiny().eval()
+        # Sure of its predictions, so that sharing its weights makes a difference.
+        module.fc.weight.data *= 30
     embedded = {"kind": "embedded", "name": "tiny", "arguments": {"classes": 10}}
     own = {"kind": "python", "name": f"tests.faults.networks:{function}", "arguments": {}}
     spec = {

@@ -257,7 +257,7 @@ def test_runs_that_share_the_cache_of_downloads(url: str, tmp_path: Path, fault)
         data="the file is absent or whole at any time; no temporary file is left",
     )
     target = tmp_path / "cache" / "weights.pth"
-    program = "import sys; from pathlib import Path; from wshare.downloads import download\n"
+    program = "import sys; from pathlib import Path; from wshare.files.downloads import download\n"
     program += "download(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3])"
     arguments = [sys.executable, "-c", program, url, str(target), hashlib.sha256(PIECE * PIECES).hexdigest()]
     for _ in range(2):
