@@ -45,12 +45,23 @@ CONFIG = complete(
 R = "results/m"
 MODEL = {"spec": f"{R}/model/model.json", "weights": f"{R}/model/weights.safetensors"}
 CLUSTERS = [f"{R}/layers/{layer}/clusters.h5" for layer in LAYERS]
+# What methods read, beside clusters, by the names of flags.
+FILES = {
+    "layer_weights": f"{R}/weights.h5",
+    "calibration": f"{R}/calibration.h5",
+    "sensitivity": f"{R}/sensitivity.csv",
+}
 
 
 def layers() -> list[str]:
     """Layers of the network that lies there, in its order."""
     path = Path(f"{R}/model/layers.json")
     return [layer["name"] for layer in json.loads(path.read_text())["layers"]] if path.exists() else []
+
+
+def clusters() -> list[str]:
+    """Files of the clusters of those layers."""
+    return [f"{R}/layers/{layer}/clusters.h5" for layer in layers()]
 
 
 def searched(search: str) -> dict:
@@ -62,14 +73,10 @@ def searched(search: str) -> dict:
 
 def needed(search: str, stage: str = "search") -> dict:
     """Flags of the files that a search, or the packing of what it found, goes by."""
-    files = {
-        "layer_weights": f"{R}/weights.h5",
-        "calibration": f"{R}/calibration.h5",
-        "clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()],
-        "sensitivity": f"{R}/sensitivity.csv",
-    }
     method = METHODS[CONFIG["searches"][search]["method"]]
-    return {name: files[name] for name in (method.needs if stage == "search" else method.realised_from)}
+    names = method.needs if stage == "search" else method.realised_from
+    # layers.json may be the damaged file: it is read for those alone that go by clusters.
+    return {name: clusters() if name == "clusters" else FILES[name] for name in names}
 
 
 def flags(stage: str, item: str = "") -> tuple[dict, dict]:
@@ -104,7 +111,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             {"clusters": f"{R}/layers/{item}/clusters.h5"},
         ),
         "profile_layers": lambda: (
-            MODEL | images | outputs | {"clusters": needed("slope")["clusters"]} | gpus,
+            MODEL | images | outputs | {"clusters": clusters()} | gpus,
             {"table": f"{R}/sensitivity/0.csv"},
         ),
         "gather_sensitivity": lambda: (

@@ -226,7 +226,6 @@ def test_a_damaged_journal_is_refused_or_measured_anew(study, fault, capsys, sea
         (f"{R}/baseline/metrics.json", "report_model", "slope", "model"),
         (f"{R}/baseline/metrics.json", "report_model", "slope", "held_out_images"),
         (f"{R}/sensitivity.csv", "report_model", "slope", "clusters of pointwise"),
-        (RD["metrics"], "summarise", "", "held_out_images"),
         (RD["timings"], "summarise", "", "packed"),
         (RD["timings"], "report_model", "rd", "packed"),
         (RD["metrics"], "report_model", "rd", "search_images"),
