@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import pty
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from .conftest import CONFIG, Study, check_same, finished, jobs_of, snakemake, s
 from .supervisor import Ended, kill
 
 PIECE, PIECES = bytes(range(256)) * 64, 20
+# Seconds that a scheduler gives a job after SIGTERM.
+GRACE = 5
 
 
 def measured(journal: Path) -> list[str]:
@@ -69,20 +73,26 @@ def test_a_long_stage_stops_at_once(study: Study, fault):
     endless = json.loads(arguments[settings])
     endless["training"]["epochs"] = 1_000_000
     arguments[settings] = json.dumps(endless)
-    log = folder / "printed.txt"
-    with log.open("w") as printed:
-        run = subprocess.Popen(
-            [sys.executable, "-m", "wshare", *arguments],
-            cwd=folder,
-            env=environment(PYTHONPATH=str(ROOT / "workflow")),
-            stderr=printed,
-        )
-        while "epoch" not in log.read_text():
-            assert run.poll() is None
-            time.sleep(0.05)
-        run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=5) == 143
-    assert "stopped by SIGTERM; run again to go on" in log.read_text()
+    # A bar of epochs moves on a terminal alone.
+    screen, terminal = pty.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "wshare", *arguments],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT / "workflow")),
+        stderr=terminal,
+    )
+    os.close(terminal)
+    printed = b""
+    # Reading fails when the stage has ended.
+    while b"epoch" not in printed:
+        printed += os.read(screen, 4096)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=GRACE) == 143
+    with suppress(OSError):
+        while True:
+            printed += os.read(screen, 4096)
+    os.close(screen)
+    assert b"stopped by SIGTERM; run again to go on" in printed
     check_same(folder, study)
     row.round(True)
 
@@ -98,7 +108,6 @@ def slow(handle):
         time.sleep(600)
 os.fsync = slow
 """
-GRACE = 5
 
 
 def stuck(run: subprocess.Popen, journal: Path, lines: int) -> None:
