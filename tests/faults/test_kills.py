@@ -90,7 +90,7 @@ def test_snakemake_names_rule_and_log_of_a_killed_job(study: Study, fault):
         data="Snakemake fails and names rule and log; the next run leaves the undisturbed result",
     )
     folder = study.copy()
-    study.clear(folder, "search")
+    study.clear(folder, "search slope")
     log = folder / "results/tiny/logs/search/slope/search.log"
     log.unlink()
     terminal, recipe = folder / "terminal.txt", "results/tiny/search/slope/recipe.json"
@@ -103,7 +103,7 @@ def test_snakemake_names_rule_and_log_of_a_killed_job(study: Study, fault):
     printed = terminal.read_text()
     assert "Error in rule search:" in printed
     assert "log: results/tiny/logs/search/slope/search.log" in printed
-    check_whole(folder, study, "search")
+    check_whole(folder, study, "search slope")
     end = snakemake(folder, "--cores", "1", recipe)
     assert end.returncode == 0, end.stdout + end.stderr
     check_same(folder, study)
