@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,9 @@ import pytest
 from ..runs import ROOT, command, environment, files, started
 from .conftest import CONFIG, REPORTS, Study, check_same, finished, jobs_of, snakemake, stage_of
 from .supervisor import Ended, kill
+
+# All go by a run of the whole workflow.
+pytestmark = pytest.mark.slow
 
 PIECE, PIECES = bytes(range(256)) * 64, 20
 # Seconds that a scheduler gives a job after SIGTERM.
@@ -75,6 +79,7 @@ def test_a_long_stage_stops_at_once(study: Study, fault):
     arguments[settings] = json.dumps(endless)
     # A bar of epochs moves on a terminal alone.
     screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
     run = subprocess.Popen(
         [sys.executable, "-m", "wshare", *arguments],
         cwd=folder,

@@ -311,6 +311,7 @@ def resealed(path: Path, text: str) -> None:
     write_sealed(path, columns, rows, json.loads(seal.removeprefix("# "))["made_from"])
 
 
+@pytest.mark.slow
 def test_the_command_in_the_message_mends_the_file(tmp_path, fault):
     """Weights and the table of layers: the second is read while the graph of jobs is built."""
     row = fault(3, "damaged file under Snakemake", data="the command in the message ends like a new run")

@@ -29,6 +29,9 @@ from .conftest import (
 )
 from .supervisor import Ended, kill
 
+# All go by a run of the whole workflow.
+pytestmark = pytest.mark.slow
+
 # All that the study runs but the reports.
 JOBS = (
     "train_model",
