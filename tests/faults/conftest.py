@@ -23,15 +23,16 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from ..runs import command, files, run_to_end
-from . import supervisor
+from ..runs import command, files, made_once, run_to_end
+from . import pipeline, supervisor
 
 CONFIG = Path(__file__).with_name("config.yaml")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
@@ -236,12 +237,39 @@ def jobs_of(output: str) -> dict[str, list[str]]:
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The undisturbed run, on 4 cores."""
-    folder = tmp_path_factory.mktemp("study")
+    folder = made_once(tmp_path_factory, "undisturbed", run_study)
+    return Study(folder, jobs_of((folder / "terminal.txt").read_text()), files(folder))
+
+
+def run_study(folder: Path) -> None:
     shutil.copy(CONFIG, folder)
     run = snakemake(folder, "--cores", "4", "--printshellcmds")
-    output = run.stdout + run.stderr
-    assert run.returncode == 0, output
-    return Study(folder, jobs_of(output), files(folder))
+    assert run.returncode == 0, run.stdout + run.stderr
+    (folder / "terminal.txt").write_text(run.stdout + run.stderr)
+
+
+@pytest.fixture(scope="session")
+def every_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the results of every stage of `pipeline`, reports included."""
+    return made_once(tmp_path_factory, "every_stage", run_stages)
+
+
+def run_stages(folder: Path) -> None:
+    # Figures take most of a report's time; they are drawn from what its page holds.
+    with chdir(folder), mock.patch("wshare.stages.report_model.write_figures"):
+        pipeline.run_all()
+        for search in ("slope", "rd"):
+            assert pipeline.run("report_model", search) == 0
+
+
+@pytest.fixture
+def results(every_stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them as working directory."""
+    shutil.copytree(every_stage / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    # What Snakemake was called with: the command in a message is a default one.
+    monkeypatch.delenv("WSHARE_COMMAND", raising=False)
+    return tmp_path
 
 
 def watched(study: Study, job: str, run_stage: Callable[..., supervisor.Ended]) -> tuple[Path, list[tuple[str, str]]]:

@@ -45,12 +45,23 @@ CONFIG = complete(
 R = "results/m"
 MODEL = {"spec": f"{R}/model/model.json", "weights": f"{R}/model/weights.safetensors"}
 CLUSTERS = [f"{R}/layers/{layer}/clusters.h5" for layer in LAYERS]
+# What methods read, beside clusters, by the names of flags.
+FILES = {
+    "layer_weights": f"{R}/weights.h5",
+    "calibration": f"{R}/calibration.h5",
+    "sensitivity": f"{R}/sensitivity.csv",
+}
 
 
 def layers() -> list[str]:
     """Layers of the network that lies there, in its order."""
     path = Path(f"{R}/model/layers.json")
     return [layer["name"] for layer in json.loads(path.read_text())["layers"]] if path.exists() else []
+
+
+def clusters() -> list[str]:
+    """Files of the clusters of those layers."""
+    return [f"{R}/layers/{layer}/clusters.h5" for layer in layers()]
 
 
 def searched(search: str) -> dict:
@@ -60,15 +71,12 @@ def searched(search: str) -> dict:
     return {name.partition(".")[0]: f"{R}/search/{search}/{name}" for name in names}
 
 
-def needed(search: str) -> dict:
-    """Flags of the files that a search's method goes by."""
-    files = {
-        "layer_weights": f"{R}/weights.h5",
-        "calibration": f"{R}/calibration.h5",
-        "clusters": [f"{R}/layers/{layer}/clusters.h5" for layer in layers()],
-        "sensitivity": f"{R}/sensitivity.csv",
-    }
-    return {name: files[name] for name in METHODS[CONFIG["searches"][search]["method"]].needs}
+def needed(search: str, stage: str = "search") -> dict:
+    """Flags of the files that a search, or the packing of what it found, goes by."""
+    method = METHODS[CONFIG["searches"][search]["method"]]
+    names = method.needs if stage == "search" else method.realised_from
+    # layers.json may be the damaged file: it is read for those alone that go by clusters.
+    return {name: clusters() if name == "clusters" else FILES[name] for name in names}
 
 
 def flags(stage: str, item: str = "") -> tuple[dict, dict]:
@@ -80,7 +88,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     listed, baseline = {"layers": f"{R}/model/layers.json"}, f"{R}/baseline/metrics.json"
     threads, gpus = {"threads": 1}, {"gpus": 0}
     # Only for stages that need them: layers.json may be the damaged file.
-    needs = needed(item) if stage in ("search", "pack_model") else {}
+    needs = needed(item, stage) if stage in ("search", "pack_model") else {}
     benchmarks = {"benchmarks": f"{R}/benchmarks/search/{item}/search.tsv"}
 
     def some(*names: str) -> dict:
@@ -103,7 +111,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             {"clusters": f"{R}/layers/{item}/clusters.h5"},
         ),
         "profile_layers": lambda: (
-            MODEL | images | outputs | {"clusters": needed("slope")["clusters"]} | gpus,
+            MODEL | images | outputs | {"clusters": clusters()} | gpus,
             {"table": f"{R}/sensitivity/0.csv"},
         ),
         "gather_sensitivity": lambda: (
@@ -175,6 +183,8 @@ def write_network(module: nn.Module | None = None, function: str = "tiny") -> No
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = networks.tiny().eval()
+        # Sure of its predictions, so that sharing its weights makes a difference.
+        module.fc.weight.data *= 30
     embedded = {"kind": "embedded", "name": "tiny", "arguments": {"classes": 10}}
     own = {"kind": "python", "name": f"tests.faults.networks:{function}", "arguments": {}}
     spec = {

@@ -55,7 +55,8 @@ def dataset(**changes: object) -> dict:
 
 def prepare(**changes: object) -> int:
     arguments = ["--settings", json.dumps(dataset(**changes) | {"seed": 0}), "--spec", "model.json"]
-    return main(["prepare_images", *arguments, "--search", "out/search.h5", "--held-out", "out/held_out.h5"])
+    arguments += ["--search-images", "out/search.h5", "--held-out-images", "out/held_out.h5"]
+    return main(["prepare_images", *arguments])
 
 
 def error_of(capsys: pytest.CaptureFixture) -> str:
@@ -185,11 +186,8 @@ def test_skipped_images_are_counted_in_the_baseline(tmp_path, monkeypatch, fault
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"" if number % 20 == 0 else jpeg("L"))
     settings = dataset(labels=False, on_bad_image="skip", split={"search": 40, "held_out": 20}) | {"seed": 0}
-    made = {"--search": f"{R}/images/search.h5", "--held-out": f"{R}/images/held_out.h5"}
-    assert (
-        main(["prepare_images", "--settings", json.dumps(settings), "--spec", MODEL["spec"], *sum(made.items(), ())])
-        == 0
-    )
+    made = ["--search-images", f"{R}/images/search.h5", "--held-out-images", f"{R}/images/held_out.h5"]
+    assert main(["prepare_images", "--settings", json.dumps(settings), "--spec", MODEL["spec"], *made]) == 0
     assert run("evaluate_dense") == 0
     found = read_json(f"{R}/baseline/metrics.json")
     assert found["search"]["skipped"] + found["held_out"]["skipped"] == 3

@@ -12,7 +12,7 @@ import torch
 from wshare.cli import main
 from wshare.models.sources import torchvision as source
 
-from ..unit.test_downloads import PAGE, server  # noqa: F401
+from ..unit.files.test_downloads import PAGE, server  # noqa: F401
 
 NAME = "squeezenet1_1"
 

@@ -114,6 +114,7 @@ def renumbered(rng: np.random.Generator, index: bytes) -> bytes:
     return index[:place] + other + index[place + 1 :]
 
 
+@pytest.mark.slow
 def test_10_000_changed_packed_files(tmp_path, fault):
     row = fault(9, "packed file changed at random", data="refused in one line, under 5 s and 500 MB")
     root = Path(__file__).parents[2]

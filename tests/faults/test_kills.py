@@ -29,6 +29,9 @@ from .conftest import (
 )
 from .supervisor import Ended, kill
 
+# All go by a run of the whole workflow.
+pytestmark = pytest.mark.slow
+
 # All that the study runs but the reports.
 JOBS = (
     "train_model",
@@ -90,7 +93,7 @@ def test_snakemake_names_rule_and_log_of_a_killed_job(study: Study, fault):
         data="Snakemake fails and names rule and log; the next run leaves the undisturbed result",
     )
     folder = study.copy()
-    study.clear(folder, "search")
+    study.clear(folder, "search slope")
     log = folder / "results/tiny/logs/search/slope/search.log"
     log.unlink()
     terminal, recipe = folder / "terminal.txt", "results/tiny/search/slope/recipe.json"
@@ -103,7 +106,7 @@ def test_snakemake_names_rule_and_log_of_a_killed_job(study: Study, fault):
     printed = terminal.read_text()
     assert "Error in rule search:" in printed
     assert "log: results/tiny/logs/search/slope/search.log" in printed
-    check_whole(folder, study, "search")
+    check_whole(folder, study, "search slope")
     end = snakemake(folder, "--cores", "1", recipe)
     assert end.returncode == 0, end.stdout + end.stderr
     check_same(folder, study)
@@ -133,6 +136,9 @@ LATEST = 3.0
 
 def kill_run(folder: Path, logs: set[Path], delay: float, *targets: str) -> str:
     """Run Snakemake until one of the logs appears, and soon after kill it with all its jobs: what it had printed."""
+    # Of the run before: `--unlock` does no more, and takes as long as a start.
+    for lock in (folder / ".snakemake/locks").glob("*"):
+        lock.unlink()
     terminal = folder / "terminal.txt"
     run = started(command(folder, "--cores", "1", *targets), terminal)
     while not any(log.exists() for log in logs):
@@ -141,7 +147,6 @@ def kill_run(folder: Path, logs: set[Path], delay: float, *targets: str) -> str:
     time.sleep(delay)
     os.killpg(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, terminal.read_text()
-    assert snakemake(folder, "--unlock").returncode == 0
     return terminal.read_text()
 
 
@@ -169,6 +174,7 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
         *over, last = [job for log in begun for job in logs if logs[job] == log]
         passed += over
         killed(last)
+    assert snakemake(folder, "--unlock").returncode == 0
     end = snakemake(folder, "--cores", "1")
     assert end.returncode == 0, end.stdout + end.stderr
     done.update(finished(end.stdout + end.stderr))
@@ -187,6 +193,7 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
         study.clear(folder, job)
         kill_run(folder, {logs[job]}, delays.uniform(0, LATEST / 10), *outputs)
         killed(job)
+    assert snakemake(folder, "--unlock").returncode == 0
     end = snakemake(folder, "--cores", "1", "compress", *chain(*again.values()))
     assert end.returncode == 0, end.stdout + end.stderr
     check_same(folder, study)

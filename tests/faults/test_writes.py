@@ -21,6 +21,9 @@ from .conftest import (
 )
 from .supervisor import REMOVE, Ended, broken, full
 
+# All go by a run of the whole workflow.
+pytestmark = pytest.mark.slow
+
 # A stage for each library that writes: text, HDF5, the journal, safetensors.
 LIBRARIES = ("gather_sensitivity", "cluster_layer fc", "search slope", "pack_model slope")
 # With every write.

@@ -19,4 +19,6 @@ def _stop(number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
+    # A job's log tells what it does while it does it, and keeps its lines however the job ends.
+    sys.stdout.reconfigure(line_buffering=True)
     sys.exit(main())

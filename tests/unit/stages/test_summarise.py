@@ -160,5 +160,5 @@ def test_files_that_were_not_made_from_one_another_are_refused(tmp_path):
         again()
     write_json(timings, clock)
     write_json(metrics, content | {"sha256": content["sha256"] | {"recipe": "other"}})
-    with pytest.raises(FormatError, match=f"^{metrics}: made from other recipe than are there now; "):
+    with pytest.raises(FormatError, match=f"^{recipe}: not the file that {metrics} describes, or damaged; "):
         again()

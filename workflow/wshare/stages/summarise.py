@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy, write_text
-from wshare.files.sealed import check_origin, read_json, sha256_file
+from wshare.files.sealed import check_origin, check_sha256, read_json
 from wshare.files.tables import write_table
 from wshare.report.quality import in_a_line, is_agreement
 from wshare.report.texts import counted, size, told_skipped
@@ -64,12 +64,12 @@ def summarise(
 
 def read_entry(metrics: Path, timings: Path, recipe: Path, baseline: Path) -> Entry:
     """Files of one search; FormatError unless they are of one network, the same images and one recipe."""
-    result, reference, seconds = read_json(metrics), read_json(baseline), read_json(timings)
+    result, reference, seconds, chosen = (read_json(path) for path in (metrics, baseline, timings, recipe))
     if not reference["sha256"].items() <= result["sha256"].items():
         raise FormatError(f"{metrics}: of another model or other images than {baseline}; {remedy(baseline)}")
-    check_origin(metrics, result["sha256"], {"recipe": sha256_file(recipe)})
+    check_sha256(recipe, result["sha256"]["recipe"], metrics)
     check_origin(timings, seconds["sha256"], {"packed": result["sha256"]["packed"]})
-    return Entry(result, seconds["seconds"], read_json(recipe), reference, metrics.parent)
+    return Entry(result, seconds["seconds"], chosen, reference, metrics.parent)
 
 
 def advice(found: list[Entry]) -> str:
