@@ -29,11 +29,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 demo: setup ## Compress the networks of config/config.yaml, from nothing to the verdict.
 	$(BIN)/snakemake --cores $(CORES)
 
-test: setup ## Run all checks, and all tests but those of clusters and browsers.
+test: setup ## Run all checks, and all tests but those of clusters and browsers; prints which lines and branches ran.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered
 
 test-fast: setup ## Run the unit tests, without those that take long.
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow" tests/unit

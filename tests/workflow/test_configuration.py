@@ -2,23 +2,24 @@
 
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from wshare.config.slices import studies
+from wshare.config.validation import complete
+
 from .conftest import CONFIG, ROOT, snakemake
 
 
-def dry_run(folder: Path, edit) -> tuple[int, str, float]:
-    """Exit code, output and seconds of a dry run with an edited configuration."""
+def dry_run(folder: Path, edit) -> tuple[int, str]:
+    """Exit code and output of a dry run with an edited configuration."""
     config = yaml.safe_load(CONFIG.read_text())
     edit(config)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    started = time.perf_counter()
     run = snakemake(folder, "--dry-run")
-    return run.returncode, run.stdout + run.stderr, time.perf_counter() - started
+    return run.returncode, run.stdout + run.stderr
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path):
@@ -29,9 +30,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path):
         config["searches"]["slope"]["options"] = {"samples": 3}
         config["clustering"]["method"] = "exat"
 
-    code, output, seconds = dry_run(tmp_path, edit)
+    code, output = dry_run(tmp_path, edit)
     assert code == 1
-    assert seconds < 5
     assert "Traceback" not in output
     for line in (
         "sede: unknown key. Did you mean 'seed'?",
@@ -63,7 +63,7 @@ def test_lint_finds_nothing(tmp_path: Path, snakefile: str):
 
 
 def test_a_model_runs_the_searches_it_names(tmp_path: Path):
-    code, output, _ = dry_run(tmp_path, lambda config: config["models"]["tiny"].update(searches=["uniform"]))
+    code, output = dry_run(tmp_path, lambda config: config["models"]["tiny"].update(searches=["uniform"]))
     assert code == 0, output
     assert "results/tiny/search/uniform/metrics.json" in output
     assert "results/tiny/search/slope" not in output
@@ -73,9 +73,9 @@ def test_the_default_study_can_be_planned(tmp_path: Path):
     shutil.copy(ROOT / "config" / "config.yaml", tmp_path)
     run = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
     assert run.returncode == 0, run.stdout + run.stderr
-    # Two models with four searches each, one with one.
-    assert re.search(r"^evaluate_packed +9$", run.stdout + run.stderr, re.MULTILINE)
-    assert re.search(r"^search +9$", run.stdout + run.stderr, re.MULTILINE)
+    count = len(studies(complete(yaml.safe_load((tmp_path / "config.yaml").read_text()))))
+    for rule in ("search", "pack_model", "evaluate_packed"):
+        assert re.search(rf"^{rule} +{count}$", run.stdout + run.stderr, re.MULTILINE)
 
 
 def test_shipped_studies_can_be_planned(tmp_path: Path):

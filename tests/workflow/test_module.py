@@ -10,6 +10,8 @@ import yaml
 from ..runs import environment
 from .conftest import CONFIG, ROOT
 
+# One search of each kind.
+SEARCHES = ("rate_distortion", "uniform")
 SNAKEFILE = """
 configfile: "study.yaml"
 
@@ -50,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of another workflow that imports this one."""
     folder = tmp_path_factory.mktemp("another")
     study = yaml.safe_load(CONFIG.read_text())
-    study["searches"] = {"uniform": study["searches"]["uniform"]}
+    study["searches"] = {name: study["searches"][name] for name in SEARCHES}
     (folder / "study.yaml").write_text(yaml.safe_dump({"compression": study, "models": "something else"}))
     (folder / "Snakefile").write_text(SNAKEFILE.format(snakefile=str(ROOT / "workflow" / "Snakefile")))
     return folder
@@ -66,7 +68,7 @@ def test_rules_keep_their_threads_and_memory_without_our_profiles(folder: Path):
 
 
 @pytest.mark.slow
-def test_another_workflow_runs_this_one_below_a_prefix(folder: Path):
+def test_another_workflow_runs_this_one_below_a_prefix(folder: Path, study: Path):
     made = run(folder, "--cores", "2")
     assert made.returncode == 0, made.stdout + made.stderr
     assert "uniform: " in (folder / "mine.txt").read_text()
@@ -74,5 +76,10 @@ def test_another_workflow_runs_this_one_below_a_prefix(folder: Path):
     assert (results / "search" / "uniform" / "journal.jsonl").exists()
     assert '"cluster_layer": ' in (results / "search" / "uniform" / "timings.json").read_text()
     assert not (folder / "results").exists()
+    # Two runs of one study: another folder, other threads, other searches beside.
+    for search in SEARCHES:
+        for name in ("metrics.json", "predictions.csv", "packed.safetensors", "recipe.json", "front.csv", "losses.csv"):
+            again = results / "search" / search / name
+            assert again.read_bytes() == (study / "results/tiny/search" / search / name).read_bytes(), again
     again = run(folder, "--dry-run")
     assert "Nothing to be done" in again.stdout + again.stderr

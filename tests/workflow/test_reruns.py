@@ -198,10 +198,11 @@ def reordered_and_commented(folder: Path) -> None:
 
 
 def own_code(folder: Path) -> Path:
-    """Replace the link to the project by a copy that may be edited; the folder of its package."""
-    (folder / "project").unlink()
+    """A copy of the project that may be edited, in place of the link to it; the folder of its package."""
+    (folder / "project").unlink(missing_ok=True)
     for name in ("workflow", "envs", "profiles"):
-        shutil.copytree(ROOT / name, folder / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        unused = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / "project" / name, symlinks=True, ignore=unused)
     shutil.copy2(ROOT / "Snakefile", folder / "project")
     return folder / "project" / "workflow" / "wshare"
 
@@ -399,7 +400,7 @@ def run_second_model(study: Path, root: Path) -> None:
     shutil.copy(folder / "results/tiny/search/uniform/dense.safetensors", folder / "other.safetensors")
     model = {
         "source": "file",
-        "architecture": "python:wshare.networks:tiny",
+        "architecture": "python:wshare.models.zoo:tiny",
         "path": "given.safetensors",
         "dataset": "pictures",
         "searches": ["uniform"],

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -64,11 +65,13 @@ def test_images_too_large_for_a_device_are_told_of(random_images, caplog):
 
 
 @pytest.mark.parametrize("room", [PLENTY, 0])
-def test_a_damaged_image_is_found_on_its_way_to_a_device(random_images, room):
-    source = random_images(12)
-    source._checksums[7] += 1
+def test_a_damaged_image_is_found_on_its_way_to_a_device(random_images, tmp_path, room):
+    random_images(12)
+    (path,) = tmp_path.glob("*.h5")
+    with h5py.File(path, "r+") as file:
+        file["images"][7] ^= 1
     with pytest.raises(FormatError, match="image '7' damaged"):
-        all_of(DeviceImages(source, CPU, room))
+        all_of(DeviceImages(ImageFile(path), CPU, room))
 
 
 @pytest.mark.parametrize(("side", "size"), [(8, 1024), (224, 128), (299, 71), (4096, 1)])

@@ -10,8 +10,8 @@ from wshare.quantize.cost import index_bits, layer_bits
 from wshare.search.by_k.greedy import greedy_path
 from wshare.search.by_k.milp import allocate as allocate_within
 from wshare.search.by_k.milp import choices_of
-from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled, ladder, narrower
-from wshare.search.by_k.slope import _narrower, allocate, predicted_loss
+from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled, ladder, loss_per_bit, narrower
+from wshare.search.by_k.slope import allocate, predicted_loss
 from wshare.search.by_k.two_step import filter_candidates
 from wshare.search.methods import METHODS
 
@@ -126,10 +126,10 @@ def test_slope_keeps_a_layer_dense_where_sharing_costs_more_bits_than_it_saves()
 def test_a_dense_layer_is_narrowed_to_the_widest_index_that_saves_bits():
     """20 weights take 640 bits dense, 1124 with 32 values and 592 with 16."""
     network = Additive([20, 4000], [1e-3, 1e-3])
-    problem = network.problem(0.9)
-    assert list(_narrower(problem, network.losses, (None, None))) == [(16, None), (None, 32)]
-    moves = _narrower(problem, network.losses, (2, 5))
-    assert moves == {(2, 4): pytest.approx(4 * (1 / 16 - 1 / 25) / (4000 + 32))}
+    assert [narrower(layer, None) for layer in network.layers] == [16, 32]
+    assert [narrower(layer, k) for layer, k in zip(network.layers, (2, 5), strict=True)] == [None, 4]
+    price = loss_per_bit(network.layers[1], network.losses[1], 5, 4)
+    assert price == pytest.approx(4 * (1 / 16 - 1 / 25) / (4000 + 32))
 
 
 def test_a_ladder_holds_the_widths_that_save_bits_and_its_largest_rung_is_clamped():
@@ -198,8 +198,15 @@ def test_a_greedy_path_narrows_every_layer_step_by_step_and_cheapest_first(layer
     problem = network.problem(0.9)
     path = greedy_path(problem)
     for old, new in itertools.pairwise(path):
-        prices = _narrower(problem, network.losses, old)
-        assert prices[new] <= min(prices.values()) * (1 + 1e-9)
+        prices = [
+            loss_per_bit(layer, loss, k, narrower(layer, k))
+            for layer, loss, k in zip(network.layers, network.losses, old, strict=True)
+            if narrower(layer, k) is not None
+        ]
+        (place,) = (place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+        assert new[place] == narrower(network.layers[place], old[place])
+        price = loss_per_bit(network.layers[place], network.losses[place], old[place], new[place])
+        assert price <= min(prices) * (1 + 1e-9)
     losses = list(map(network.loss, path))
     assert losses == sorted(losses)
     for place, layer in enumerate(problem.layers):
