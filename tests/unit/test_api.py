@@ -1,6 +1,7 @@
 """`wshare.compress` and `wshare.load`: the same results as the workflow's, from images in memory."""
 
 import copy
+import logging
 import os
 import re
 import shutil
@@ -84,6 +85,14 @@ def test_the_five_lines_of_the_docstring_run(tmp_path, monkeypatch, capsys):
     assert torch.equal(loaded(images), names["result"].model(images))
     assert names["result"].metrics["quality_target"] == 0.99
     assert names["result"].recipe["settings"]["confidence"] == 0.9
+
+
+def test_compress_prints_nothing(capfd, monkeypatch):
+    # Those that the command line has set, if it ran in this process.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    compressed()
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
 
 
 # The same as the workflow's.

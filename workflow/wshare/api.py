@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
-from wshare.data.splits import split_indices
+from wshare.data.splits import held_out_count, split_indices
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
@@ -255,8 +255,9 @@ def apply_recipe(
     What the recipe's method goes by, such as calibration statistics, depends on the weights: `images` tell it anew,
     with the settings that the recipe records. The model and the images that the recipe was made with give the very
     bytes of the file that was packed then. `where` names the recipe in messages. UserError if its layers are not those
-    of the model.
+    of the model, or its method has other options now.
     """
+    _check_options(recipe["settings"], where)
     threads = threads or os.cpu_count() or 1
     kind = tasks.task(recipe["task"])
     with _reproducible():
@@ -272,7 +273,18 @@ def apply_recipe(
         reference = predict(work, images, threads)
         searched = (recipe["model"]["sha256"], recipe["search_images"])
         same = searched == (hashlib.sha256(float32).hexdigest(), images.fingerprint)
-        return _packed(kind, recipe, artifacts, reference, threads, len(float32), where if same else None)
+        return _packed(kind, recipe, artifacts, reference, threads, len(float32), where, same)
+
+
+def _check_options(settings: dict, where: str) -> None:
+    """UserError unless the method's options in a recipe are such as a configuration may hold, none left out."""
+    given = settings["options"]
+    try:
+        known = complete_search({"method": settings["method"], "options": given})["options"]
+    except UserError as error:
+        raise UserError(f"{where}: settings.{error}") from None
+    if missing := known.keys() - given.keys():
+        raise UserError(f"{where}: settings.options.{min(missing)} is missing; search again")
 
 
 def _default_settings(layers: Sequence[str], seed: int) -> dict[str, dict]:
@@ -308,19 +320,21 @@ def _packed(
     reference: np.ndarray,
     threads: int,
     float32: int,
-    promised: str | None = "the recipe",
+    where: str = "the recipe",
+    promised: bool = True,
 ) -> tuple[bytes, dict]:
     """Content of the packed file, and of sizes.json; the model changes.
 
-    The divergence is held against what the search promised, unless network or images are others than were searched.
+    The divergence is held against what the search `promised`, unless network or images are others than were searched.
+    `where` names the recipe in messages.
     """
-    compressed = realised(recipe, artifacts, promised or "the recipe", threads)
+    compressed = realised(recipe, artifacts, where, threads)
     content, sizes, kl = pack_network(
         kind, artifacts.model, compressed, recipe["packing"], artifacts.images, reference, threads, float32
     )
     _log.info("divergence of the packed network on the search images: %.4g nats", kl)
     if promised:
-        check_promise(recipe, promised, kl)
+        check_promise(recipe, where, kl)
     return content, sizes
 
 
@@ -387,11 +401,7 @@ def _splits(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     pixels, classes = _gathered(images, labels, "images", device)
     if isinstance(held_out, int | float) and not isinstance(held_out, bool):
-        count = int(held_out * len(pixels) + 1e-9) if held_out < 1 else held_out
-        if not 1 <= count <= len(pixels) - 2:
-            raise UserError(
-                f"held_out: {held_out} of {len(pixels)} images; it takes one held-out image and two search images"
-            )
+        count = held_out_count(held_out, len(pixels), "held_out")
         chosen = split_indices(pixels, {"search": len(pixels) - count, "held_out": count}, seed)
         return tuple(_dealt(pixels, classes, chosen[name], seed) for name in ("search", "held_out"))
     others = held_out if isinstance(held_out, tuple) else (held_out, None)

@@ -1,5 +1,6 @@
 """The commands of a user, from a checkpoint and a folder of images to a packed file and what is told of it."""
 
+import functools
 import importlib
 import json
 import re
@@ -31,6 +32,7 @@ def build(width=1):
     return networks.lenet5() if width == 2 else networks.tiny()
 """
 GRAY = json.dumps({"channels": 1, "crop": 8, "mean": [0.4], "std": [0.3]})
+SAME = ["--recipe", "recipe.json", "--images", "images", "--output", "other.safetensors"]
 LAYERS = ["conv", "depthwise", "pointwise", "fc"]
 
 
@@ -154,7 +156,7 @@ def apply(recipe: str, *flags: str, seed: int = 1) -> list[str]:
 
 
 def test_a_recipe_goes_on_another_checkpoint(capsys):
-    # At a low price, weights hardly change.
+    # At a low slope, weights hardly change.
     recipe = read_json("recipe.json")
     fine = {name: layer | {"slope": 1e-11} for name, layer in recipe["layers"].items()}
     write_json("fine.json", recipe | {"layers": fine})
@@ -287,7 +289,17 @@ def test_export_refuses_in_one_line(flags, message, capsys):
         (lambda: compress("new", "--architecture", "mobilenet_v9"), "torchvision has no such classification network"),
         (lambda: compress("new", "--confidence", "0.9"), "30 search images cannot confirm a quality target of 0.5"),
         (lambda: compress("new", "--held-out", "1"), "--held-out 1.0: must be a share of the images"),
+        (lambda: compress("new", "--held-out", "0.01"), "--held-out: 0.01 of 60 images; it takes one held-out image"),
+        (lambda: compress("new", "--limit", "2"), "--held-out: 0.5 of 2 images; it takes one held-out image and two"),
         (lambda: compress("new", "--limit", "0"), "--limit 0: must be 1 or more"),
+        (lambda: compress("new", "--seed", str(1 << 64)), "must be below 2^63"),
+        (lambda: compress("new", "--quality", "nan"), "quality_target: nan is neither"),
+        (lambda: compress("new", "--rate", "inf"), "options.compression_rate: inf is neither"),
+        (
+            lambda: compress("new", "--preprocessing", '{"crop": 8, "mean": 1}'),
+            "preprocessing.mean: 1: must be",
+        ),
+        (lambda: compress("recipe.json/new"), "--output recipe.json/new: lies below a file"),
         (lambda: compress("images"), "--output images: a folder"),
         (lambda: compress("new", "--options", '{"rate": 8}'), "options.rate: unknown key"),
         (lambda: compress("new", "--preprocessing", "{}"), "preprocessing.crop"),
@@ -298,11 +310,59 @@ def test_export_refuses_in_one_line(flags, message, capsys):
         (lambda: ["compare", "net.safetensors", "images"], "images/packed.safetensors: no such file"),
         (lambda: apply("absent.json"), "absent.json: no such file"),
         (lambda: apply("metrics.json"), "metrics.json: not a recipe of wshare"),
+        (
+            lambda: ["apply", *SAME, "--spec", "recipe.json", "--weights", "weights0.safetensors"],
+            "recipe.json: not a model.json of this wshare (sha256 missing)",
+        ),
         (lambda: ["evaluate", "--packed", "net.safetensors", "--images", "images"], "or give --architecture"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(command, message, capsys):
     assert message in error(capsys, command())
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        (("versions",), [2, 1], "not a whole recipe (versions is missing, or not what a search writes)"),
+        (("settings",), None, "not a whole recipe (settings is missing"),
+        (("settings", "seed"), -1, "not a whole recipe (settings.seed is missing"),
+        (("settings", "options", "evaluations"), "many", "settings.options.evaluations: 'many' is not of type"),
+        (("settings", "options"), {}, "settings.options.assignment_descent is missing; search again"),
+        (("packing", "format"), "zip", "not a whole recipe (packing.format is missing"),
+        (("artifacts", "calibration"), [], "not a whole recipe (artifacts.calibration is missing"),
+        (("artifacts", "importance", "images"), 0, "not a whole recipe (artifacts.importance.images is missing"),
+        (("on_search_images", "kl_high"), "0.1", "not a whole recipe (on_search_images.kl_high is missing"),
+        (("layers",), [], "not a recipe of wshare"),
+        (("layers", "conv"), 3, "not a whole recipe (layers.conv is missing"),
+        (("layers", "conv", "shape"), [16, "1"], "not a whole recipe (layers.conv.shape is missing"),
+        (("layers", "conv", "slope"), "low", "layer 'conv': slope 'low': must be a number above 0; search again"),
+        (("layers", "conv", "sensitivity_scale"), 0, "layer 'conv': sensitivity_scale 0: must be a number above 0"),
+        (("layers", "conv", "batch_norm"), "bn9", "layer 'conv': batch_norm 'bn9': must be the name of a batch norm"),
+    ],
+)
+def test_a_recipe_of_another_form_is_refused(entry, value, message, capsys):
+    recipe = read_json("recipe.json")
+    *outer, key = entry
+    functools.reduce(lambda entries, name: entries[name], outer, recipe)[key] = value
+    write_json("wrong.json", recipe)
+    line = error(capsys, apply("wrong.json", "--limit", "4"))
+    Path("wrong.json").unlink()
+    assert line.startswith(f"wshare apply: error: wrong.json: {message}")
+    assert not Path("other.safetensors").exists()
+
+
+@pytest.mark.parametrize("k", [-1, 0, 2.0, True, "4"])
+def test_a_recipe_with_an_impossible_k_is_refused(k, capsys):
+    clustering = {"method": "exact", "k_max": 16, "bins": 16384, "weighting": "none", "candidates": [2], "seed": 0}
+    recipe = read_json("recipe.json")
+    recipe["settings"] = {"method": "slope", "seed": 0, "options": {"evaluations": 1}}
+    recipe["artifacts"] = {"clustering": dict.fromkeys(LAYERS, clustering)}
+    recipe["layers"] = {name: {"shape": layer["shape"], "k": k} for name, layer in recipe["layers"].items()}
+    write_json("wrong.json", recipe)
+    line = error(capsys, apply("wrong.json"))
+    Path("wrong.json").unlink()
+    assert line.startswith(f"wshare apply: error: wrong.json: layer 'conv': k {k!r}: must be 1 or more, or null")
 
 
 @pytest.mark.parametrize("change", ["name", "shape"])

@@ -141,12 +141,14 @@ def test_json_comes_back_and_knows_no_nan(path):
     assert read_json(path) == value
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"nothing"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"nothing", b'{"a": NaN}', b"\xff" * 10_000])
 def test_damaged_or_missing_json_is_refused(path, content):
     assert "no such file" in refused(lambda: read_json(path), path)
     path.parent.mkdir()
     path.write_bytes(content)
-    assert "damaged JSON" in refused(lambda: read_json(path), path)
+    message = refused(lambda: read_json(path), path)
+    assert "damaged JSON" in message
+    assert len(message) < 1000
 
 
 def test_hashes_tell_bytes_types_shapes_and_order_apart(path):

@@ -27,6 +27,9 @@ def test_preprocessing_given_over_found():
         ({"resize": 200}, r"preprocessing.resize: 200: must be null or at least preprocessing.crop \(224\)"),
         ({"interpolation": "cubic"}, "preprocessing.interpolation: 'cubic'"),
         ({"mean": [0.5]}, r"preprocessing.mean: \[0.5\]: must be 3 values"),
+        ({"mean": 0.5}, "preprocessing.mean: 0.5: must be 3 values"),
+        ({"mean": [0.5, "0.5", 0.5]}, "preprocessing.mean: .*'0.5'.*: must be 3 values"),
+        ({"mean": [0.5, float("nan"), 0.5]}, "preprocessing.mean: .*nan.*: must be 3 values"),
         ({"std": [1, 0, 1]}, "preprocessing.std: .* above 0"),
     ],
 )

@@ -24,10 +24,19 @@ def write_model(fetched: Fetched, weights: Path, spec: Path) -> None:
     write_json(spec, fetched.spec | {"parameters": count, "sha256": digest})
 
 
+def check_description(description: dict, spec: Path, keys: tuple[str, ...]) -> None:
+    """FormatError unless the content of a model.json has these keys: another file, or an earlier version's."""
+    missing = [key for key in keys if key not in description]
+    if missing:
+        raise FormatError(f"{spec}: not a model.json of this wshare ({', '.join(missing)} missing); {remedy(spec)}")
+
+
 def read_model(spec: Path, weights: Path, device: torch.device = CPU) -> torch.nn.Module:
     """The network in evaluation mode, on a device; FormatError unless the weights are those the specification names."""
     description = read_json(spec)
+    check_description(description, spec, ("sha256",))
     check_sha256(weights, description["sha256"], spec)
+    check_description(description, spec, ("name", "builder", "dropped"))
     try:
         return fast(load(description, load_file(weights)), device)
     except SafetensorError as error:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from wshare.artifacts.model import read_model
+from wshare.artifacts.model import check_description, read_model
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile, write_images
 from wshare.data.prepare import prepared
@@ -66,7 +66,9 @@ def network_of(
                     f"{path}: no such file; {flag} gives the place of the float32 network's {path.name}, "
                     "or give --architecture"
                 )
-        return read_model(spec, weights), read_json(spec)
+        model, description = read_model(spec, weights), read_json(spec)
+        check_description(description, spec, ("task", "input", "preprocessing"))
+        return model, description
     settings: dict = {"task": DEFAULT, "arguments": arguments, "preprocessing": preprocessing}
     if weights:
         settings |= {"source": "file", "architecture": architecture, "path": str(weights)}
@@ -117,6 +119,8 @@ def check_output(path: Path) -> None:
     """UserError if no file can be written there: hours of work should not end so."""
     if path.is_dir():
         raise UserError(f"--output {path}: a folder; give the path of the file to write")
+    if any(parent.exists() and not parent.is_dir() for parent in path.parents):
+        raise UserError(f"--output {path}: lies below a file; give a path in a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {path}: its folder cannot be written to")

@@ -29,10 +29,13 @@ from wshare.commands.common import (
 from wshare.config.validation import complete_search
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile
-from wshare.data.splits import split_indices
+from wshare.data.splits import held_out_count, split_indices
 from wshare.errors import UserError
 from wshare.files.sealed import write_json
 from wshare.search.methods import DEFAULT, METHODS
+
+# torch's generators take no more.
+MOST_SEEDS = 1 << 63
 
 
 def compress(
@@ -70,6 +73,8 @@ def compress(
     """
     check_at_least(1, limit=limit, threads=threads)
     check_at_least(0, seed=seed)
+    if seed >= MOST_SEEDS:
+        raise UserError(f"--seed {seed}: must be below 2^63")
     if not 0 < held_out < 1:
         raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
     for path in filter(None, (output, recipe, metrics)):
@@ -97,7 +102,7 @@ def _splits(
     """Search and held-out images, decoded into files in a folder, each in random order as `prepare_images` has them."""
     count = len(dataset.keys)
     taken = np.random.default_rng(seed).permutation(count)[:limit] if limit else np.arange(count)
-    kept = int(held_out * len(taken) + 1e-9)
+    kept = held_out_count(held_out, len(taken), "--held-out")
     splits = split_indices(taken, {"search": len(taken) - kept, "held_out": kept}, seed)
     return [
         decoded(

@@ -75,7 +75,7 @@ def complete_search(search: dict) -> dict:
     search = copy.deepcopy(search)
     renamed = list(_rename(search, "searches.*"))
     errors = _validator(node | {"$defs": schema()["$defs"]}).iter_errors(search)
-    problems = sorted({*renamed, *(line for error in errors for line in _describe(error))})
+    problems = sorted({*renamed, *(line for error in errors for line in _describe(error)), *_not_json(search, "")})
     if not problems:
         _fill(search, node)
         problems = list(_check_search("", search))

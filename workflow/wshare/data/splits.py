@@ -15,6 +15,17 @@ def splits_of(dataset: Dataset, sizes: Mapping[str, int | float], seed: int) -> 
     return split_indices(dataset.keys, sizes, seed) if dataset.splits is None else dataset.splits
 
 
+def held_out_count(held_out: float, total: int, where: str) -> int:
+    """So many of `total` images are held out, of a share below 1 or a count.
+
+    UserError, opening with `where`, unless one is held out and two are left to search with.
+    """
+    count = int(held_out * total + 1e-9) if held_out < 1 else int(held_out)
+    if not 1 <= count <= total - 2:
+        raise UserError(f"{where}: {held_out} of {total} images; it takes one held-out image and two search images")
+    return count
+
+
 def split_indices(images: Sized, sizes: Mapping[str, int | float], seed: int) -> dict[str, np.ndarray]:
     """Disjoint image indices of each split named in `sizes`, int64 [size] each, ascending.
 

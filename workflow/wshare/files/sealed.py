@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from wshare.errors import FormatError
+from wshare.errors import FormatError, one_line
 from wshare.files.atomic import remedy, write_text
 
 # Of JSON files and of tables.
@@ -25,7 +25,7 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise FormatError(f"{path}: damaged JSON ({error!r}); {remedy(path)}") from None
+        raise FormatError(f"{path}: damaged JSON ({type(error).__name__}: {one_line(error)}); {remedy(path)}") from None
     check_version(path, version)
     if found != _checksum(value):
         raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")

@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from wshare.errors import FormatError
+from wshare.errors import FormatError, one_line
 from wshare.files.atomic import remedy, write_text
 from wshare.files.sealed import TEXT_VERSION, check_version, sha256_text
 
@@ -39,7 +39,9 @@ def read_sealed(path: Path, columns: list[str] | None = None) -> tuple[list[dict
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path}: not a whole table ({error!r}); {remedy(path)}") from None
+        raise FormatError(
+            f"{path}: not a whole table ({type(error).__name__}: {one_line(error)}); {remedy(path)}"
+        ) from None
     check_version(path, version)
     if checksum != _checksum(text, made_from):
         raise FormatError(f"{path}: damaged (checksum differs); {remedy(path)}")

@@ -1,5 +1,7 @@
 """What happens to an image before the network sees it."""
 
+import math
+
 from wshare.errors import UserError
 from wshare.names import closest
 
@@ -31,11 +33,17 @@ def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
             f"preprocessing.interpolation: {merged['interpolation']!r}: must be one of {', '.join(INTERPOLATIONS)}"
         )
     for key, neutral in (("mean", 0.0), ("std", 1.0)):
-        values = [float(value) for value in merged.get(key) or [neutral] * channels]
-        if len(values) != channels or (key == "std" and min(values) <= 0):
+        values = merged.get(key) or [neutral] * channels
+        if not _are_numbers(values) or len(values) != channels or (key == "std" and min(values) <= 0):
             raise UserError(
-                f"preprocessing.{key}: {values}: must be {channels} values, one a channel"
+                f"preprocessing.{key}: {values!r}: must be {channels} values, one a channel"
                 + (", above 0" if key == "std" else "")
             )
-        merged[key] = values
+        merged[key] = list(map(float, values))
     return {key: merged[key] for key in PREPROCESSING}
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+    )

@@ -4,6 +4,7 @@ Colours are those of Okabe & Ito (2008), which the colour-blind can tell apart; 
 compares, for marks differ in shape or place too.
 """
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from wshare.tasks.table import task
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 BLACK, GREY = "#1b1b1b", "#8c8c8c"
+# Of kinds of layers, as many as there are.
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 # What all charts share; `aria` is off since each chart has a text of its own.
 CONFIG = {
@@ -304,7 +307,6 @@ def _shown_kl(text: str) -> float:
 def bits(model: Model, search: Search) -> Chart:
     """Bits a weight of each layer, its bar as wide as the layer's share of the weights."""
     total, ks = sum(layer["weights"] for layer in model.layers), chosen_ks(search)
-    kinds = {"convolution": BLUE, "depthwise or grouped": ORANGE, "linear": GREEN}
     rows, left = [], 0.0
     for layer in model.layers:
         share = layer["weights"] / total
@@ -320,7 +322,7 @@ def bits(model: Model, search: Search) -> Chart:
             }
         )
         left += share
-    shown = [kind for kind in kinds if any(row["kind"] == kind for row in rows)]
+    kinds = dict(zip(dict.fromkeys(row["kind"] for row in rows), itertools.cycle(COLOURS)))
     highest = max(row["bits"] for row in rows)
     top = 1.2 * max(row["bits"] for row in rows if row["share"] >= min(VISIBLE, 1 / len(rows)))
     # Bars are cut off only where they would flatten all others.
@@ -334,7 +336,7 @@ def bits(model: Model, search: Search) -> Chart:
             y=alt.Y("bits:Q").title("bits a weight, on disk").scale(domain=[0, top], clamp=True),
             y2=alt.datum(0),
             color=alt.Color("kind:N")
-            .scale(domain=shown, range=[kinds[kind] for kind in shown])
+            .scale(domain=list(kinds), range=list(kinds.values()))
             .legend(orient="bottom", title=None, columns=1),
             tooltip=[
                 alt.Tooltip("layer:N"),
@@ -372,9 +374,7 @@ def nbytes(search: Search, tensor: str) -> int:
 
 
 def _kind(layer: dict) -> str:
-    if len(layer["shape"]) == 2:
-        return "linear"
-    return "depthwise or grouped" if layer["groups"] > 1 else "convolution"
+    return f"{layer['type']}, grouped" if layer["groups"] > 1 else layer["type"]
 
 
 def histogram(found: Histogram) -> Chart:

@@ -20,7 +20,7 @@ FAR_OFF, SLACK = 2.0, 0.01
 def read_recipe(path: Path) -> dict:
     """A recipe that this version can realise; FormatError tells why another one cannot be, and what to do."""
     recipe = read_json(path)
-    if "layers" not in recipe or "settings" not in recipe:
+    if not recipe.get("layers") or "settings" not in recipe:
         raise FormatError(f"{path}: not a recipe of wshare; give the recipe.json of a search")
     if "versions" not in recipe:
         raise FormatError(

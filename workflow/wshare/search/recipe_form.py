@@ -20,7 +20,8 @@ def _is_number(value: object) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    return type(value) is int and value >= 0
+    # A seed among them: torch's generators take no more.
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_text(value: object) -> bool:

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from wshare.artifacts.model import check_description
 from wshare.artifacts.outputs import read_outputs
 from wshare.artifacts.timings import seconds_by_stage
 from wshare.data.devices import device_of, placed
@@ -36,18 +37,17 @@ def evaluate_packed(
     """
     started = time.perf_counter()
     description, chosen, size = read_json(spec), read_json(compressed.recipe), read_json(compressed.sizes)
+    check_description(description, spec, ("sha256", "task", "builder", "dropped"))
+    state = load_packed(compressed.packed)
+    hashes = {"recipe": sha256_file(compressed.recipe), "packed": sha256_file(compressed.packed)}
+    check_origin(compressed.sizes, size, hashes)
     check_origin(compressed.recipe, {"model": chosen["model"]["sha256"]}, {"model": description["sha256"]})
     sample, kind = ImageFile(held_out_images), task(description["task"])
-    hashes = {"recipe": sha256_file(compressed.recipe), "packed": sha256_file(compressed.packed)}
-    state = load_packed(compressed.packed)
-    check_origin(compressed.sizes, size, hashes)
     reference = read_outputs(held_out_outputs, sample, description["sha256"])
     device = device_of(machine.gpus)
     network = fast(build(description), device)
     load_state(network, state, str(compressed.packed))
     outputs = predict(network, placed(sample, device), machine.threads)
-    columns, rows = kind.predictions(outputs, reference, sample.labels, sample.keys)
-    write_sealed(written.predictions, columns, rows, {"packed": hashes["packed"], "images": sample.fingerprint})
     hashes |= {
         "model": description["sha256"],
         "held_out_images": sample.fingerprint,
@@ -55,6 +55,8 @@ def evaluate_packed(
     }
     quality = compare(kind, outputs, reference, sample.labels, settings["seed"])
     found = describe(quality, settings["quality_target"], size, chosen, settings["seed"], hashes)
+    columns, rows = kind.predictions(outputs, reference, sample.labels, sample.keys)
+    write_sealed(written.predictions, columns, rows, {"packed": hashes["packed"], "images": sample.fingerprint})
     write_json(written.metrics, asdict(names) | found)
     seconds = seconds_by_stage(benchmarks) | {"evaluate_packed": time.perf_counter() - started}
     write_json(written.timings, {"seconds": seconds, "sha256": {"packed": hashes["packed"]}})

@@ -39,9 +39,9 @@ def search(
     settings, an input or `code`, a hash of the program, differ.
     """
     device = device_of(machine.gpus)
+    model = read_model(files.spec, files.weights, device)
     description, listed = read_json(files.spec), read_json(layers)
     check_origin(layers, listed, {"model": description["sha256"]})
-    model = read_model(files.spec, files.weights, device)
     sample = placed(ImageFile(search_images), device)
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     row, packing = METHODS[settings["method"]], settings["packing"]

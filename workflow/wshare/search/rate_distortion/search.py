@@ -103,7 +103,7 @@ class RateDistortion:
 
     def realise(self, space: Space, layers: Mapping[str, Setting]) -> Compressed:
         """All layers at their slopes, taught by all images."""
-        norms = batch_norms(space.artifacts.model)
+        norms = list(batch_norms(space.artifacts.model))
         folded = {
             name: entry(name, setting, "batch_norm", norms.__contains__, "the name of a batch norm of the network")
             for name, setting in layers.items()
