@@ -11,7 +11,7 @@ A test asks for the fixture `fault`, opens a row and counts what it tried:
 `number` is the fault's place in the table and groups its rows; rows of one number and name are added up, so that a
 parametrised test fills one row. A round that did not survive has to fail its test too: the row only counts. After
 
-    pytest tests/faults --reliability docs/reliability.md
+    pytest tests/faults -n 2 --reliability docs/reliability.md
 
 the table stands between the marks `<!-- faults: begin -->` and `<!-- faults: end -->` of that page.
 """
@@ -24,7 +24,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -62,6 +62,13 @@ class Row:
         self.rounds += rounds
         self.survived += rounds
 
+    def add(self, other: "Row") -> None:
+        """Count the rounds of the same fault that were tried elsewhere."""
+        self.rounds += other.rounds
+        self.survived += other.survived
+        self.where += [place for place in other.where if place not in self.where]
+        self.notes += [note for note in other.notes if note not in self.notes]
+
     def cells(self) -> tuple[str, ...]:
         """Number, fault, where, rounds, survived, data."""
         text = ". ".join([self.data, *self.notes])
@@ -90,13 +97,23 @@ def fault(request: pytest.FixtureRequest) -> Callable[..., Row]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    page = session.config.getoption("reliability", None)
-    if page:
+    page, rows = session.config.getoption("reliability", None), session.config.stash.get(ROWS, {})
+    if hasattr(session.config, "workeroutput"):
+        # One of pytest-xdist's processes: the first one writes the page.
+        session.config.workeroutput["faults"] = [asdict(row) for row in rows.values()]
+    elif page:
         text = page.read_text(encoding="utf-8")
         head, _, rest = text.partition(BEGIN)
-        page.write_text(
-            f"{head}{BEGIN}\n{table(session.config.stash.get(ROWS, {}))}\n{END}{rest.partition(END)[2]}", "utf-8"
-        )
+        page.write_text(f"{head}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", "utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Add up the rows of a process of pytest-xdist that has ended."""
+    rows = node.config.stash.setdefault(ROWS, {})
+    for found in getattr(node, "workeroutput", {}).get("faults", []):
+        row = rows.setdefault((found["number"], found["name"]), Row(found["number"], found["name"], found["data"]))
+        row.add(Row(**found))
 
 
 def table(rows: dict[tuple[int, str], Row]) -> str:

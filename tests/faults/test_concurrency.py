@@ -152,7 +152,11 @@ def test_a_preempted_run_is_queued_again(study: Study, fault, tmp_path: Path):
     stuck(run, folder / journal, 1)
     os.killpg(run.pid, signal.SIGTERM)
     assert run.wait(timeout=GRACE) == 1
-    assert "wshare: stopped by SIGTERM; run again to go on" in terminal.read_text()
+    # The shell between them is gone first: Snakemake may have shown the log before the stage has had its say.
+    start = time.monotonic()
+    while "wshare: stopped by SIGTERM; run again to go on" not in log.read_text():
+        assert time.monotonic() < start + GRACE
+        time.sleep(0.02)
     assert "Will exit after finishing currently running jobs" in terminal.read_text()
     assert not locked(folder)
     row.round(True)

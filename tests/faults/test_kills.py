@@ -16,6 +16,7 @@ from ..runs import command, started
 from .conftest import (
     CONFIG,
     REPORTS,
+    Row,
     Study,
     before_report,
     check_same,
@@ -161,8 +162,7 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
     )
 
     def killed(job: str) -> None:
-        row.where.append(job.split()[0])
-        row.round(True)
+        row.add(Row(row.number, row.name, row.data, [job.split()[0]], rounds=1, survived=1))
 
     delays = random.Random(0)
     logs = {job: folder / "results/tiny/logs" / name for job, name in LOGS.items()}

@@ -16,6 +16,7 @@ with atheris.instrument_imports(
         "wshare.packed.format",
         "wshare.packed.container",
         "wshare.packed.sections",
+        "wshare.packed.bitfields",
         "wshare.packed.format_v1",
         "wshare.packed.entropy",
         "wshare.quantize.codebooks",
