@@ -11,7 +11,7 @@ from hypothesis import settings
 from wshare.data.images import ImageFile, write_images
 
 # The first call of a compiled function takes seconds; and the same examples every time make a failure repeatable.
-settings.register_profile("wshare", deadline=None, derandomize=True)
+settings.register_profile("wshare", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("wshare")
 
 

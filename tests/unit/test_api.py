@@ -72,6 +72,7 @@ def result() -> wshare.Result:
     return compressed(labels=LABELS)
 
 
+@pytest.mark.slow
 def test_the_five_lines_of_the_docstring_run(tmp_path, monkeypatch, capsys):
     lines = re.findall(r"^    (.*)$", api.__doc__, flags=re.MULTILINE)
     assert len([line for line in lines if line]) <= 5
@@ -138,6 +139,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
     return packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [FEW, {"compression_rate": 8, "format": "fixed", "fold_batch_norm": False}])
 @pytest.mark.parametrize("labels", [None, LABELS])
 def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
@@ -177,6 +179,7 @@ def test_the_verdict_is_that_of_the_saved_file_on_the_held_out_images(result, tm
     assert result.metrics["verdict"] in text
 
 
+@pytest.mark.slow
 def test_no_choice_looks_at_held_out_images():
     others = [(normalised(pixels(20, seed), MEAN, STD), LABELS[:20]) for seed in (5, 6)]
     first, second = (compressed(labels=LABELS, held_out=other) for other in others)
@@ -186,6 +189,7 @@ def test_no_choice_looks_at_held_out_images():
     assert first.metrics["compressed"]["kl"] != second.metrics["compressed"]["kl"]
 
 
+@pytest.mark.slow
 def test_another_seed_deals_other_images(result):
     other = compressed(labels=LABELS, seed=1)
     assert other.metrics["sha256"]["held_out_images"] != result.metrics["sha256"]["held_out_images"]
@@ -194,6 +198,7 @@ def test_another_seed_deals_other_images(result):
 # What goes in.
 
 
+@pytest.mark.slow
 def test_batches_are_as_good_as_a_tensor(result):
     loader = DataLoader(TensorDataset(IMAGES, torch.from_numpy(LABELS)), batch_size=32)
     halves = (IMAGES[:50], IMAGES[50:].to(torch.float64))
@@ -392,6 +397,7 @@ print(wshare.__file__)
 """
 
 
+@pytest.mark.slow
 def test_the_wheel_is_whole(tmp_path):
     """Installed where nothing but the dependencies is on the path, it runs the example and its console script."""
     source, wheels, place = tmp_path / "source", tmp_path / "wheels", tmp_path / "venv"

@@ -4,8 +4,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 
@@ -18,13 +16,14 @@ from safetensors.torch import load_file
 
 import wshare
 from wshare.artifacts.front import LAYER, layer_columns
+from wshare.commands.export import export
 from wshare.files.sealed import read_json
 from wshare.files.tables import read_sealed
 from wshare.packed.format import load_packed, read_shared
 
-from ..runs import environment, made_once
+from ..runs import made_once
 from . import named
-from .conftest import ROOT, snakemake
+from .conftest import snakemake
 
 SEARCHES = ("rate", "few")
 STUDY = {
@@ -142,24 +141,13 @@ def test_report_shows_every_layer(results: Path, search: str):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_exports_give_the_same_network(results: Path, tmp_path: Path, search: str):
+def test_exports_give_the_same_network(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str):
     packed = results / "search" / search / "packed.safetensors"
-    for kind, name, more in (
-        ("dense", "net.safetensors", ()),
-        ("c", "net.bin", ()),
-        ("onnx", "net.onnx", ("--architecture", "python:named:network", "--preprocessing", '{"channels":1,"crop":8}')),
-    ):
-        command = [sys.executable, "-m", "wshare", "export", str(packed), "--to", kind]
-        command += ["--output", str(tmp_path / name), *more]
-        run = subprocess.run(
-            command,
-            cwd=Path(named.__file__).parent,
-            env=environment(PYTHONPATH=str(ROOT / "workflow")),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
+    monkeypatch.syspath_prepend(Path(named.__file__).parent)
+    export(packed, to="dense", output=tmp_path / "net.safetensors")
+    export(packed, to="c", output=tmp_path / "net.bin")
+    graph = {"architecture": "python:named:network", "preprocessing": {"channels": 1, "crop": 8}}
+    export(packed, to="onnx", output=tmp_path / "net.onnx", **graph)
     expected = load_packed(packed)
     exported = load_file(tmp_path / "net.safetensors")
     assert exported.keys() == expected.keys()

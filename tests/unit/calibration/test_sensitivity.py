@@ -90,7 +90,7 @@ def chain_names(model: nn.Module, layer: str, images: ImageFile) -> list[str]:
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["tiny", "lenet5", pytest.param("resnet_ds", marks=pytest.mark.slow)])
 def test_prefix_changes_no_bit_of_the_embedded_networks(name, order, random_images):
     model = built(NETWORKS[name]).to(memory_format=order)
     images = random_images(70, (1, 8, 8) if name == "tiny" else (1, 28, 28))
@@ -111,6 +111,7 @@ def test_prefix_changes_no_bit_of_the_embedded_networks(name, order, random_imag
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "layer"),
     [

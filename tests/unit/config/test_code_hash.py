@@ -90,6 +90,7 @@ def test_code_hash_follows_names_and_contents_alone(monkeypatch, tmp_path):
     assert len(hashes) == 3
 
 
+@pytest.mark.slow
 def test_code_files_hold_every_module_that_a_stage_imports():
     """Imports that a running Python sees, against those read from the source; only doors for users may be missing."""
     program = """if True:

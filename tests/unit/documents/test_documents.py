@@ -78,6 +78,7 @@ def test_workflow_catalogue_finds_what_it_asks_for():
     assert all(word in read("README.md").lower() for word in ("snakemake", "workflow"))
 
 
+@pytest.mark.slow
 def test_picture_of_the_front_shows_the_table(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     figures = importlib.import_module("figures")

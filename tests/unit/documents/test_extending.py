@@ -19,6 +19,7 @@ STEP = re.compile(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("title", "text"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_steps_of_the_section_work(tmp_path, title, text):
     shutil.copytree(

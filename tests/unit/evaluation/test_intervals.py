@@ -80,6 +80,7 @@ def test_predicted_low_nears_the_share_with_many_images():
     assert gaps[2] == pytest.approx((norm.ppf(0.975) + np.sqrt(2) * norm.ppf(0.9)) * deviation, rel=0.01)
 
 
+@pytest.mark.slow
 def test_predicted_low_is_held_with_the_confidence_asked_for():
     """On other images from the same source, the interval's lower end is no lower in about 90 % of cases."""
     rng = np.random.default_rng(0)

@@ -35,6 +35,7 @@ def value_of(operation) -> np.ndarray | None:
     return operation.val.val if operation.op_type == "const" else None
 
 
+@pytest.mark.slow
 def test_palettes_are_the_codebooks_and_weights_come_back_to_the_bit(tmp_path):
     packed = pack(network(), tmp_path / "packed", ks=(5, 16, 1, 300, 37))
     FORMATS["coreml"].write(packed, tmp_path / "net.mlpackage", network(), EXAMPLE)

@@ -14,6 +14,7 @@ from wshare.models import state as state_module
 from wshare.models.sources import torchvision as torchvision_source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "heads"), [("googlenet", ["aux1", "aux2"]), ("inception_v3", ["AuxLogits"])])
 def test_auxiliary_heads_are_dropped(name, heads):
     shape = (3, 96, 96)

@@ -92,6 +92,7 @@ def test_what_has_no_such_kernel_stays(model):
     assert convolutions(fused(model.eval(), sample())) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"), [("googlenet", 57), ("mobilenet_v2", 52), ("efficientnet_b0", 65), ("resnet50", 53)]
 )

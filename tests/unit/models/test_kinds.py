@@ -157,6 +157,7 @@ def test_exports_hold_its_weights(tmp_path):
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_core_ml_gives_its_weights_back(tmp_path):
     from ..exports.test_coreml import read, value_of
 

@@ -73,6 +73,7 @@ def test_wrong_names(changes, expected):
     assert expected in error(MOBILENET | changes)
 
 
+@pytest.mark.slow
 def test_every_source_imports_only_when_asked():
     code = (
         "import sys, wshare.models.registry; heavy = ('torchvision', 'timm', 'wshare.models.sources.'); "

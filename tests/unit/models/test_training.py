@@ -59,6 +59,7 @@ def test_unknown_network():
         networks.build("lenet", {})
 
 
+@pytest.mark.slow
 def test_tiny_learns_digits(digits):
     images, labels = digits
     module = networks.tiny()

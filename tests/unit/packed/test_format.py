@@ -283,6 +283,7 @@ def test_bytes_add_up_and_match_the_analytic_size_of_a_real_network(path):
     model.load_state_dict(load_packed(path))
 
 
+@pytest.mark.slow
 def test_same_bytes_in_every_process(path, tmp_path):
     """The order of sets of names differs between the processes."""
     write_sample(path)

@@ -246,6 +246,7 @@ def test_importance_stays_with_its_weight_in_any_order(bins):
         assert given.weighted_inertia == pytest.approx(ordered.weighted_inertia, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", [None, "none", "importance"])
 def test_a_large_layer_takes_a_few_arrays_of_its_own_size(weighting):
     """VGG16 has a layer of 103 million weights: 4 bytes sorted and 8 of steps or mass each, beside the input."""
@@ -332,6 +333,7 @@ def test_lloyd_pads_the_codebook_of_empty_clusters():
     assert (np.diff(result.codebook(20)) == 0).any()
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_number_of_threads():
     program = """if True:
         import hashlib, numpy as np

