@@ -154,6 +154,8 @@ def _parser(command: str, function: Callable) -> argparse.ArgumentParser:
         f"wshare {command}",
         description=inspect.getdoc(function),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # A part of a flag would stand for another one as soon as a flag is added.
+        allow_abbrev=False,
     )
     for flag in _flags(function):
         _add(parser, flag)

@@ -62,6 +62,7 @@ def search(
             if key not in log:
                 log.append(key, measure())
                 progress.update()
+                print(f"measurement {len(log)}, of {total} at most: {log[key]['kl']:.4g} nats")
             return log[key]
 
         evaluator = Evaluator(
