@@ -38,7 +38,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_to_end(command: list[str], **more: str) -> subprocess.CompletedProcess:
     """A command run to its end; `more` are environment variables."""
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=850, check=False)
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=1750, check=False)
 
 
 def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen:
