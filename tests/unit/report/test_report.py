@@ -252,9 +252,10 @@ def test_images_whose_prediction_changed_are_shown(page, folder, metrics):
     assert f"The top-1 prediction changed for {len(rows)} of 60 held-out images" in article[2]
 
 
+@pytest.mark.slow
 def test_names_of_the_networks_classes_are_shown(tmp_path):
+    root = write_results(tmp_path)
     # The roughest of the made-up searches.
-    root = write_results(tmp_path, ("uniform",))
     predictions, _ = read_sealed(root / "search" / "uniform" / "predictions.csv")
     row = next(row for row in predictions if row["float32"] != row["compressed"])
     spec = root / "model" / "model.json"
