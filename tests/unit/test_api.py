@@ -367,6 +367,7 @@ def test_a_plot_shows_every_price(result, monkeypatch):
         result.plot()
 
 
+@pytest.mark.slow
 def test_what_the_package_offers_is_there_and_imported_late():
     assert set(wshare.__all__) == {name for name in wshare.__all__ if hasattr(wshare, name)}
     with pytest.raises(AttributeError, match="no attribute 'compres'"):

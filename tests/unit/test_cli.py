@@ -216,6 +216,7 @@ def test_a_command_that_does_not_exist_is_one_short_line(capsys):
     assert lines[1:] == ["wshare: error: nothing: no such command; `wshare --help` lists them"]
 
 
+@pytest.mark.slow
 def test_from_a_shell(tmp_path):
     """The exit code and the one line are those of the process too; a damaged model file is named."""
     write_json(tmp_path / "model.json", {"sha256": "0", "dropped": []})

@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from wshare.config.validation import PACKAGE
 
 
+@pytest.mark.slow
 def test_light_stages_and_the_settings_import_no_torch():
     names = ["wshare.stages.cluster_layer", "wshare.stages.gather_sensitivity", "wshare.stages.summarise"]
     names += ["wshare.stages.report_model", "wshare.stages.report_study"]

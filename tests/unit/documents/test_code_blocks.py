@@ -132,6 +132,7 @@ def test_no_block_is_made_by_indentation(page):
     assert re.findall(r"\n\n( {4}\S.*)", outside) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({block.page for block in in_language("python")}), ids=lambda page: page.name)
 def test_python_blocks_run(page, prepared):
     for block in in_language("python"):

@@ -110,6 +110,7 @@ def test_study_on_your_images_asks_for_the_folder(name):
         complete(load(f"config/{name}.yaml"))
 
 
+@pytest.mark.slow
 def test_networks_of_the_imagenet_study_have_weights():
     timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
     models = load("config/imagenet.yaml")["models"]

@@ -179,6 +179,7 @@ def test_binned_sweep_of_a_million_laplacian_weights_is_within_a_thousandth_of_t
     assert optimum * (1 - 1e-9) <= real <= result.inertia[255] * (1 + 1e-9) <= 1.001 * optimum
 
 
+@pytest.mark.slow
 def test_binned_sweep_is_within_a_thousandth_of_ckwrap():
     weights = laplacian(30_000)
     assert len(np.unique(weights)) > 16384
@@ -189,6 +190,7 @@ def test_binned_sweep_is_within_a_thousandth_of_ckwrap():
         assert optimum * (1 - 1e-9) <= real <= result.inertia[k - 1] * (1 + 1e-9) <= 1.001 * optimum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["one outlier", "outliers", "two clumps", "mostly zero", "cauchy"])
 def test_bins_resolve_the_bulk_whatever_lies_far_away(shape):
     """Bins four times as fine gain less than a thousandth, and so does setting the far weights apart by hand."""

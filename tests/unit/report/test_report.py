@@ -252,6 +252,7 @@ def test_images_whose_prediction_changed_are_shown(page, folder, metrics):
     assert f"The top-1 prediction changed for {len(rows)} of 60 held-out images" in article[2]
 
 
+@pytest.mark.slow
 def test_names_of_the_networks_classes_are_shown(tmp_path):
     root = write_results(tmp_path)
     # The roughest of the made-up searches.

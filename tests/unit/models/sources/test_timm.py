@@ -18,6 +18,7 @@ def test_timm_is_optional(monkeypatch):
     assert "timm is not installed; it is an optional extra: pip install timm" in message
 
 
+@pytest.mark.slow
 def test_timm_preprocessing_and_state():
     pytest.importorskip("timm")
     from wshare.models.sources import timm as timm_source

@@ -46,7 +46,11 @@ def at(
     return network.compressed(network.quantised(settings_of(network, slope, scales), options, threads))
 
 
-NETWORKS = [("tiny", (1, 8, 8), "entropy"), ("tiny", (1, 8, 8), "fixed"), ("resnet_ds", (1, 28, 28), "entropy")]
+NETWORKS = [
+    ("tiny", (1, 8, 8), "entropy"),
+    ("tiny", (1, 8, 8), "fixed"),
+    pytest.param("resnet_ds", (1, 28, 28), "entropy", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("name", "shape", "form"), NETWORKS)

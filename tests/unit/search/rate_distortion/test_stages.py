@@ -419,6 +419,7 @@ def test_float16_leads_to_the_same_recipe_and_float32_confirms_it(study, monkeyp
     assert {key: recipe[key] for key in recipe.keys() - same} == {key: plain[key] for key in plain.keys() - same}
 
 
+@pytest.mark.slow
 def test_a_network_that_float16_changes_is_searched_in_float32(study, monkeypatch, caplog):
     study.measure_inputs()
     plain = study.search(**TARGET)
