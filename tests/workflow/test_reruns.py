@@ -366,7 +366,7 @@ ROWS = {
         ("clustering code", code("quantize/kmeans.py"), both(reclustered) | by_calibration("tiny")),
         ("clustering code with an old date", old_code, both(reclustered) | by_calibration("tiny")),
         ("sensitivity code", code("calibration/sensitivity.py"), both(reprofiled)),
-        ("code of the task", code("tasks/classification.py"), both(baseline)),
+        ("code of the task", code("tasks/classification.py"), both(lambda model: known(made(model)))),
         ("code of one search method", code("search/by_k/slope.py"), searched("tiny", "slope")),
         ("code of the search by slope", code("search/rate_distortion/search.py"), by_calibration("tiny")),
         ("code of error feedback", code("quantize/error_feedback.py"), by_calibration("tiny")),

@@ -42,8 +42,8 @@ from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
-from wshare.search.artifacts import measured_artifacts
 from wshare.search.evaluator import Evaluator, Key
+from wshare.search.measured import measured_artifacts
 from wshare.search.method import Artifacts
 from wshare.search.methods import DEFAULT, METHODS
 from wshare.search.recipe import check_layers, check_promise, method_of, realised

@@ -5,7 +5,8 @@ import torchvision
 from torch import Tensor, nn
 
 from wshare.artifacts.clusters import Clusters
-from wshare.calibration.sensitivity import Probe, chain_before, columns, profile, resumed, row
+from wshare.artifacts.sensitivity import columns
+from wshare.calibration.sensitivity import Probe, chain_before, profile, resumed, row
 from wshare.data.images import ImageFile
 from wshare.evaluation.predict import predict
 from wshare.models.forward import forward
@@ -282,7 +283,7 @@ def test_a_row_has_every_column_and_survives_a_network_that_is_always_wrong(rand
     (probe,) = profile(classification, model, clusters_of(model, ["fc"], (2,)), images, reference)
     right = score(reference, reference, reference.argmax(1))
     wrong = score(reference, reference, reference.argmin(1))
-    assert list(row(classification, probe, right)) == columns(classification)
+    assert list(row(classification, probe, right)) == columns(classification.PROFILED)
     assert row(classification, probe, right)["relative_quality"] == probe.score.quality
     assert row(classification, probe, wrong)["relative_quality"] == 0.0
     assert row(classification, probe, right)["images"] == 10

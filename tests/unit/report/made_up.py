@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from wshare.calibration.sensitivity import columns
+from wshare.artifacts.sensitivity import columns
 from wshare.data.images import write_images
 from wshare.evaluation.verdict import compare, describe
 from wshare.files.sealed import sha256_file, write_json
@@ -98,7 +98,10 @@ def write_results(
     )
     if set(methods) - {"rate_distortion"}:
         write_sealed(
-            root / "sensitivity.csv", columns(kind), _sensitivity(kind, layers, rng), _searched(hashes) | CLUSTERS
+            root / "sensitivity.csv",
+            columns(kind.PROFILED),
+            _sensitivity(kind, layers, rng),
+            _searched(hashes) | CLUSTERS,
         )
     return root
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from wshare.artifacts.sensitivity import columns
 from wshare.calibration.importance import fisher_diagonal
-from wshare.calibration.sensitivity import columns, profile, row
+from wshare.calibration.sensitivity import profile, row
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
@@ -90,7 +91,7 @@ def test_a_layer_is_profiled_by_its_figures(random_images):
     original = regression.score(reference, reference, None)
     rows = [row(regression, probe, original) for probe in probes]
     names = ["layer", "k", "inertia", "weighted_inertia", "near", "relative_quality", "kl", "distance", "images"]
-    assert columns(regression) == names
+    assert columns(regression.PROFILED) == names
     assert [list(found) for found in rows] == [names, names]
     assert rows[0]["kl"] > rows[1]["kl"] > 0
     assert all(found["relative_quality"] == found["near"] for found in rows)

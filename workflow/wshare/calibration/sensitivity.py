@@ -29,11 +29,6 @@ class Probe:
     score: Score
 
 
-def columns(task: Task) -> list[str]:
-    """Columns of sensitivity.csv, by the task of the network."""
-    return ["layer", "k", "inertia", "weighted_inertia", *task.PROFILED, "images"]
-
-
 def row(task: Task, probe: Probe, reference: Score) -> dict:
     """One row of sensitivity.csv; `reference` is the float32 network's score on the same images."""
     score = probe.score

@@ -1,23 +1,18 @@
-"""The artifacts of a method: read from a run's files, or measured in memory."""
+"""The artifacts of a method, read from a run's files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from wshare.artifacts.calibration import KIND as CALIBRATION
 from wshare.artifacts.calibration import read_calibration
 from wshare.artifacts.clusters import KIND as CLUSTERS
 from wshare.artifacts.clusters import Clusters, cluster_hashes, read_clusters
+from wshare.artifacts.sensitivity import columns as sensitivity_columns
 from wshare.artifacts.weights import KIND as WEIGHTS
 from wshare.artifacts.weights import read_fisher
-from wshare.calibration.clustering import cluster
-from wshare.calibration.importance import fisher_diagonal, total
-from wshare.calibration.sensitivity import columns as sensitivity_columns
-from wshare.calibration.sensitivity import profile, row
-from wshare.calibration.statistics import calibrate
 from wshare.data.images import Images
 from wshare.errors import UserError
 from wshare.files.hdf5 import content_hash, read_settings
@@ -77,60 +72,10 @@ def read_artifacts(
         settings["clustering"] = {layer.layer: each for layer, each in zip(clusters, own, strict=True)}
         hashes |= cluster_hashes(files.clusters, clusters)
     if "sensitivity" in needs:
-        rows, origin = read_sealed(files.sensitivity, sensitivity_columns(task))
+        rows, origin = read_sealed(files.sensitivity, sensitivity_columns(task.PROFILED))
         check_origin(files.sensitivity, origin, made_from | hashes)
         found["sensitivity"] = profiles(rows, found["clusters"])
     return Artifacts(model, images, tuple(layers), settings=settings, made_from=hashes, **found)
-
-
-def measured_artifacts(
-    needs: Sequence[str],
-    task: Task,
-    model: nn.Module,
-    images: Images,
-    layers: Sequence[str],
-    settings: Mapping[str, dict],
-    reference: np.ndarray | None = None,
-) -> Artifacts:
-    """The same, measured on images in memory with `settings`, as a recipe or the defaults of a configuration tell them.
-
-    `reference` holds the float32 network's outputs [N, ...], for the sensitivity. UserError for fewer than two images.
-    """
-    if len(images) < 2:
-        raise UserError(f"{len(images)} search image; compression needs at least two")
-    found: dict = {}
-    used = {}
-    importance: dict[str, np.ndarray] = {}
-    if "layer_weights" in needs or _reads_importance(needs, settings):
-        used["importance"] = settings["importance"]
-        few = images.part(0, settings["importance"]["images"])
-        importance = fisher_diagonal(task, model, few.batches(), list(layers), settings["importance"]["seed"])
-    if "layer_weights" in needs:
-        found["fisher"] = {name: total(array) for name, array in importance.items()}
-    if "calibration" in needs:
-        used["calibration"] = settings["calibration"]
-        few = images.part(0, settings["calibration"]["images"])
-        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"])
-    if "clusters" in needs:
-        used["clustering"] = {name: settings["clustering"][name] for name in layers}
-        found["clusters"] = {
-            name: cluster(name, model.get_submodule(name).weight.numpy(force=True), importance.get(name), own)
-            for name, own in used["clustering"].items()
-        }
-    if "sensitivity" in needs:
-        few = images.part(0, settings["sensitivity"]["images"])
-        outputs = reference[: len(few)]
-        score = task.score(outputs, outputs, few.labels)
-        probes = profile(task, model, list(found["clusters"].values()), few, outputs)
-        found["sensitivity"] = profiles([row(task, probe, score) for probe in probes], found["clusters"])
-    return Artifacts(model, images, tuple(layers), settings=used, **found)
-
-
-def _reads_importance(needs: Sequence[str], settings: Mapping[str, dict]) -> bool:
-    """Whether clusters are made by the importance of single weights, or tell the inertia that is weighted by it."""
-    if "clusters" not in needs:
-        return False
-    return "sensitivity" in needs or any(own["weighting"] == "importance" for own in settings["clustering"].values())
 
 
 def profiles(rows: Sequence[Mapping], clusters: Mapping[str, Clusters]) -> dict[str, list[Profiled]]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from wshare.artifacts.clusters import cluster_hashes, read_clusters
 from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import read_outputs
-from wshare.calibration.sensitivity import columns, profile, row
+from wshare.artifacts.sensitivity import columns
+from wshare.calibration.sensitivity import profile, row
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import read_json
@@ -33,4 +34,4 @@ def profile_layers(
     device = device_of(gpus)
     probes = profile(kind, read_model(spec, weights, device), layers, placed(sample, device), outputs)
     made_from |= cluster_hashes(clusters, layers)
-    write_sealed(table, columns(kind), [row(kind, probe, reference) for probe in probes], made_from)
+    write_sealed(table, columns(kind.PROFILED), [row(kind, probe, reference) for probe in probes], made_from)

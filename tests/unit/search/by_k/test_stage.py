@@ -10,8 +10,9 @@ import torch
 import wshare.stages.search as stage
 from wshare.artifacts.clusters import cluster_hashes, write_clusters
 from wshare.artifacts.outputs import write_outputs
+from wshare.artifacts.sensitivity import columns
 from wshare.calibration.clustering import cluster
-from wshare.calibration.sensitivity import columns, profile, row
+from wshare.calibration.sensitivity import profile, row
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
 from wshare.files.sealed import read_json, write_json
@@ -53,7 +54,7 @@ class Study:
         original = TASK.score(reference, reference, sample.labels)
         rows = [row(TASK, probe, original) for probe in profile(TASK, self.model, layers, sample, reference)]
         shared_from = cluster_hashes([folder / f"{name}.h5" for name in names], layers)
-        write_sealed(folder / "sensitivity.csv", columns(TASK), rows, made_from | shared_from)
+        write_sealed(folder / "sensitivity.csv", columns(TASK.PROFILED), rows, made_from | shared_from)
         write_outputs(folder / "baseline.h5", reference, sample, made_from["model"])
         description = {"name": "tiny", "task": "classification", "sha256": made_from["model"]}
         write_json(folder / "model.json", description)
@@ -145,7 +146,7 @@ def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
         if key == "sensitivity":
             rows, made_from = read_sealed(path)
             rows[0]["kl"] = "0.5"
-            write_sealed(path, columns(TASK), rows, made_from)
+            write_sealed(path, columns(TASK.PROFILED), rows, made_from)
         elif key == "code":
             study.files[key] = "other code"
         else:
