@@ -33,16 +33,17 @@ from ..fuzz.targets import TARGETS, seal, split
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = [DATA / f"golden_{name}.safetensors" for name in ("v1", "v2_entropy", "v2_fixed")]
+# Of the processor: however busy the machine is.
 SECONDS = 5
 MEGABYTES = 500
 
 
 def refusal(read, path: Path) -> str:
-    """The one line that a reader ends with, within the time that it has."""
-    started = time.perf_counter()
+    """The one line that a reader ends with, within the processor time that it has."""
+    started = time.process_time()
     with pytest.raises(UserError) as error:
         read(path)
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     message = str(error.value)
     assert str(path) in message
     assert "\n" not in message
@@ -65,14 +66,14 @@ for content in mutated(count):
     # A file that is written over is synced by some file systems, which takes longer than to read it.
     path.unlink(missing_ok=True)
     path.write_bytes(content)
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         load_packed(path)
     except FormatError as error:
         refused += 1
         assert str(path) in str(error) and "\\n" not in str(error), error
         assert "allocate" not in str(error), error
-    slowest = max(slowest, time.perf_counter() - started)
+    slowest = max(slowest, time.process_time() - started)
 print(json.dumps({"refused": refused, "slowest": slowest}))
 """
 
@@ -145,9 +146,9 @@ def test_what_the_fuzzer_kept_raises_no_other_error(target):
     cases = sorted((DATA / "fuzz" / target).iterdir())
     assert cases
     for case in cases:
-        started = time.perf_counter()
+        started = time.process_time()
         TARGETS[target](case.read_bytes())
-        assert time.perf_counter() - started < SECONDS
+        assert time.process_time() - started < SECONDS
 
 
 @pytest.mark.parametrize("claim", [[1 << 26], [1 << 62], [1 << 20, 1 << 20], [0, 1 << 40], [1 << 40, 0]])
