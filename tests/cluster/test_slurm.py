@@ -113,4 +113,4 @@ def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, clust
         # `show-failed-logs` prints it too.
         assert text.strip().splitlines()[-1] in failed.stderr
     (single,) = [line.split(", ")[1] for line in logs if "logs/search/rate_distortion/" in line]
-    assert "wshare search: error: " in Path(single).read_text()
+    assert "log: results/tiny/logs/search/rate_distortion/search.log" in Path(single).read_text()
