@@ -35,7 +35,7 @@ from wshare.data.splits import held_out_count, split_indices
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
-from wshare.files.atomic import atomic
+from wshare.files.atomic import write_bytes
 from wshare.models.forward import forward
 from wshare.models.layers import inspect
 from wshare.models.state import check_finite, fast, load_state, state_of
@@ -97,8 +97,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write the packed file, whole or not at all; `load` reads it."""
-        with atomic(path) as temporary:
-            temporary.write_bytes(self.packed)
+        write_bytes(path, self.packed)
 
     def state_dict(self) -> dict[str, Tensor]:
         """State dict of the compressed network, in float32, as a reader of the packed file gets it."""

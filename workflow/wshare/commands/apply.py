@@ -24,7 +24,7 @@ from wshare.commands.common import (
 )
 from wshare.data.images import ImageFile
 from wshare.errors import UserError
-from wshare.files.atomic import atomic
+from wshare.files.atomic import write_bytes
 from wshare.search.recipe import read_recipe
 
 
@@ -66,8 +66,7 @@ def apply(
             order = np.random.default_rng(chosen["settings"]["seed"]).permutation(len(dataset.keys))[:limit]
             sample = decoded(dataset, order, description, enlarge, Path(folder) / "images.h5")
         packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads)
-    with atomic(output, len(packed)) as temporary:
-        temporary.write_bytes(packed)
+    write_bytes(output, packed)
     nbytes = sizes["bytes"]
     print(
         f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, {nbytes['float32'] / nbytes['packed']:.2f}x "

@@ -60,7 +60,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from wshare.errors import FormatError
-from wshare.files.atomic import atomic, remedy
+from wshare.files.atomic import remedy, write_bytes
 from wshare.packed import sections
 from wshare.packed.container import FORMATS, VERSION, Source, check_claim, damaged, index_of, opened, where
 from wshare.packed.format_v1 import Entry, unpack_v1
@@ -143,8 +143,7 @@ def write_packed(
 ) -> dict[str, int]:
     """Write a packed file atomically; returns its bytes by kind. Arguments and errors are those of `pack`."""
     content, sizes = pack(state, shared, norms, folded, aliases, format, float32)
-    with atomic(path, len(content)) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
     return sizes
 
 

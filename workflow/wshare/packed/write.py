@@ -10,7 +10,7 @@ from torch import nn
 from wshare.data.images import Images
 from wshare.errors import UserError
 from wshare.evaluation.predict import predict
-from wshare.files.atomic import atomic
+from wshare.files.atomic import atomic, write_bytes
 from wshare.files.sealed import sha256_file, write_json
 from wshare.models.norms import batch_norms
 from wshare.models.state import load_state, state_of, tied
@@ -92,8 +92,7 @@ def write_files(content: bytes, found: dict, recipe: Path, packed: Path, dense: 
 
     The sizes, `found`, name the recipe and the packed file by their hashes.
     """
-    with atomic(packed, len(content)) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(packed, content)
     _write_dense(dense, load_packed(content), read_index(content)["aliases"])
     write_json(sizes, found | {"recipe": sha256_file(recipe), "packed": sha256_file(packed)})
 

@@ -67,8 +67,9 @@ def read_artifacts(
         clusters = [read_clusters(path, made_from) for path in files.clusters]
         found["clusters"] = {layer.layer: layer for layer in clusters}
         own = [read_settings(path, CLUSTERS) for path in files.clusters]
+        importance = [each.pop("importance") for each in own]
         # All layers' importance comes from one file.
-        settings["importance"] = next(iter([each.pop("importance") for each in own]))
+        settings["importance"] = importance[0]
         settings["clustering"] = {layer.layer: each for layer, each in zip(clusters, own, strict=True)}
         hashes |= cluster_hashes(files.clusters, clusters)
     if "sensitivity" in needs:
