@@ -88,6 +88,7 @@ def test_the_five_lines_of_the_docstring_run(tmp_path, monkeypatch, capsys):
     assert names["result"].recipe["settings"]["confidence"] == 0.9
 
 
+@pytest.mark.slow
 def test_compress_prints_nothing(capfd, monkeypatch):
     # Those that the command line has set, if it ran in this process.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
@@ -215,6 +216,7 @@ def strides(model: nn.Module) -> list:
     ]
 
 
+@pytest.mark.slow
 def test_the_model_and_the_callers_settings_stay_as_they_are(result):
     model = network().to(memory_format=torch.channels_last)
     model.fc.train()

@@ -95,6 +95,7 @@ def error(capsys: pytest.CaptureFixture, command: list[str]) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_the_command_gives_what_the_function_gives():
     # Keys are in the order of the folders.
     order = np.argsort([f"c{i % CLASSES}/{i:03}" for i in range(COUNT)])
@@ -113,6 +114,7 @@ def test_the_command_gives_what_the_function_gives():
     assert read_json("metrics.json")["relative_quality"] == result.metrics["relative_quality"]
 
 
+@pytest.mark.slow
 def test_a_rate_is_reached(capsys):
     assert main(compress("small.safetensors", "--rate", "12", "--limit", "40")) == 0
     text = capsys.readouterr().out

@@ -365,6 +365,7 @@ def content_of_clusters(path: Path) -> list[object]:
     return [found.layer, found.shape, found.candidates, found.weighting, *(array.tobytes() for array in arrays)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "content", "datasets"),
     [

@@ -42,6 +42,7 @@ def test_indices_lie_lowest_bit_first():
     assert pack_indices(np.array([4095, 1], np.uint16), 12).tolist() == [0xFF, 0x1F, 0x00]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 31).flatmap(lambda bits: st.lists(st.integers(0, 2**bits - 1), max_size=300)))
 def test_integers_come_back(values):
     octets = encode(np.array(values, np.int64))

@@ -366,6 +366,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_changed_byte_is_found_wherever_it_lies(path, form):
     """Every byte, by turns with a flipped bit and with any other value; only padding may change unnoticed."""
@@ -528,6 +529,7 @@ def test_random_changes_are_refused_or_change_nothing(path, form):
         assert loaded is None or same(loaded, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_random_changes_with_valid_hashes_raise_nothing_but_format_errors(path, form):
     """What an attacker can send: checksums and hashes fit the changed content."""
@@ -757,6 +759,7 @@ def test_deeply_nested_metadata_is_refused(path):
         load_packed(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_memory_is_at_most_twice_the_result(path, form):
     state = {"w": np.random.default_rng(0).laplace(size=(1 << 21, 2)).astype(np.float32)}

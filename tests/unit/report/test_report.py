@@ -125,6 +125,7 @@ def metrics(folder: Path) -> dict[str, dict]:
     return {name: read_json(folder / "results" / MODEL / "search" / name / "metrics.json") for name in METHODS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page", "study"])
 def test_page_is_whole_html(name, request):
     found = request.getfixturevalue(name)
@@ -542,6 +543,7 @@ def test_numbers_read_well(text, expected):
     assert text == expected
 
 
+@pytest.mark.slow
 def test_a_search_that_kept_all_layers_dense_has_no_histograms(tmp_path):
     root = write_results(tmp_path, ("slope",), dense=True)
     report = root / "report"
@@ -553,6 +555,7 @@ def test_a_search_that_kept_all_layers_dense_has_no_histograms(tmp_path):
 NAMES = ("low", "kl", "bits", "images", "slope", "chosen", "k", "layer", "index", "model", "con", "weight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rate_distortion", "slope"])
 def test_layers_named_like_anything_are_shown_right(tmp_path, method):
     """Names of columns of tables, of files on other systems, and of what lies in them."""

@@ -102,6 +102,7 @@ def results(tmp_path: Path) -> Path:
     return write_results(tmp_path, ("rate_distortion", "slope"), labels=False, task_name=NAME)
 
 
+@pytest.mark.slow
 def test_reports_speak_its_words(results, tmp_path):
     write_reports(tmp_path)
     page = (results / "report" / "index.html").read_text(encoding="utf-8")

@@ -59,6 +59,7 @@ def test_what_float32_expects_of_other_answers_is_what_it_gives_them():
         assert found.expected == pytest.approx((0.7 + 0.4 + 0.1) / (0.7 + 0.5 + 0.6), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_standard_error_of_what_float32_expects_is_that_of_resampled_images():
     reference = random_logits(400, 10, 0)
     logits = reference + random_logits(400, 10, 1, scale=1.0)

@@ -29,6 +29,7 @@ def test_file_for_a_torchvision_network(tmp_path):
     assert "give a torchvision name, timm:<name>" in error(settings | {"architecture": "keras:x"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [True, False])
 def test_file_tells_whether_there_are_auxiliary_heads(tmp_path, heads):
     arguments = {"num_classes": 3, "init_weights": False}

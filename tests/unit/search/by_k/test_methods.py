@@ -146,6 +146,7 @@ def every_combination(problem: Problem) -> list[Combination]:
     return list(itertools.product(*map(ladder, problem.layers)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(LAYERS, st.floats(0.5, 0.9999))
 def test_milp_finds_the_smallest_of_all_combinations(layers, target):

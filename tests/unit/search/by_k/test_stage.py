@@ -93,6 +93,7 @@ def study(tmp_path, random_images, monkeypatch) -> Study:
     return Study(tmp_path, random_images, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_distinct_combination_is_forwarded_once_and_counted(study, name):
     recipe = study.run(name)
@@ -119,6 +120,7 @@ def test_each_distinct_combination_is_forwarded_once_and_counted(study, name):
         best = max(best, float(line["relative_quality"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_killed_search_goes_on_where_it_stopped(study, name):
     recipe = study.run(name)

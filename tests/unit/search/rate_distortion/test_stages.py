@@ -289,6 +289,7 @@ def test_looks_on_the_way_change_nothing_of_what_is_measured_to_the_end(measure)
     assert measure(whole["kl"] * 0.999, 0.0) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_kl", "target"), [(1e-9, 0.0), (10.0, 1.5)])
 def test_a_slope_that_is_clearly_too_high_is_measured_on_few_images(measure, max_kl, target):
     found = measure(max_kl, target, 0.95)
@@ -328,6 +329,7 @@ def test_a_size_is_met_from_below_with_one_evaluation(study, rate):
     assert not recipe["on_search_images"]["meets_target"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [2, 6])
 def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
     """In a probe or in a slope."""
@@ -349,6 +351,7 @@ def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
     assert [(study.folder / name).read_bytes() for name in names] == tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [1e-3, 1e3])
 def test_layers_are_probed_again_if_the_first_slope_was_far_off(study, monkeypatch, wrong):
     study.measure_inputs()
