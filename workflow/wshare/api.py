@@ -228,10 +228,10 @@ def compress_images(
         row = METHODS[settings["method"]]
         made_with = _default_settings(names, settings["seed"])
         artifacts = measured_artifacts(row.needs, kind, work, search, names, made_with, reference)
-        searched = _searched(artifacts, reference, kind, settings, description, threads)
+        searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
         packed, sizes = _packed(kind, searched.recipe, artifacts, reference, threads, len(float32))
         done = time.perf_counter()
-        quality = _quality(kind, _working_copy(model), packed, held_out, settings["seed"], threads)
+        quality = _quality(kind, _working_copy(model), packed, held_out, searched.recipe["temperature"], threads)
         compressed = _compressed(model, packed)
     hashes = {
         "model": description["sha256"],
@@ -294,7 +294,13 @@ def _default_settings(layers: Sequence[str], seed: int) -> dict[str, dict]:
 
 
 def _searched(
-    artifacts: Artifacts, reference: np.ndarray, kind: Task, settings: dict, description: dict, threads: int
+    artifacts: Artifacts,
+    reference: np.ndarray,
+    held_out: int,
+    kind: Task,
+    settings: dict,
+    description: dict,
+    threads: int,
 ) -> Searched:
     method = METHODS[settings["method"]].load()
     space = method.prepare(artifacts, settings["options"], threads)
@@ -306,7 +312,7 @@ def _searched(
             progress.update()
             return found
 
-        evaluator = Evaluator(kind, artifacts.model, artifacts.images, reference, settings, threads, measured)
+        evaluator = Evaluator(kind, artifacts.model, artifacts.images, reference, held_out, settings, threads, measured)
         packing = defaults("packing")
         packing |= {key: settings["options"][key] for key in packing.keys() & settings["options"].keys()}
         return run(method, space, artifacts, evaluator, settings, packing, description)
@@ -337,11 +343,11 @@ def _packed(
     return content, sizes
 
 
-def _quality(kind: Task, model: nn.Module, packed: bytes, images: Images, seed: int, threads: int) -> dict:
+def _quality(kind: Task, model: nn.Module, packed: bytes, images: Images, temperature: float, threads: int) -> dict:
     """Quality of the packed file, loaded anew into `model`, against the model itself."""
     reference = predict(model, images, threads)
     load_state(model, load_packed(packed), "the packed file")
-    return compare(kind, predict(model, images, threads), reference, images.labels, seed)
+    return compare(kind, predict(model, images, threads), reference, images.labels, temperature)
 
 
 @contextmanager

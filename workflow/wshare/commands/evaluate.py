@@ -82,7 +82,7 @@ def evaluate(
     sample = _Sample(open_folder(images, class_map, no_labels), description, enlarge, limit)
     with sample.progress:
         outputs = predict(both, sample, threads)
-    quality = compare(task(description["task"]), outputs[:, 1], outputs[:, 0], sample.labels, SEED)
+    quality = compare(task(description["task"]), outputs[:, 1], outputs[:, 0], sample.labels)
     print_json({"packed": str(packed), "folder": str(images), **quality})
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from wshare.config.chances import ADVISED, chance_of_met, least_images, share_of_rate
 from wshare.config.slices import method_of, studies
 from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
@@ -23,6 +24,7 @@ def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) ->
     for name in config["models"]:
         fresh = results / name / "benchmarks" / "inspect_model.tsv" not in stale
         lines.append(f"  {_model(config, results, name, fresh)}")
+        lines += [f"    {line}" for line in _verdicts(config, name)]
     listed = ", ".join(f"{count} {rule}" for rule, count in counts.items() if rule not in ("all", "compress"))
     lines.append(f"  jobs known now: {listed}")
     if "inspect_model" in counts:
@@ -48,6 +50,32 @@ def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
         parts.append(f"{size:,} {words}" if size >= 1 else f"{size:.0%} of the images as {words}")
     parts.append(f"searches: {', '.join(searches)}")
     return f"{name} on {model['dataset']}: {'; '.join(parts)}"
+
+
+def _verdicts(config: dict, name: str) -> list[str]:
+    """What these numbers of images can tell, a line for each quality target; shares of unknown totals tell nothing."""
+    split = config["datasets"][config["models"][name]["dataset"]]["split"]
+    if split["search"] < 1 or split["held_out"] < 1:
+        return []
+    searches = [config["searches"][search] for owner, search in studies(config) if owner == name]
+    return list(dict.fromkeys(verdict_chances(search, split["search"], split["held_out"]) for search in searches))
+
+
+def verdict_chances(settings: dict, search: int, held_out: int) -> str:
+    """How likely a search, complete as in a configuration, leads to "met" with so many images, and what that costs."""
+    target, confidence = settings["quality_target"], settings["confidence"]
+    asked = f"quality target {target:g} on {held_out:,} held-out images"
+    least = least_images(target)
+    if least is None or held_out < least:
+        return f'{asked} is never "met": that takes {f"{least:,} at least" if least else "a target below 1"}'
+    if settings["options"].get("compression_rate"):
+        return f"{asked}: the size is given, and the verdict follows from it"
+    kept = share_of_rate(search, held_out, target, confidence or ADVISED)
+    cost = "more than these images allow" if kept is None else f"about {1 - kept:.0%} of the rate"
+    if confidence is not None:
+        return f'{asked}: "met" in about {confidence:.0%} of runs; this confidence costs {cost}'
+    chance = chance_of_met(held_out, target)
+    return f'{asked}: "met" in about {chance:.0%} of runs without a confidence; confidence {ADVISED:g} costs {cost}'
 
 
 def _time(benchmarks: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from wshare.config.chances import unconfirmed
 from wshare.data.datasets import table as images
 from wshare.errors import UserError
 from wshare.models.sources import table as networks
@@ -254,12 +255,29 @@ def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[
         yield f"{where}.dataset: {model['dataset']!r} has no labels to train on; take another dataset or model source"
     elif dataset and trained and "train" not in dataset["split"]:
         yield f"datasets.{model['dataset']}.split.train: required, since models.{name} is trained on it"
+    elif dataset:
+        yield from _check_confidence(config, model, dataset["split"])
     for position, search in enumerate(model["searches"] or []):
         if search not in given["searches"]:
             yield f"{where}.searches[{position}]: {search!r} is not in searches. {closest(search, given['searches'])}"
     # As written: what is filled in below a mapping is no choice of the user's.
     yield from _check_keys(where, "model", given["models"][name], networks.SOURCES)
     yield from _check_layers(where, config, model["layers"])
+
+
+def _check_confidence(config: dict, model: dict, split: dict) -> Iterator[str]:
+    """Searches whose confidence no network reaches on so many images, even one that is right on all of them."""
+    search, held_out = split["search"], split["held_out"]
+    # Of a share of the images the number is not known yet, and what is no number of images has its own line.
+    if not all(isinstance(size, int) and size >= 1 for size in (search, held_out)):
+        return
+    for name in config["searches"] if model["searches"] is None else model["searches"]:
+        settings = config["searches"].get(name)
+        if settings is None or settings["confidence"] is None or settings["options"].get("compression_rate"):
+            continue
+        told = unconfirmed(search, held_out, 1.0, settings["quality_target"], settings["confidence"])
+        if told:
+            yield f"searches.{name}: datasets.{model['dataset']}: {told}"
 
 
 def _check_layers(where: str, config: dict, layers: dict) -> Iterator[str]:

@@ -38,8 +38,11 @@ def write_images(
     keys: list[str],
     preprocessing: dict,
     settings: dict,
+    held_out: int,
 ) -> str:
     """Write decoded images one by one; returns their fingerprint.
+
+    `held_out` is the number of images that the dataset holds out: a search goes by how fine a verdict they allow.
 
     Each image is uint8 [C, H, W], all of one shape, or None if it is skipped: it is counted, and left out with its
     label and its key. `labels` is int64 [N] or None; `keys` names each image.
@@ -74,6 +77,7 @@ def write_images(
         write_arrays(file, **table, **given)
         set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
         file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped=len(keys) - len(kept))
+        file.attrs["held_out"] = held_out
     return digest.hexdigest()
 
 
@@ -151,7 +155,8 @@ class ImageFile(Images):
     """Images of one split, read batch by batch.
 
     Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
-    [C, H, W], `batch_size`, `skipped`, the number of images of the split that were left out as unreadable. `limit`
+    [C, H, W], `batch_size`, `skipped`, the number of images of the split that were left out as unreadable, `held_out`,
+    the number of those that the dataset holds out. `limit`
     keeps the first images only; they are in random order in the file, so this is a random sample. FormatError if the
     file is not whole, or was made with another `preprocessing`, if one is given; each image is compared with its
     checksum when it is read.
@@ -169,7 +174,7 @@ class ImageFile(Images):
             self.keys = tuple(key.decode() for key in keys)
             self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
-            self.skipped = int(file.attrs["skipped"])
+            self.skipped, self.held_out = int(file.attrs["skipped"]), int(file.attrs["held_out"])
             self._mean, self._std = file.attrs["mean"], file.attrs["std"]
         self.batch_size = batch_size(self.shape)
         self._first = 0

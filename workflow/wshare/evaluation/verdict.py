@@ -1,22 +1,37 @@
 """The verdict on a packed file: what metrics.json says of any run."""
 
+import math
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 
-from wshare.evaluation.intervals import margin, relative_quality, verdict
-from wshare.tasks.task import Task, own_figures
+from wshare.evaluation.intervals import CONFIDENCE, METHODS, Counts, deciding_images, interval, margin, verdict
+from wshare.tasks.task import AGREEMENT, Score, Task, own_figures
 from wshare.version import __version__
 
+# Of images that tell next to nothing, in nats, no share is taken.
+LEAST_INFORMATION = 1e-9
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py", "safetensors", "constriction")
 
 
-def compare(task: Task, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, seed: int) -> dict:
-    """Quality before and after compression as metrics.json gives it; arrays as for the task's `score`."""
-    before, after = (task.score(array, reference, labels) for array in (reference, outputs))
-    share, low, high = relative_quality(after.correct, before.correct, seed)
-    expected, half_width = after.expected, margin(after.expected_error)
+# Classes that metrics.json tells of: those that lost most.
+CLASSES = 5
+
+
+def compare(
+    task: Task, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0
+) -> dict:
+    """Quality before and after compression as metrics.json gives it; arrays and temperature as for the task's `score`.
+
+    `constant` tells what the best network would reach that gives one output whatever the image.
+    """
+    before, after = (task.score(array, reference, labels, temperature) for array in (reference, outputs))
+    constant, agreement = task.constant(reference, labels, temperature), task.measure(labels) == AGREEMENT
+    counts = Counts.of(after.correct, before.correct)
+    half_width = margin(after.expected_error)
     alone = [figure.key for figure in own_figures(task)]
     compared = [figure.key for figure in task.FIGURES if figure.compares]
     images = {"images": len(outputs)}
@@ -25,13 +40,54 @@ def compare(task: Task, outputs: np.ndarray, reference: np.ndarray, labels: np.n
         "float32": {key: before.figures[key] for key in alone} | images,
         "compressed": {key: after.figures[key] for key in alone}
         | images
-        | {"kl": after.kl}
+        | {"kl": after.kl, "relative_kl": relative_kl(after.kl, constant.kl)}
         | {key: after.figures[key] for key in compared},
-        "relative_quality": share,
-        "relative_quality_ci95": [low, high],
-        "expected_relative_quality": expected,
-        "expected_relative_quality_ci95": [expected - half_width, expected + half_width],
+        "relative_quality": counts.share,
+        "relative_quality_ci95": list(interval(counts, agreement)),
+        "counts": asdict(counts),
+        "interval": {"method": METHODS[agreement], "confidence": CONFIDENCE},
+        "expected_relative_quality": after.expected,
+        "expected_relative_quality_ci95": [after.expected - half_width, after.expected + half_width],
+        "temperature": temperature,
+        "constant": _constant(constant, before, agreement),
+        "classes": task.classes(outputs, reference, labels)[:CLASSES],
     }
+
+
+def _constant(constant: Score, before: Score, agreement: bool) -> dict:
+    counts = Counts.of(constant.correct, before.correct)
+    return {
+        "relative_quality": counts.share,
+        "relative_quality_ci95": list(interval(counts, agreement)),
+        "expected_relative_quality": constant.expected,
+        "kl": constant.kl,
+    }
+
+
+def relative_kl(kl: float, information: float) -> float:
+    """Divergence as a share of what the images tell, both in nats: 0 of the float32 network, 1 of the best constant."""
+    return kl / max(information, LEAST_INFORMATION)
+
+
+def judged(quality: dict, target: float) -> dict[str, Any]:
+    """The `verdict`, and what is `needed` for another: entries of metrics.json, from those of `compare`.
+
+    Where the best constant network is not clearly below the target, these images tell no network that works from one
+    that does not, and "met" is not said.
+    """
+    found = verdict(*quality["relative_quality_ci95"], target)
+    constant = quality["constant"]["relative_quality_ci95"][1] >= target
+    if found == "met" and constant:
+        found = "undecided"
+    needed: dict[str, Any] = {"balanced_images": constant, "held_out_images": None, "quality_target": None}
+    if found == "undecided" and not constant:
+        # Rounded down: at this target the verdict is "met".
+        low = math.floor(quality["relative_quality_ci95"][0] * 1e4) / 1e4
+        needed |= {
+            "held_out_images": deciding_images(Counts(**quality["counts"]), target),
+            "quality_target": low if low > 0 else None,
+        }
+    return {"verdict": found, "needed": needed}
 
 
 def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int, hashes: dict[str, str]) -> dict:
@@ -45,7 +101,7 @@ def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int,
         "task": recipe["task"],
         "quality_target": target,
         **quality,
-        "verdict": verdict(*quality["relative_quality_ci95"], target),
+        **judged(quality, target),
         "bytes": nbytes,
         "compression_rate": {
             "on_disk": nbytes["float32"] / nbytes["packed"],

@@ -9,8 +9,10 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
+from wshare.config.chances import unconfirmed
 from wshare.data.images import Images
-from wshare.evaluation.intervals import Z, check_images, paired_ratio, predicted_low
+from wshare.errors import UserError
+from wshare.evaluation.intervals import Counts, Z, predicted_low
 from wshare.evaluation.predict import predict
 from wshare.models.layers import replaced
 from wshare.packed.compressed import Compressed
@@ -19,6 +21,10 @@ from wshare.tasks.task import Score, Task
 # Fewest images that rule anything out, and the standard errors by which they must miss.
 FEWEST = 100
 CERTAIN = 3.0
+# Divergence allowed for each share of quality that may be lost, as a share of what the images tell. Networks of ten and
+# of a thousand classes at their targets lie well below it; a network of two classes, 499 in 500 images of one of them,
+# that says the same of every image lies above it at any target from 0.75 on.
+MOST_RELATIVE_KL = 4.0
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
 
@@ -45,9 +51,13 @@ def measured_anew(key: Key, measure: Callable[[], dict]) -> dict:
 class Evaluator:
     """Measures compressed networks on the search images, against the float32 network.
 
-    `reference` holds the float32 network's outputs [N, ...]. `settings` is a search of the configuration, whose target
-    and confidence count. `remember(key, measure)` returns what was measured under the key before, or measures it.
-    `float16` tells whether searches may measure in it: on a GPU.
+    `reference` holds the float32 network's outputs [N, ...], and `held_out` tells of how many images the verdict will
+    be. `settings` is a search of the configuration, whose target and confidence count. `remember(key, measure)` returns
+    what was measured under the key before, or measures it. `float16` tells whether searches may measure in it: on a
+    GPU.
+
+    `temperature` is the float32 network's on these images, and `most_kl` the divergence, in nats, beyond which a
+    network has lost too much of what they tell to be accepted, whatever its top-1 predictions.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class Evaluator:
         model: nn.Module,
         images: Images,
         reference: np.ndarray,
+        held_out: int,
         settings: dict,
         threads: int,
         remember: Callable[[Key, Callable[[], dict]], dict] = measured_anew,
@@ -64,13 +75,24 @@ class Evaluator:
         self.task, self.images = task, images
         self._model, self._reference, self._threads, self._remember = model, reference, threads, remember
         self._target, self._confidence = settings["quality_target"], settings["confidence"]
-        self._original = task.score(reference, reference, images.labels)
+        self._held_out = held_out
+        self.temperature = task.temperature(reference, images.labels)
+        self._original = task.score(reference, reference, images.labels, self.temperature)
+        self.most_kl = MOST_RELATIVE_KL * (1 - self._target) * task.constant(reference, images.labels).kl
         self.measured: dict[Key, dict] = {}
         self._float16 = float16
 
     def check_target(self) -> None:
         """UserError if so many images cannot confirm the target."""
-        check_images(len(self.images), float(self._original.correct.mean()), self._target, self._confidence)
+        if self._confidence is None:
+            return
+        told = unconfirmed(len(self.images), self._held_out, self._original.quality, self._target, self._confidence)
+        if told:
+            raise UserError(told)
+
+    def accepts(self, row: dict) -> bool:
+        """Whether a measurement confirms the target, as far as these images can, and tells what float32 tells."""
+        return min(row["low"], row["expected_low"]) >= self._target and row["kl"] <= self.most_kl
 
     def measure(
         self, key: Key, parts: Callable[[], Sequence[Part]], max_kl: float | None = None, float16: bool = False
@@ -121,17 +143,18 @@ class Evaluator:
 
     def _score(self, outputs: np.ndarray, seen: np.ndarray) -> Score:
         labels = self.images.labels
-        return self.task.score(outputs[seen], self._reference[seen], None if labels is None else labels[seen])
+        labels = None if labels is None else labels[seen]
+        return self.task.score(outputs[seen], self._reference[seen], labels, self.temperature)
 
     def _row(self, score: Score, seen: np.ndarray, compressed: Compressed) -> dict:
-        share, low = predicted_low(score.correct, self._original.correct[seen], self._confidence)
+        counts = Counts.of(score.correct, self._original.correct[seen])
         figures = {name: score.figures[name] for name in self.task.COLUMNS}
         return {
             "bits": compressed.bits,
             "images": int(np.count_nonzero(seen)),
             **figures,
-            "relative_quality": share,
-            "low": low,
+            "relative_quality": counts.share,
+            "low": predicted_low(counts, self._confidence, self._held_out),
             "expected": score.expected,
             "expected_low": score.expected - BOUND * score.expected_error,
             "kl": score.kl,
@@ -144,10 +167,10 @@ class Evaluator:
 
         The divergence is skewed to the right, so that a mean far too high is rarer than of a normal distribution.
         """
-        share, error = paired_ratio(score.correct, self._original.correct[seen])
+        counts = Counts.of(score.correct, self._original.correct[seen])
         return (
             score.kl - CERTAIN * score.kl_error > max_kl
-            or share + CERTAIN * error < self._target
+            or counts.share + CERTAIN * counts.deviation < self._target
             or score.expected + CERTAIN * score.expected_error < self._target
         )
 

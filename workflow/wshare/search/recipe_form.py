@@ -46,6 +46,7 @@ REST: Form = {
     "settings": {"seed": _is_whole, "options": {}},
     "packing": {"format": _one_of(*FORMATS), "batch_norm": _one_of("auto", "float16", "float32")},
     "artifacts": {},
+    "temperature": _is_number,
     "layers": {"*": {"shape": _are_counts}},
     "on_search_images": {"kl_high": _is_number},
 }

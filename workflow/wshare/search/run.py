@@ -48,6 +48,7 @@ def run(
         "settings": settings,
         "packing": packing,
         "artifacts": dict(artifacts.settings),
+        "temperature": evaluator.temperature,
         "layers": {name: {"shape": shapes[name]} | found.layers[name] for name in artifacts.layers},
         "on_search_images": {key: chosen[key] for key in quality_columns(columns)}
         | {"measure": evaluator.task.measure(artifacts.images.labels), "meets_target": found.chosen in found.met},

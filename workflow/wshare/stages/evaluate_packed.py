@@ -55,7 +55,7 @@ def evaluate_packed(
         "held_out_images": sample.fingerprint,
         "search_images": chosen["search_images"],
     }
-    quality = compare(kind, outputs, reference, sample.labels, settings["seed"])
+    quality = compare(kind, outputs, reference, sample.labels, chosen["temperature"])
     found = describe(quality, settings["quality_target"], size, chosen, settings["seed"], hashes)
     columns, rows = kind.predictions(outputs, reference, sample.labels, sample.keys)
     write_sealed(written.predictions, columns, rows, {"packed": hashes["packed"], "images": sample.fingerprint})

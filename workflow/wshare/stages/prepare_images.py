@@ -30,6 +30,6 @@ def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_ima
         try:
             with tqdm(chosen, name, **PROGRESS) as bar:
                 decoded = prepared_split(name, dataset, bar, preprocessing, settings)
-                write_images(path, decoded, labels, keys, preprocessing, settings)
+                write_images(path, decoded, labels, keys, preprocessing, settings, len(splits["held_out"]))
         except UnreadableImage:
             raise all_unreadable(dataset, np.concatenate([splits["search"], splits["held_out"]])) from None

@@ -42,7 +42,8 @@ def search(
     model = read_model(files.spec, files.weights, device)
     description, listed = read_json(files.spec), read_json(layers)
     check_origin(layers, listed, {"model": description["sha256"]})
-    sample = placed(ImageFile(search_images), device)
+    stored = ImageFile(search_images)
+    sample = placed(stored, device)
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     row, packing = METHODS[settings["method"]], settings["packing"]
     # How the file is written changes nothing of what is measured.
@@ -66,7 +67,8 @@ def search(
             return log[key]
 
         evaluator = Evaluator(
-            kind, model, sample, reference, settings, machine.threads, remembered, device.type == "cuda"
+            *(kind, model, sample, reference, stored.held_out, settings, machine.threads, remembered),
+            float16=device.type == "cuda",
         )
         searched = run(method, space, artifacts, evaluator, settings, packing, description)
     write_sealed(found.front, searched.columns, searched.front, made_from)

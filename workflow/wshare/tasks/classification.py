@@ -1,9 +1,12 @@
 """Classification: a network gives one logit for each class, and quality is the share of right top-1 predictions."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from wshare.errors import UserError
 from wshare.tasks.classes import class_names, named
@@ -15,11 +18,15 @@ if TYPE_CHECKING:
 FIGURES = (
     Figure("top1", "top-1"),
     Figure("top5", "top-5"),
+    Figure("balanced", "top-1, mean over classes"),
     Figure("agreement", "same top-1 prediction as float32", compares=True),
+    Figure("correlation", "correlation of log odds with float32", ".4f", compares=True),
 )
-COLUMNS = ("top1", "agreement")
+COLUMNS = ("top1", "agreement", "correlation")
 PROFILED = ("top1", "relative_quality", "loss", "kl", "agreement")
 PREDICTED = "top-1 predictions"
+# Logarithm of the largest temperature, and of the smallest one's inverse: a network beyond tells nothing.
+LARGEST_TEMPERATURE = 3.0
 # Columns of predictions.csv; a label is empty where the dataset has none.
 PREDICTIONS = ["image", "label", "float32", "compressed"]
 
@@ -62,12 +69,15 @@ def log_likelihood(output: "torch.Tensor", generator: "torch.Generator") -> "tor
     return log_probabilities[label[0]]
 
 
-def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
+def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:
     """Quality of logits [N, classes] against the float32 network's `reference` and the class indices [N], if any.
 
-    The divergence is that of Kullback and Leibler. What float32 expects goes by the probabilities that it gives to
-    both networks' top-1 classes; its error is that of a ratio of means (Cochran 1977, section 2.11). Figures: `top1`,
-    `top5` and `agreement` (same top-1 class as the float32 network) are shares, `loss` is the mean cross-entropy.
+    The divergence is that of Kullback and Leibler. What float32 expects goes by the probabilities that it gives, at
+    the temperature, to both networks' top-1 classes; its error is that of a ratio of means (Cochran 1977, section
+    2.11). Figures: `top1`, `top5` and `agreement` (same top-1 class as the float32 network) are shares, `balanced` is
+    the mean over classes of the share that is right, `loss` the mean cross-entropy, and `correlation` that of the
+    logarithms of both networks' probabilities, each without its image's and its class's mean: of two classes, that of
+    the log odds. A constant network has a correlation of 0.
     """
     # Without labels, the float32 network's own top-1 classes stand for them.
     labels = reference.argmax(1) if labels is None else labels
@@ -77,22 +87,104 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None)
     best = np.argpartition(-outputs, min(5, outputs.shape[1]) - 1, axis=1)[:, :5]
     correct = predicted == labels
     divergence = (np.exp(original) * (original - compressed)).sum(1)
-    kept, possible = np.exp(original[rows, predicted]), np.exp(original.max(1))
-    expected = kept.mean() / possible.mean()
-    residual = (kept - expected * possible) / possible.mean()
+    probabilities = np.exp(_log_softmax(reference / temperature))
+    expected, residual = _expected(probabilities[rows, predicted], probabilities.max(1))
     return Score(
         kl=float(divergence.mean()),
         kl_error=float(divergence.std() / np.sqrt(len(divergence))),
-        expected=float(expected),
+        expected=expected,
         expected_error=float(residual.std() / np.sqrt(len(residual))),
         correct=correct,
         figures={
             "top1": float(correct.mean()),
             "top5": float((best == labels[:, None]).any(1).mean()),
+            "balanced": _balanced(correct, labels),
             "loss": float(-compressed[rows, labels].mean()),
             "agreement": float((predicted == reference.argmax(1)).mean()),
+            "correlation": _correlation(compressed, original),
         },
     )
+
+
+def _expected(kept: np.ndarray, possible: np.ndarray) -> tuple[float, np.ndarray]:
+    """Ratio of two means over images, and each image's residual, both in units of the second mean."""
+    expected = kept.mean() / possible.mean()
+    return float(expected), (kept - expected * possible) / possible.mean()
+
+
+def _balanced(correct: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes among the labels of the share of their images that is right."""
+    images = np.bincount(labels)
+    return float((np.bincount(labels, correct)[images > 0] / images[images > 0]).mean())
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two networks' log-probabilities [N, classes], without the means of rows and columns."""
+    first, second = (_centred(_centred(array, 1), 0) for array in (first, second))
+    norm = np.linalg.norm(first) * np.linalg.norm(second)
+    # What rounding leaves of a network that gives one output is no correlation.
+    return float((first * second).sum() / norm) if norm > 1e-9 * first.size else 0.0
+
+
+def _centred(array: np.ndarray, axis: int) -> np.ndarray:
+    return array - array.mean(axis, keepdims=True)
+
+
+def constant(reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:
+    """Score of the best constant: the commonest class, and the mean of float32's probabilities.
+
+    The latter has the least divergence of all constants: the mutual information of images and predictions, in nats.
+    """
+    truth = reference.argmax(1) if labels is None else labels
+    mean = np.exp(_log_softmax(reference)).mean(0)
+    outputs = np.tile(np.log(np.maximum(mean, np.finfo(float).tiny)), (len(reference), 1))
+    commonest, probabilities = np.bincount(truth).argmax(), np.exp(_log_softmax(reference / temperature))
+    expected, residual = _expected(probabilities[:, probabilities.mean(0).argmax()], probabilities.max(1))
+    found = score(outputs, reference, truth, temperature)
+    correct = truth == commonest
+    return replace(
+        found,
+        expected=expected,
+        expected_error=float(residual.std() / np.sqrt(len(residual))),
+        correct=correct,
+        figures=found.figures | {"top1": float(correct.mean()), "balanced": _balanced(correct, truth)},
+    )
+
+
+def temperature(outputs: np.ndarray, labels: np.ndarray | None) -> float:
+    """What logits [N, classes] are to be divided by so that the labels are likeliest; 1 without labels.
+
+    One number for all images (Guo et al. 2017, "On calibration of modern neural networks"): above 1 for a network that
+    is too sure of itself.
+    """
+    if labels is None:
+        return 1.0
+    rows = np.arange(len(labels))
+
+    def loss(logarithm: float) -> float:
+        return float(-_log_softmax(outputs / math.exp(logarithm))[rows, labels].mean())
+
+    found = minimize_scalar(loss, bounds=(-LARGEST_TEMPERATURE, LARGEST_TEMPERATURE), method="bounded")
+    # Digits beyond these hang on the machine, and say nothing.
+    return float(f"{math.exp(found.x):.4g}")
+
+
+def classes(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> list[dict[str, int]]:
+    """A row for each class among the labels, or among float32's top-1 classes, with how many of its images are right.
+
+    Those that lost the largest share come first.
+    """
+    truth = reference.argmax(1) if labels is None else labels
+    counts = [
+        np.bincount(truth[chosen.argmax(1) == truth], minlength=truth.max() + 1) for chosen in (reference, outputs)
+    ]
+    images = np.bincount(truth)
+    rows = [
+        {"class": int(index), "images": int(images[index])}
+        | {name: int(right[index]) for name, right in zip(("float32", "compressed"), counts, strict=True)}
+        for index in np.flatnonzero(images)
+    ]
+    return sorted(rows, key=lambda row: ((row["compressed"] - row["float32"]) / row["images"], row["class"]))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -85,8 +85,28 @@ class Task(Protocol):
     def log_likelihood(self, output: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
         """Log-likelihood, a scalar with a gradient, of a label drawn from the output [1, ...] of one image itself."""
 
-    def score(self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
-        """Quality of outputs [N, ...] against the float32 network's `reference` and the labels [N], if any."""
+    def score(
+        self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0
+    ) -> Score:
+        """Quality of outputs [N, ...] against the float32 network's `reference` and the labels [N], if any.
+
+        What the float32 network expects goes by its outputs at this `temperature`.
+        """
+
+    def constant(self, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:
+        """Score of the best network that gives one output whatever the image, each figure by the output best for it.
+
+        Its divergence is what these images tell at all, in nats.
+        """
+
+    def temperature(self, outputs: np.ndarray, labels: np.ndarray | None) -> float:
+        """Temperature at which the float32 network's outputs tell best how often it is right; 1 without labels."""
+
+    def classes(self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> list[dict[str, int]]:
+        """Of each kind of image that the task tells apart: its `class`, how many `images`, and how many are right.
+
+        `float32` and `compressed` count the latter; those that lost most come first. Empty where there are no kinds.
+        """
 
     def same_predictions(self, first: np.ndarray, second: np.ndarray) -> bool:
         """Whether two networks' outputs predict the same of every image."""

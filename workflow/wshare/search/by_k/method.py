@@ -48,7 +48,7 @@ class ByK:
             Layer(name, clusters.weights, clusters.objective, tuple(space.sensitivity[name]))
             for name, clusters in space.clusters.items()
         )
-        problem = Problem(layers, settings["quality_target"], settings["seed"], measure)
+        problem = Problem(layers, settings["quality_target"], settings["seed"], measure, evaluator.accepts)
         chosen = self.choose(problem, settings["options"])
         profiled = sum(row.images for rows in space.sensitivity.values() for row in rows) if self.uses_profile else 0
         return Found(

@@ -28,13 +28,15 @@ class Problem:
 
     `measure` gives a combination's quality on the search images, with the keys of `wshare.search.front.QUALITY`: of
     these `relative_quality` is a share of the float32 quality, `low` the lower end that its interval is expected to
-    have on other images, `kl` the divergence in nats. Each distinct combination is forwarded once.
+    have on other images, `kl` the divergence in nats. Each distinct combination is forwarded once. `accepts` tells
+    whether what was measured confirms the target.
     """
 
     layers: tuple[Layer, ...]
     target: float
     seed: int
     measure: Callable[[Combination], dict]
+    accepts: Callable[[dict], bool]
 
     def bits(self, combination: Combination) -> int:
         """Analytic bits of all layers' weights."""
@@ -42,7 +44,7 @@ class Problem:
 
     def meets(self, combination: Combination) -> bool:
         """Whether other images are expected to confirm the quality target."""
-        return self.measure(combination)["low"] >= self.target
+        return self.accepts(self.measure(combination))
 
     def clamped(self, ks: Sequence[int]) -> Combination:
         """One k a layer, no larger than its number of distinct weights."""

@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import spearmanr
 
+from wshare.config.chances import MAX_KL
 from wshare.errors import UserError
 from wshare.models.folding import folded_norms
 from wshare.models.norms import batch_norms
@@ -28,7 +29,7 @@ from wshare.quantize.layer import Options, Quantised
 from wshare.search.evaluator import Evaluator, Key, Part
 from wshare.search.method import Artifacts, Found, Setting, entry
 from wshare.search.rate_distortion.network import Network
-from wshare.search.rate_distortion.slope import LEAST_LOSS, MAX_KL, aim, find, first_guess, within
+from wshare.search.rate_distortion.slope import LEAST_LOSS, aim, find, first_guess, rounded, within
 from wshare.search.run import LOSSES
 
 # A probe that finds a loss this far from the predicted one tells of noise.
@@ -119,7 +120,7 @@ class _Search:
     def __init__(self, space: Space, evaluator: Evaluator, settings: dict):
         self.space, self.evaluator = space, evaluator
         self.options, self.target = settings["options"], settings["quality_target"]
-        self.max_kl = _max_kl(settings)
+        self.max_kl = min(_max_kl(settings), evaluator.most_kl)
         self.weights = sum(layer.weights.size for layer in space.halves[0].layers.values())
         self.scales = dict.fromkeys(space.artifacts.layers, 1.0)
         self.losses: list[dict] = []
@@ -147,7 +148,7 @@ class _Search:
             },
             chosen=chosen,
             points=points,
-            met=frozenset(key for key in points if self._judged(key[1], key[0])[1]),
+            met=frozenset(key for key in points if self.evaluator.accepts(self.evaluator.measured[key])),
             losses=self.losses,
             images_forwarded={
                 "probe": len(self.probed) * len(self.losses) * self._probe_images(),
@@ -158,7 +159,7 @@ class _Search:
 
     def _probe(self) -> float:
         """Set the sensitivity scales; returns the slope to start from."""
-        start = first_guess(self.max_kl or MAX_KL, self.weights)
+        start = rounded(first_guess(self.max_kl or MAX_KL, self.weights))
         if self.options["compression_rate"]:
             start = self._of_size(start)
         while self.options["probe_images"] and len(self.probed) < PROBES:
@@ -166,7 +167,7 @@ class _Search:
             self.losses = self._probe_layers(at)
             self.scales = {row["layer"]: row["sensitivity_scale"] for row in self.losses}
             self.probed.append((at, sum(row["measured"] for row in self.losses)))
-            start = self._of_size(at) if self.options["compression_rate"] else aim(self.probed, self.max_kl)
+            start = self._of_size(at) if self.options["compression_rate"] else rounded(aim(self.probed, self.max_kl))
             if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
                 break
         return start
@@ -179,7 +180,7 @@ class _Search:
             alone = _alone(network, name, layer)
             kl = self.evaluator.probe(("probe", slope, name), alone, self._probe_images())
             predicted = layer.loss / self.scales[name]
-            scale = float(np.clip(kl / max(predicted, LEAST_LOSS), *SCALES))
+            scale = rounded(float(np.clip(kl / max(predicted, LEAST_LOSS), *SCALES)))
             rows.append(dict(zip(LOSSES, (name, layer.shared.indices.size, predicted, kl, scale), strict=True)))
         return rows
 
@@ -193,21 +194,24 @@ class _Search:
 
         return within(bits, most, start)
 
-    def _judged(self, slope: float, precision: str) -> tuple[float, bool]:
-        """Divergence at a slope, and whether its quality confirms it."""
+    def _row(self, slope: float, precision: str) -> dict:
         bound = None if self.options["compression_rate"] else self.max_kl
         key: Key = (precision, slope)
-        row = self.evaluator.measure(
+        return self.evaluator.measure(
             key,
             lambda: self.space.parts(self._settings(slope), len(self.evaluator.images)),
             bound,
             precision == "float16",
         )
-        return row["kl_high"], min(row["low"], row["expected_low"]) >= self.target
+
+    def _judged(self, slope: float, precision: str) -> tuple[float, float]:
+        """Divergence at a slope, and the quality that may be lost for each that the target allows."""
+        row = self._row(slope, precision)
+        return row["kl_high"], (1 - min(row["low"], row["expected_low"])) / max(1 - self.target, LEAST_LOSS)
 
     def _verdict(self, slope: float, precision: str) -> tuple[bool, bool]:
-        kl, meets = self._judged(slope, precision)
-        return kl <= self.max_kl, meets
+        row = self._row(slope, precision)
+        return row["kl_high"] <= self.max_kl, self.evaluator.accepts(row)
 
     def _chosen(self, start: float, precision: str) -> float:
         return find(lambda slope: self._judged(slope, precision), start, self.max_kl, self.options["evaluations"])

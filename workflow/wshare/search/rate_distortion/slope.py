@@ -18,6 +18,8 @@ CLOSE = 0.93
 NEAREST = 0.005
 # What is left of the divergence allowed when quality does not confirm it.
 TIGHTER = 0.8
+# What is left of it at least, however much quality says.
+TIGHTEST = 1 / 16
 # Share of a divergence that was not confirmed from which on one that was is near enough.
 NEAR_ENOUGH = 0.9
 # A first bracket: slopes this far from the guess break any network, or none.
@@ -26,10 +28,6 @@ WIDEST = 1e4
 LEAST_LOSS = 1e-12
 # First step towards a size, as a logarithm of the slope: about half a bit a weight.
 BRACKET = math.log(2)
-# Divergence allowed, in nats, for each share of quality that may be lost. On EfficientNet-Lite0, and in its peers'
-# files, 4 nats lose about all of it on average, so that every second sample of images would miss the target. The rest
-# is the margin.
-MAX_KL = 2.5
 
 
 def first_guess(max_kl: float, weights: int) -> float:
@@ -57,29 +55,37 @@ def aim(probed: list[tuple[float, float]], max_kl: float) -> float:
     return slope if low <= slope <= high else math.sqrt(low * high)
 
 
-def find(measure: Callable[[float], tuple[float, bool]], start: float, max_kl: float, evaluations: int) -> float:
+def find(measure: Callable[[float], tuple[float, float]], start: float, max_kl: float, evaluations: int) -> float:
     """Highest slope found whose divergence is at most `max_kl` nats and that is confirmed; the best of all if none is.
 
-    `measure` returns the divergence in nats at a slope, and whether quality confirms it; the second is looked at
-    only where the first fits.
+    `measure` returns the divergence in nats at a slope, and the quality that may be lost there for each that the target
+    allows: up to 1 the target is confirmed, which counts only where the divergence fits. The best of all is the one
+    that may lose least.
     """
-    tried: dict[float, tuple[float, bool]] = {}
+    tried: dict[float, tuple[float, float]] = {}
     # `failed`: the least divergence that quality did not confirm.
-    slope, allowed, failed = start, max_kl, 0.0
+    slope, allowed, failed = rounded(start), max_kl, 0.0
     while len(tried) < evaluations:
         tried[slope] = measure(slope)
-        loss, confirmed = tried[slope]
+        loss, lost = tried[slope]
+        confirmed = lost <= 1
         if loss <= max_kl and not confirmed:
-            failed, max_kl = loss, TIGHTER * loss
+            # Predictions change about as the root of the divergence.
+            failed, max_kl = loss, loss * min(max(lost**-2, TIGHTEST), TIGHTER)
         elif confirmed and CLOSE * max_kl <= loss <= max_kl:
             if loss >= NEAR_ENOUGH * failed:
                 break
             max_kl = math.sqrt(loss * failed)
-        slope = _next(tried, max_kl, start)
+        slope = rounded(_next(tried, max_kl, start))
         if any(abs(math.log(slope / other)) < NEAREST for other in tried):
             break
-    fitting = [slope for slope, (loss, confirmed) in tried.items() if confirmed and loss <= allowed]
-    return max(fitting) if fitting else min(tried, key=lambda slope: tried[slope][0])
+    fitting = [slope for slope, (loss, lost) in tried.items() if lost <= 1 and loss <= allowed]
+    return max(fitting) if fitting else min(tried, key=lambda slope: tried[slope][::-1])
+
+
+def rounded(number: float) -> float:
+    """Three digits: sums differ between machines in the last of sixteen, and a search must not follow them."""
+    return float(f"{number:.3g}")
 
 
 def within(bits: Callable[[float], float], most: float, start: float) -> float:
@@ -110,7 +116,7 @@ def within(bits: Callable[[float], float], most: float, start: float) -> float:
     return min(small)
 
 
-def _next(tried: dict[float, tuple[float, bool]], max_kl: float, start: float) -> float:
+def _next(tried: dict[float, tuple[float, float]], max_kl: float, start: float) -> float:
     """Slope between the nearest below the divergence allowed and the nearest above it, where it should be right."""
     goal = math.log(max_kl * (1 + CLOSE) / 2)
     points = sorted((math.log(slope), math.log(max(loss, 1e-9))) for slope, (loss, _) in tried.items())
