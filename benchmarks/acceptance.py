@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wshare.config.chances import CHANGED, LOST, MAX_KL, RIGHT, TAIL, unconfirmed
+from wshare.evaluation.chances import CHANGED, LOST, MAX_KL, RIGHT, TAIL, unconfirmed
 from wshare.evaluation.intervals import Counts, predicted_low, tail
 from wshare.search.rate_distortion.slope import find
 

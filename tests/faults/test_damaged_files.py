@@ -161,7 +161,7 @@ def test_a_block_of_ones_that_became_zeros_is_found(tmp_path, fault):
     row = fault(3, "block of white pixels read as zeros", data="refused")
     path = tmp_path / "images.h5"
     pixels = np.full((9, 1, 16, 16), 255, np.uint8)
-    write_images(path, pixels, None, [str(i) for i in range(9)], {"mean": [0.5], "std": [0.25]}, {})
+    write_images(path, pixels, None, [str(i) for i in range(9)], {"mean": [0.5], "std": [0.25]}, {}, 9)
     with h5py.File(path) as file:
         chunk = file["images"].id.get_chunk_info(0)
     content = bytearray(path.read_bytes())

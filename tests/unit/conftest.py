@@ -35,7 +35,7 @@ def random_images(tmp_path: Path) -> Callable[..., ImageFile]:
         labels = rng.integers(classes, size=count)
         path = tmp_path / f"images-{count}-{seed}.h5"
         preprocessing = {"mean": [0.5] * shape[0], "std": [0.25] * shape[0]}
-        write_images(path, pixels, labels, [str(i) for i in range(count)], preprocessing, {})
+        write_images(path, pixels, labels, [str(i) for i in range(count)], preprocessing, {}, count)
         return ImageFile(path)
 
     return make

@@ -120,7 +120,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         chosen = np.random.default_rng(0).permutation(splits[name])
         keys = [str(i) for i in chosen]
         given = None if labels is None else labels[chosen]
-        write_images(folder / f"{name}.h5", pixels()[chosen], given, keys, preprocessing, {})
+        write_images(folder / f"{name}.h5", pixels()[chosen], given, keys, preprocessing, {}, len(splits["held_out"]))
     images, baseline = files["search.h5"], folder / "baseline.h5"
     evaluate_dense(
         model, weights, images, folder / "held_out.h5", baseline, folder / "other.h5", folder / "dense.json", 1, 0
@@ -304,7 +304,10 @@ class Unused(nn.Sequential):
         ({"labels": LABELS / 2}, r"labels are float64 \[90\]"),
         ({"labels": LABELS + 1}, "labels: class index 10, but the network has classes 0 to 9"),
         ({"labels": LABELS - 1}, "labels: class index -1, but the network has classes 0 to 9"),
-        ({"quality": 0.99, "confidence": 0.95}, "50 search images cannot confirm a quality target of 0.99"),
+        (
+            {"quality": 0.99, "confidence": 0.95},
+            "50 search images and 40 held-out ones cannot confirm",
+        ),
         ({"quality": 1.5}, "quality_target: 1.5 is greater than the maximum of 1"),
         ({"quality": 1.0}, r"set options\.max_kl"),
         ({"options": {"evaluation": 3}}, "options.evaluation: unknown key. Did you mean 'evaluations'"),

@@ -42,7 +42,8 @@ from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
-from wshare.search.evaluator import Evaluator, Key
+from wshare.report.quality import reasons
+from wshare.search.evaluator import Evaluator, Key, check_target
 from wshare.search.measured import measured_artifacts
 from wshare.search.method import Artifacts
 from wshare.search.methods import DEFAULT, METHODS
@@ -83,13 +84,14 @@ class Result:
     def __str__(self) -> str:
         nbytes, after, quality = self.metrics["bytes"], self.metrics["compressed"], self._quality()
         low, high = self.metrics["relative_quality_ci95"]
+        told = "".join(f"\n{reason}" for reason in reasons(self.metrics))
         return (
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
             f"{self.metrics['measure']} {quality.text(after[quality.key])} on {after['images']:,} held-out images, "
             f"{self.metrics['relative_quality']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
-            f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}"
+            f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}{told}"
         )
 
     def _quality(self) -> Figure:
@@ -225,6 +227,7 @@ def compress_images(
         float32 = save(state_of(work))
         description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
         reference = predict(work, search, threads)
+        check_target(kind, reference, search.labels, len(held_out), settings)
         row = METHODS[settings["method"]]
         made_with = _default_settings(names, settings["seed"])
         artifacts = measured_artifacts(row.needs, kind, work, search, names, made_with, reference)

@@ -289,7 +289,10 @@ def test_export_refuses_in_one_line(flags, message, capsys):
         (lambda: compress("new", "--images", "absent"), "--images absent: no such folder"),
         (lambda: compress("new", "--weights", "absent"), "absent: no such file"),
         (lambda: compress("new", "--architecture", "mobilenet_v9"), "torchvision has no such classification network"),
-        (lambda: compress("new", "--confidence", "0.9"), "30 search images cannot confirm a quality target of 0.5"),
+        (
+            lambda: compress("new", "--confidence", "0.9"),
+            "30 search images and 30 held-out ones cannot confirm",
+        ),
         (lambda: compress("new", "--held-out", "1"), "--held-out 1.0: must be a share of the images"),
         (lambda: compress("new", "--held-out", "0.01"), "--held-out: 0.01 of 60 images; it takes one held-out image"),
         (lambda: compress("new", "--limit", "2"), "--held-out: 0.5 of 2 images; it takes one held-out image and two"),

@@ -89,13 +89,15 @@ def by_hand(results: Path, enlarge: bool, labels: bool) -> dict:
         network.load_state_dict(load_packed(results / "tiny/search/s/packed.safetensors"))
         logits = network(images).numpy()
     classes = np.array([int(file.parent.name[1:]) for file in files]) if labels else None
-    return compare(task("classification"), logits, reference, classes, 0)
+    return compare(task("classification"), logits, reference, classes)
 
 
 def assert_close(found: dict, expected: dict):
     for key, value in expected.items():
         if isinstance(value, dict):
             assert_close(found[key], value)
+        elif isinstance(value, list) and isinstance(value[0], dict):
+            assert found[key] == value, key
         else:
             assert found[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)), key
 

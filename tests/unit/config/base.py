@@ -14,7 +14,7 @@ BASE = {
     "image_folder": "images",
     "datasets": {
         "d": {"source": "digits", "split": {"train": 0.2, "search": 0.4, "held_out": 0.4}},
-        "folder": {"source": "imagefolder", "split": {"search": 100, "held_out": 200}},
+        "folder": {"source": "imagefolder", "split": {"search": 1000, "held_out": 2000}},
     },
     "models": {
         "m": {"source": "train", "architecture": "tiny", "dataset": "d"},
@@ -49,7 +49,7 @@ def problems(config: dict) -> list[str]:
     return [line.removeprefix("  ") for line in lines]
 
 
-PHOTOS = {"source": "photos", "split": {"search": 20, "held_out": 30}}
+PHOTOS = {"source": "photos", "split": {"search": 600, "held_out": 700}}
 
 
 def names_of_properties(node: object) -> set[str]:

@@ -139,7 +139,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("path", "value", "expected"), CHANGES, ids=[f"{path}={value}" for path, value, _ in CHANGES])
 def test_a_key_changes_the_settings_of_the_stages_that_depend_on_it_alone(path, value, expected):
-    spare = ("datasets.e", {"source": "digits", "split": {"train": 5, "search": 5, "held_out": 5}})
+    spare = ("datasets.e", {"source": "digits", "split": {"train": 5, "search": 900, "held_out": 850}})
     before, after = complete(edited(spare)), complete(edited(spare, (path, value)))
     assert before != after
     old, new = texts(before, "m"), texts(after, "m")

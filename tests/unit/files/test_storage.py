@@ -233,7 +233,7 @@ def test_an_entry_that_is_missing_is_refused(path):
 def sample_images(path: Path) -> ImageFile:
     pixels = np.random.default_rng(0).integers(0, 256, (90, 3, 6, 5), dtype=np.uint8)
     preprocessing = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-    write_images(path, pixels, np.arange(90) % 7, [f"image {i}" for i in range(90)], preprocessing, {})
+    write_images(path, pixels, np.arange(90) % 7, [f"image {i}" for i in range(90)], preprocessing, {}, 9)
     return ImageFile(path)
 
 
@@ -269,7 +269,7 @@ def test_images_come_back_normalised_in_order(path):
 def test_images_without_labels_hold_none_and_are_known_by_their_pixels(path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 5), dtype=np.uint8)
     preprocessing = {"mean": [0.1], "std": [0.4]}
-    write_images(path, pixels, None, [str(i) for i in range(9)], preprocessing, {})
+    write_images(path, pixels, None, [str(i) for i in range(9)], preprocessing, {}, 9)
     images = ImageFile(path, limit=7)
     assert images.labels is None
     assert (len(images), len(images.batch(0))) == (7, 7)
@@ -285,9 +285,9 @@ def test_images_that_are_none_are_counted_and_left_out(path):
     kept = [i for i in range(70) if i not in none]
     preprocessing = {"mean": [0.1] * 3, "std": [0.4] * 3}
     given = [None if i in none else image for i, image in enumerate(pixels)]
-    found = write_images(path, given, labels, keys, preprocessing, {})
+    found = write_images(path, given, labels, keys, preprocessing, {}, 9)
     whole = path.with_name("whole.h5")
-    assert found == write_images(whole, pixels[kept], labels[kept], [keys[i] for i in kept], preprocessing, {})
+    assert found == write_images(whole, pixels[kept], labels[kept], [keys[i] for i in kept], preprocessing, {}, 9)
     skipped, expected = ImageFile(path), ImageFile(whole)
     assert (skipped.skipped, expected.skipped) == (4, 0)
     assert skipped.keys == expected.keys
@@ -305,7 +305,7 @@ def test_labels_that_are_lost_do_not_pass_for_no_labels(path):
 def test_one_label_an_image(path):
     preprocessing = {"mean": [0.1], "std": [0.4]}
     with pytest.raises(ValueError, match="2 labels for 3 images"):
-        write_images(path, np.zeros((3, 1, 2, 2), np.uint8), np.zeros(2), ["a", "b", "c"], preprocessing, {})
+        write_images(path, np.zeros((3, 1, 2, 2), np.uint8), np.zeros(2), ["a", "b", "c"], preprocessing, {}, 9)
 
 
 def test_a_limit_keeps_the_first_images(path):

@@ -76,7 +76,7 @@ def write_results(
     classes = rng.integers(CLASSES, size=IMAGES) if labels else None
     keys = [f"<{i}>.png" for i in range(IMAGES)]
     look = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    images = write_images(root / "images" / "held_out.h5", pixels, classes, keys, look, {})
+    images = write_images(root / "images" / "held_out.h5", pixels, classes, keys, look, {}, 9)
     hashes = {"model": spec["sha256"], "search_images": "0" * 64, "held_out_images": images}
     # The float32 network is right on most images, if anything is right.
     reference = (
@@ -216,11 +216,12 @@ def _write_search(made_up: MadeUp, method: str, outputs: np.ndarray, rng: np.ran
         "task": made_up.task_name,
         "model": {"name": MODEL, "sha256": hashes["model"]},
         "search_images": hashes["search_images"],
-        "settings": {"method": method, "quality_target": TARGET},
+        "settings": {"method": method, "quality_target": TARGET, "options": {}},
         "packing": {"format": sizes["format"], "batch_norm": "auto"},
         "made_from": {"weights.h5": "2" * 64, "calibration.h5": "3" * 64} if by_slope else CLUSTERS,
         "layers": {name: {"shape": list(shape)} for name, shape in made_up.layers.items()},
-        "on_search_images": {key: chosen[key] for key in ("images", *kind.COLUMNS, *QUALITY)},
+        "on_search_images": {key: chosen[key] for key in ("images", *kind.COLUMNS, *QUALITY)}
+        | {"meets_target": bool(chosen["met"])},
         "evaluations": len(front),
         "images_forwarded": {"search": 240},
     }
@@ -233,7 +234,7 @@ def _write_search(made_up: MadeUp, method: str, outputs: np.ndarray, rng: np.ran
     write_sealed(folder / "predictions.csv", told, rows, shown)
     for rule in PARTS:
         _benchmark(made_up.root / "benchmarks" / "search" / method / f"{rule}.tsv", rng)
-    quality = compare(kind, outputs, made_up.reference, made_up.labels, 0)
+    quality = compare(kind, outputs, made_up.reference, made_up.labels)
     found = describe(quality, TARGET, sizes, recipe, 0, hashes | made)
     write_json(folder / "metrics.json", {"model": MODEL, "search": method, "dataset": "made-up images"} | found)
     seconds = dict.fromkeys((*RULES, *PARTS), 1.5)

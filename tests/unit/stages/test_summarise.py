@@ -22,6 +22,10 @@ def result(measure: str, before: float, after: float) -> dict:
         "compressed": {"top1": after, "top5": 1.0, "images": 400, "kl": 0.01, "agreement": 0.982},
         "relative_quality": after / before,
         "relative_quality_ci95": [0.968, 0.996],
+        "counts": {"kept": 300, "gained": 10, "lost": 12, "neither": 78},
+        "needed": {"balanced_images": False, "held_out_images": 2500, "quality_target": 0.968},
+        "constant": {"relative_quality": 0.3},
+        "accepted": True,
         "verdict": "undecided",
         "bytes": {"float32": 4_000_000, "packed": 400_000},
         "compression_rate": {"on_disk": 10.0, "analytic": 11.0},
@@ -103,7 +107,7 @@ def advice(folder: Path, *results: dict, **given) -> str:
 @pytest.mark.parametrize(
     ("verdict", "options", "expected"),
     [
-        ("undecided", {}, "give datasets.d.split.held_out more images, or raise searches.slope.confidence"),
+        ("undecided", {}, "give datasets.d.split.held_out 2,500 images or more, or raise searches.slope.confidence"),
         ("missed", {}, "raise searches.slope.confidence, or lower searches.slope.quality_target"),
         (
             "missed",
@@ -114,7 +118,8 @@ def advice(folder: Path, *results: dict, **given) -> str:
         (
             "undecided",
             {"compression_rate": 8.5},
-            "give datasets.d.split.held_out more images, or lower searches.slope.options.compression_rate (now 8.5)",
+            "give datasets.d.split.held_out 2,500 images or more, or lower searches.slope.options.compression_rate "
+            "(now 8.5)",
         ),
     ],
 )

@@ -71,15 +71,16 @@ def test_it_gives_a_verdict():
     reference = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
     outputs = reference + np.float32(0.1)
     outputs[:20] += 1
-    quality = compare(regression, outputs, reference, None, 0)
+    quality = compare(regression, outputs, reference, None)
     assert quality["measure"] == "agreement"
     assert quality["float32"] == {"near": 1.0, "images": 80}
     assert quality["compressed"]["near"] == quality["relative_quality"] == 0.75
-    assert set(quality["compressed"]) == {"near", "distance", "images", "kl"}
+    assert set(quality["compressed"]) == {"near", "distance", "images", "kl", "relative_kl"}
     assert quality["compressed"]["kl"] == pytest.approx(np.square(outputs - reference).sum(1).mean() / 2, rel=1e-5)
     sizes = {"bytes": {"float32": 8, "packed": 2}, "weights": 2, "analytic_bits": 16, "parameters": 2}
     sizes |= {"format": "fixed", "batch_norm": "float32", "folded_batch_norms": 0}
-    recipe = {"task": NAME, "evaluations": 1, "images_forwarded": {"search": 80}}
+    recipe = {"task": NAME, "evaluations": 1, "images_forwarded": {"search": 80}, "settings": {"options": {}}}
+    recipe |= {"on_search_images": {"meets_target": False}}
     found = describe(quality, 0.99, sizes, recipe, 0, {})
     assert (found["task"], found["verdict"]) == (NAME, "missed")
 

@@ -68,7 +68,7 @@ def test_the_standard_error_of_what_float32_expects_is_that_of_resampled_images(
     draws = np.random.default_rng(0).integers(400, size=(2000, 400))
     resampled = [score(logits[draw], reference[draw], None).expected for draw in draws]
     assert found.expected_error == pytest.approx(np.std(resampled), rel=0.05)
-    told = compare(classification, logits, reference, None, 0)
+    told = compare(classification, logits, reference, None)
     assert told["expected_relative_quality"] == found.expected
     ends = np.quantile(resampled, [0.025, 0.975])
     # Both ends are quantiles of 2,000 draws, with an error of some hundredths of a deviation, and of a skewed sample.

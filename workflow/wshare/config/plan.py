@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from wshare.config.chances import ADVISED, chance_of_met, least_images, share_of_rate
 from wshare.config.slices import method_of, studies
+from wshare.evaluation.chances import ADVISED, chance_of_met, least_images, share_of_rate
 from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
 

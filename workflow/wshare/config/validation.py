@@ -16,9 +16,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from wshare.config.chances import unconfirmed
 from wshare.data.datasets import table as images
 from wshare.errors import UserError
+from wshare.evaluation.chances import goes_by_confidence, unconfirmed
 from wshare.models.sources import table as networks
 from wshare.names import closest, did_you_mean
 
@@ -273,7 +273,7 @@ def _check_confidence(config: dict, model: dict, split: dict) -> Iterator[str]:
         return
     for name in config["searches"] if model["searches"] is None else model["searches"]:
         settings = config["searches"].get(name)
-        if settings is None or settings["confidence"] is None or settings["options"].get("compression_rate"):
+        if settings is None or not goes_by_confidence(settings):
             continue
         told = unconfirmed(search, held_out, 1.0, settings["quality_target"], settings["confidence"])
         if told:

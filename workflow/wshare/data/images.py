@@ -38,7 +38,7 @@ def write_images(
     keys: list[str],
     preprocessing: dict,
     settings: dict,
-    held_out: int,
+    held_out: int = 0,
 ) -> str:
     """Write decoded images one by one; returns their fingerprint.
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from wshare.config.chances import CONFIDENCE, TAIL, Z, least_images, quantiles
+from wshare.evaluation.chances import CONFIDENCE, TAIL, Z, least_images, quantiles
 
 # As metrics.json names them: of agreement with float32, and of quality against labels.
 METHODS = {

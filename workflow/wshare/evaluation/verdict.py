@@ -102,6 +102,7 @@ def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int,
         "quality_target": target,
         **quality,
         **judged(quality, target),
+        "accepted": _accepted(recipe),
         "bytes": nbytes,
         "compression_rate": {
             "on_disk": nbytes["float32"] / nbytes["packed"],
@@ -119,6 +120,12 @@ def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int,
         "seed": seed,
         "sha256": hashes,
     }
+
+
+def _accepted(recipe: dict) -> bool | None:
+    """Whether the search confirmed its target on the search images; None of one that was asked for a size."""
+    asked_for_a_size = recipe["settings"]["options"].get("compression_rate")
+    return None if asked_for_a_size else recipe["on_search_images"]["meets_target"]
 
 
 def _version(package: str) -> str | None:

@@ -17,9 +17,10 @@ from wshare.report.charts import Chart
 from wshare.report.codings import entropy_bytes, fixed_bytes, zipped_bytes
 from wshare.report.histograms import histogram
 from wshare.report.page import card, figure, listing, page, table
-from wshare.report.quality import is_agreement, written
+from wshare.report.quality import is_agreement, reasons, written
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size, told_skipped
+from wshare.tasks.classes import class_names, named
 from wshare.tasks.table import task
 from wshare.tasks.task import AGREEMENT, own_figures
 
@@ -107,6 +108,8 @@ def _card(model: Model, search: Search) -> str:
     rows = [
         *quality,
         ("95 % interval", f"{percent(low)} to {percent(high)}"),
+        ("information lost", percent(metrics["compressed"]["relative_kl"])),
+        ("best constant network", percent(metrics["constant"]["relative_quality"])),
         ("quality target", percent(metrics["quality_target"])),
         ("bits a weight", f"{metrics['bits_per_weight']:.2f}"),
         ("float32 file", f"{nbytes['float32']:,} B"),
@@ -290,8 +293,34 @@ def _held_out(model: Model, search: Search, settings: dict) -> str:
     skipped = f" Unreadable images left out: {told}." if told else ""
     return (
         "<p>The search saw the search images alone. The held-out images were looked at once, with the packed file "
-        f"loaded anew.{skipped}</p>{compared}{_changed(model, search, settings)}"
+        f"loaded anew.{skipped}</p>{compared}{_basis(model, search)}{_changed(model, search, settings)}"
     )
+
+
+def _basis(model: Model, search: Search) -> str:
+    """What the verdict rests on, so that a reader can work it out again."""
+    metrics = search.metrics
+    lost = [row for row in metrics["classes"] if row["compressed"] < row["float32"]]
+    names = class_names(model.spec.get("categories"), None, [])
+    told = [
+        *reasons(metrics),
+        f"interval: {metrics['interval']['method']}, at {metrics['interval']['confidence']:.0%}",
+        f"one output for all images would keep {percent(metrics['constant']['relative_quality'])} and lose "
+        f"{metrics['constant']['kl']:.4g} nats; the packed file loses "
+        f"{percent(metrics['compressed']['relative_kl'])} of them",
+    ]
+    if metrics["temperature"] != 1:
+        told.append(
+            f"what float32 expects goes by its outputs at the temperature {metrics['temperature']:g}, fitted on "
+            "the labels of the search images"
+        )
+    if lost:
+        classes = (
+            f"{named(str(row['class']), names)} {row['float32']:,} to {row['compressed']:,} of {row['images']:,}"
+            for row in lost
+        )
+        told.append(f"classes that lost the largest shares of right images: {', '.join(classes)}")
+    return "<ul>" + "".join(f"<li>{escape(line[0].upper() + line[1:])}.</li>" for line in told) + "</ul>"
 
 
 def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:

@@ -30,3 +30,30 @@ def in_a_line(task: Task, metrics: dict) -> str:
         return f"agreement with float32 {quality.text(after)} on {images} held-out images (no labels), {interval}"
     share = f"{metrics['relative_quality']:.2%} of float32"
     return f"{quality.label} {quality.text(before)} -> {quality.text(after)}: {share}, {interval}"
+
+
+def reasons(metrics: dict) -> list[str]:
+    """Sentences under a verdict: the counts that it rests on, what makes it undecided, and what would decide it."""
+    counts, needed = metrics["counts"], metrics["needed"]
+    images = f"{sum(counts.values()):,} held-out images"
+    if is_agreement(metrics):
+        told = [f"{counts['kept']:,} of {images} are predicted as by float32"]
+    else:
+        right = counts["kept"] + counts["lost"]
+        told = [f"of {images} float32 has {right:,} right: {counts['lost']:,} were lost, {counts['gained']:,} gained"]
+    if metrics["accepted"] is False:
+        told.append(
+            f"none of the {metrics['evaluations']:,} combinations measured was accepted; this one may lose "
+            "least of them: lower quality_target or confidence, or give more search images"
+        )
+    if needed["balanced_images"]:
+        share = metrics["constant"]["relative_quality"]
+        told.append(
+            f"these images cannot tell: one output for all of them keeps {share:.2%}; give about as many images of "
+            "each class, by their labels or by the float32 network's own predictions"
+        )
+    if metrics["verdict"] == "undecided" and needed["held_out_images"]:
+        told.append(f"about {needed['held_out_images']:,} held-out images would probably decide it")
+    if metrics["verdict"] == "undecided" and needed["quality_target"]:
+        told.append(f"a target of {needed['quality_target']:g} would be met")
+    return told

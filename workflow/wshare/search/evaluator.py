@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from wshare.config.chances import unconfirmed
 from wshare.data.images import Images
 from wshare.errors import UserError
+from wshare.evaluation.chances import goes_by_confidence, unconfirmed
 from wshare.evaluation.intervals import Counts, Z, predicted_low
 from wshare.evaluation.predict import predict
 from wshare.models.layers import replaced
@@ -25,6 +25,9 @@ CERTAIN = 3.0
 # of a thousand classes at their targets lie well below it; a network of two classes, 499 in 500 images of one of them,
 # that says the same of every image lies above it at any target from 0.75 on.
 MOST_RELATIVE_KL = 4.0
+# Share of quality that counts as allowed there at least: a target of 1 asks for the same predictions, not for the same
+# probabilities.
+LEAST_LOST = 0.01
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
 
@@ -41,6 +44,19 @@ class Part:
     first: int
     stop: int
     compressed: Compressed
+
+
+def check_target(task: Task, reference: np.ndarray, labels: np.ndarray | None, held_out: int, settings: dict) -> None:
+    """UserError if so many search images and held-out ones cannot confirm the target with the confidence asked for.
+
+    It costs nothing, so it comes before all that does.
+    """
+    if goes_by_confidence(settings):
+        quality = task.score(reference, reference, labels).quality
+        target, confidence = settings["quality_target"], settings["confidence"]
+        told = unconfirmed(len(reference), held_out, quality, target, confidence)
+        if told:
+            raise UserError(told)
 
 
 def measured_anew(key: Key, measure: Callable[[], dict]) -> dict:
@@ -78,17 +94,10 @@ class Evaluator:
         self._held_out = held_out
         self.temperature = task.temperature(reference, images.labels)
         self._original = task.score(reference, reference, images.labels, self.temperature)
-        self.most_kl = MOST_RELATIVE_KL * (1 - self._target) * task.constant(reference, images.labels).kl
+        told = task.constant(reference, images.labels).kl
+        self.most_kl = MOST_RELATIVE_KL * max(1 - self._target, LEAST_LOST) * told
         self.measured: dict[Key, dict] = {}
         self._float16 = float16
-
-    def check_target(self) -> None:
-        """UserError if so many images cannot confirm the target."""
-        if self._confidence is None:
-            return
-        told = unconfirmed(len(self.images), self._held_out, self._original.quality, self._target, self._confidence)
-        if told:
-            raise UserError(told)
 
     def accepts(self, row: dict) -> bool:
         """Whether a measurement confirms the target, as far as these images can, and tells what float32 tells."""

@@ -96,10 +96,7 @@ class SearchMethod(Protocol):
         """Measurements made at most."""
 
     def search(self, space: Any, evaluator: Evaluator, settings: dict) -> Found:
-        """The setting of each layer; `settings` is a search of the configuration, complete, and the seed.
-
-        UserError if the target cannot be confirmed by so many images.
-        """
+        """The setting of each layer; `settings` is a search of the configuration, complete, and the seed."""
 
     def realise(self, space: Any, layers: Mapping[str, Setting]) -> Compressed:
         """Compressed tensors of the layers with these settings.

@@ -14,7 +14,7 @@ from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
 from wshare.files.tables import write_sealed
 from wshare.progress import PROGRESS
 from wshare.search.artifacts import Files, read_artifacts
-from wshare.search.evaluator import Evaluator, Key
+from wshare.search.evaluator import Evaluator, Key, check_target
 from wshare.search.methods import METHODS
 from wshare.search.run import LOSSES, run
 from wshare.stages.arguments import Machine, ModelFiles, SearchedFiles
@@ -50,8 +50,9 @@ def search(
     settings = {key: value for key, value in settings.items() if key != "packing"}
     names = [layer["name"] for layer in listed["layers"]]
     kind, method = task(description["task"]), row.load()
-    artifacts = read_artifacts(row.needs, needs, kind, model, sample, names, made_from)
     reference = read_outputs(search_outputs, sample, description["sha256"])
+    check_target(kind, reference, sample.labels, stored.held_out, settings)
+    artifacts = read_artifacts(row.needs, needs, kind, model, sample, names, made_from)
     space = method.prepare(artifacts, settings["options"], machine.threads)
     inputs = [files.spec, files.weights, layers, search_images, search_outputs, *needs.present()]
     header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}

@@ -7,7 +7,7 @@ from wshare.errors import FormatError
 from wshare.files.atomic import remedy, write_text
 from wshare.files.sealed import check_origin, check_sha256, read_json
 from wshare.files.tables import write_table
-from wshare.report.quality import in_a_line, is_agreement
+from wshare.report.quality import in_a_line, is_agreement, reasons
 from wshare.report.texts import counted, size, told_skipped
 from wshare.tasks.table import task
 from wshare.tasks.task import own_figures
@@ -82,7 +82,9 @@ def advice(found: list[Entry]) -> str:
     nearest = max(
         undecided or found, key=lambda entry: entry.result["relative_quality"] - entry.result["quality_target"]
     )
-    search = f"searches.{nearest.result['search']}"
+    result, search = nearest.result, f"searches.{nearest.result['search']}"
+    if result["needed"]["balanced_images"]:
+        return f"give datasets.{result['dataset']} about as many images of each class, and run again"
     rate = nearest.recipe["settings"]["options"].get("compression_rate")
     if rate is not None:
         # A search to a size goes neither by the target nor by the confidence.
@@ -91,7 +93,9 @@ def advice(found: list[Entry]) -> str:
         change = f"raise {search}.confidence"
     else:
         change = f"raise {search}.confidence, or lower {search}.quality_target"
-    images = f"give datasets.{nearest.result['dataset']}.split.held_out more images, or " if undecided else ""
+    needed = result["needed"]["held_out_images"]
+    more = f"{needed:,} images or more" if needed else "more images"
+    images = f"give datasets.{result['dataset']}.split.held_out {more}, or " if undecided else ""
     return f"{images}{change}, and run again"
 
 
@@ -153,6 +157,7 @@ def paragraph(result: dict, folder: Path) -> str:
             f"    {in_a_line(task(result['task']), result)}",
             f"    quality target {result['quality_target']:.2%} {result['verdict'].upper()}; "
             f"{counted(result['evaluations'], 'evaluation')}, {result['images_forwarded']:,} images forwarded",
+            *(f"    {reason}" for reason in reasons(result)),
             f"    files: {folder}/packed.safetensors, dense.safetensors, metrics.json, recipe.json",
         ]
     )

@@ -54,7 +54,7 @@ class Additive:
             quality = 1 - self.loss(combination)
             return {"relative_quality": quality, "low": quality, "kl": self.loss(combination)}
 
-        return Problem(self.layers, target, seed, measure)
+        return Problem(self.layers, target, seed, measure, lambda row: row["low"] >= target)
 
 
 def search(network: Additive, name: str, target: float, seed: int = 0, **options: int) -> Combination:

@@ -82,7 +82,7 @@ class Study:
 
     def run(self, name: str, **settings: object) -> dict:
         self.forwarded = 0
-        default = {"method": name, "options": OPTIONS[name], "quality_target": 0.7, "confidence": 0.5, "seed": 0}
+        default = {"method": name, "options": OPTIONS[name], "quality_target": 0.7, "confidence": None, "seed": 0}
         packing = {"format": "fixed", "batch_norm": "auto"}
         stage.search(default | {"packing": packing} | settings, **self.files, machine=Machine(1, 0))
         return read_json(self.files["found"].recipe)
@@ -141,7 +141,7 @@ def test_a_killed_search_goes_on_where_it_stopped(study, name):
 def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
     study.run("uniform")
     total = study.forwarded
-    study.run("uniform", confidence=None)
+    study.run("uniform", quality_target=0.8)
     assert study.forwarded == total
     paths = {"spec": study.files["files"].spec, "sensitivity": study.files["needs"].sensitivity, "code": None}
     for key, path in paths.items():
@@ -158,8 +158,8 @@ def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
 
 
 def test_a_target_that_the_images_can_never_confirm_is_refused_before_anything_is_measured(study):
-    with pytest.raises(UserError, match="80 search images cannot confirm a quality target of 0.99"):
-        study.run("slope", quality_target=0.99)
+    with pytest.raises(UserError, match="80 search images and 80 held-out ones cannot confirm"):
+        study.run("slope", quality_target=0.99, confidence=0.5)
     assert study.forwarded == 0
     assert study.run("slope", quality_target=0.99, confidence=None)["evaluations"] > 0
 
@@ -184,4 +184,5 @@ def test_a_measurement_is_the_quality_of_the_shared_network(study, random_images
     found = recipe["on_search_images"]
     assert (found["top1"], found["agreement"]) == (expected.figures["top1"], expected.figures["agreement"])
     assert found["kl"] == expected.kl
-    assert found["meets_target"] == (found["low"] >= 1.0)
+    # Above the target by chance, and still not accepted: it tells nothing of what float32 tells.
+    assert (found["low"] >= 1.0, found["meets_target"]) == (True, False)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.errors import UserError
-from wshare.search.rate_distortion.slope import CLOSE, MAX_KL, NEAREST, WIDEST, aim, find, first_guess, guess, within
+from wshare.evaluation.chances import MAX_KL
+from wshare.search.rate_distortion.slope import CLOSE, NEAREST, WIDEST, aim, find, first_guess, guess, within
 
 BUDGET = 0.04
 # More slopes than ever are needed.
@@ -21,10 +22,10 @@ class Curve:
         self.loss, self.confirmed = loss, confirmed
         self.tried: list[float] = []
 
-    def __call__(self, slope: float) -> tuple[float, bool]:
+    def __call__(self, slope: float) -> tuple[float, float]:
         assert slope not in self.tried, "measured twice"
         self.tried.append(slope)
-        return self.loss(slope), self.confirmed(slope)
+        return self.loss(slope), 0.5 if self.confirmed(slope) else 1.1
 
     def run(self, start: float = 1.0, evaluations: int = MANY) -> float:
         slope = find(self, start, BUDGET, evaluations)

@@ -220,8 +220,8 @@ def test_from_inputs_to_a_packed_file(study, form):
     front = rows_of(study.folder / "front.csv")
     assert list(front[0])[-4:] == ["slope", *(f"k:{name}" for name in names)]
     assert len(front) == recipe["evaluations"]
-    slopes = [float(line["slope"]) for line in front]
-    assert slopes == sorted(slopes, reverse=True)
+    bits = [float(line["bits"]) for line in front]
+    assert bits == sorted(bits)
     (chosen,) = [line for line in front if line["chosen"] == "1"]
     assert float(chosen["slope"]) == slope_of(recipe)
     losses = rows_of(study.folder / "losses.csv")
@@ -255,7 +255,8 @@ def test_a_measurement_scores_each_half_by_what_the_other_taught(study):
         network = Network.of(model, fisher, half, folded_norms(model, list(fisher), study.images.batch(0)[:2]))
         with replaced(model, at(network, slope_of(recipe), Options()).tensors()):
             outputs.append(predict(model, study.images.part(first, stop)))
-    expected = TASK.score(np.concatenate(outputs), study.outputs, study.images.labels)
+    labels = study.images.labels
+    expected = TASK.score(np.concatenate(outputs), study.outputs, labels, recipe["temperature"])
     found = recipe["on_search_images"]
     assert (found["kl"], found["top1"], found["expected"]) == (expected.kl, expected.figures["top1"], expected.expected)
     np.testing.assert_allclose(found["kl_high"], expected.kl + 1.6448536 * expected.kl_error)
@@ -276,7 +277,7 @@ def measure(tmp_path, random_images) -> Callable[..., dict]:
 
     def measured(max_kl: float | None, target: float, confidence: float | None = None, images=study.images) -> dict:
         settings = {"quality_target": target, "confidence": confidence}
-        found = evaluator.Evaluator(TASK, model, images, study.outputs, settings, 1)
+        found = evaluator.Evaluator(TASK, model, images, study.outputs, len(images), settings, 1)
         return found.measure(("float32", 1e-5), lambda: space.parts(layers, 460), max_kl)
 
     measured.images = study.images
@@ -398,7 +399,7 @@ def search_in_float16(
     """The recipe of a search as it runs on a GPU."""
     predictions = InFloat16(change)
     monkeypatch.setattr(evaluator, "predict", predictions)
-    monkeypatch.setattr(stage, "Evaluator", lambda *given: evaluator.Evaluator(*given[:-1], True))
+    monkeypatch.setattr(stage, "Evaluator", lambda *given, **_: evaluator.Evaluator(*given, float16=True))
     (study.folder / "journal.jsonl").unlink(missing_ok=True)
     return study.search(**settings), predictions
 
@@ -500,7 +501,7 @@ def test_a_recipe_with_other_layers_is_refused(study):
 
 def test_a_target_that_few_images_cannot_confirm_is_refused(study):
     study.measure_inputs()
-    with pytest.raises(UserError, match="24 search images cannot confirm a quality target of 0.99"):
+    with pytest.raises(UserError, match="24 search images and 24 held-out ones cannot confirm"):
         study.search(quality_target=0.99, confidence=0.9)
     assert study.forwarded == 0
 

@@ -35,7 +35,6 @@ class ByK:
 
     def search(self, space: Artifacts, evaluator: Evaluator, settings: dict) -> Found:
         """The k of each layer, or None for one that is kept dense."""
-        evaluator.check_target()
 
         def measure(combination: Combination) -> dict:
             def parts() -> list[Part]:

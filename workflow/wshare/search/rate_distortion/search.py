@@ -20,8 +20,8 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import spearmanr
 
-from wshare.config.chances import MAX_KL
 from wshare.errors import UserError
+from wshare.evaluation.chances import MAX_KL
 from wshare.models.folding import folded_norms
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
@@ -96,10 +96,8 @@ class RateDistortion:
 
     def search(self, space: Space, evaluator: Evaluator, settings: dict) -> Found:
         """Highest slope that meets the quality target, or the slope of the size asked for."""
-        if not settings["options"]["compression_rate"]:
-            evaluator.check_target()
-            if not _max_kl(settings):
-                raise UserError("a quality target of 1 allows no divergence; set options.max_kl, in nats")
+        if not settings["options"]["compression_rate"] and not _max_kl(settings):
+            raise UserError("a quality target of 1 allows no divergence; set options.max_kl, in nats")
         return _Search(space, evaluator, settings).found()
 
     def realise(self, space: Space, layers: Mapping[str, Setting]) -> Compressed:

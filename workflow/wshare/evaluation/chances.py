@@ -39,6 +39,11 @@ def least_images(target: float) -> int | None:
     return math.ceil(math.log(TAIL) / math.log(target)) if target < 1 else None
 
 
+def goes_by_confidence(settings: dict) -> bool:
+    """Whether a search, complete as in a configuration, asks for a confidence: one to a given size does not."""
+    return settings["confidence"] is not None and not settings["options"].get("compression_rate")
+
+
 def unconfirmed(search: int, held_out: int, quality: float, target: float, confidence: float) -> str | None:
     """A sentence if so many images cannot confirm the target for an unchanged network, right on this share of them.
 
