@@ -168,8 +168,8 @@ BENCHMARKS = (
         ],
     ),
     Claim(
-        "`rate_distortion` forwarded {} images in all for its choice at 0.99: {} for calibration statistics, {} for probes "
-        "and {} for slopes.",
+        "`rate_distortion` forwarded {} images in all for its choice at 0.99: {} for calibration statistics, {} for "
+        "probes and {} for slopes.",
         of_budget,
         lambda files: sum(files.value(f"budget_{part}") for part in PARTS) == forwarded(files),
     ),
