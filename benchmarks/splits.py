@@ -1,6 +1,6 @@
 """How much of a result is chance of the split: EfficientNet-Lite0 on several splits of the same images.
 
-    python benchmarks/splits.py --images <folder by wnid> [--folder splits] [--seeds 0 1 2 3 4] [--cores 2]
+    python benchmarks/splits.py --images <folder by wnid> [--folder results/splits] [--seeds 0 1 2 3 4] [--cores 2]
 
 Runs benchmarks/splits.yaml for each seed in a folder of its own below --folder, and writes
 benchmarks/results/splits.csv anew after each, a row a seed and search. Run it again and it goes on where it stopped.
@@ -39,7 +39,7 @@ def main() -> None:
     """Run what is missing, and gather."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of images by wnid")
-    parser.add_argument("--folder", type=Path, default=Path("splits"), help="folder of the runs")
+    parser.add_argument("--folder", type=Path, default=Path("results/splits"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from wshare.config.validation import complete
 from wshare.files.sealed import read_json
 from wshare.files.tables import read_sealed, write_sealed
 
@@ -99,3 +101,7 @@ def test_each_split_is_run_by_a_command_of_its_own(gather, tmp_path):
     command = splits.command(tmp_path / "seed3", tmp_path, 3, 2)
     assert {f"image_folder={tmp_path}", "seed=3"} <= {*command}
     assert command[command.index("--directory") + 1] == str(tmp_path / "seed3")
+    study = yaml.safe_load(splits.STUDY.read_text(encoding="utf-8"))
+    searches = complete(study | {"image_folder": "/folder/of/images", "seed": 3})["searches"]
+    shipped = yaml.safe_load((ROOT / "config" / "efficientnet_lite0.yaml").read_text(encoding="utf-8"))["searches"]
+    assert study["searches"] == {name: shipped[name] for name in searches}
