@@ -302,3 +302,11 @@ def test_relative_quality_of_a_probe_is_its_own_over_the_float32_networks(random
     found = row(classification, Probe("fc", 2, 1.5, 0.75, after), before)
     assert found["relative_quality"] == 0.5
     assert (found["inertia"], found["weighted_inertia"], found["kl"]) == (1.5, 0.75, after.kl)
+
+
+def test_a_layer_that_no_forward_pass_comes_by_loses_nothing(random_images):
+    model, images = built(lambda: Skip(SKIPS["sum"])), random_images(3)
+    model.spare = nn.Conv2d(1, 1, 3)
+    assert chain_names(model, "spare", images) == []
+    probes = profile(classification, model, clusters_of(model, ["spare"], (2,)), images, predict(model, images))
+    assert [probe.score.kl for probe in probes] == [0.0]

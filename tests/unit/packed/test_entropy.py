@@ -118,6 +118,14 @@ def test_wide_values_split_into_coded_and_plain_bits():
     assert np.array_equal(decode(octets, 5000, 1 << 17), values)
 
 
+@pytest.mark.parametrize(("limit", "kind"), [(2, np.uint16), (1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
+def test_decoded_integers_take_two_bytes_each_where_that_is_enough(limit, kind):
+    values = np.array([0, limit - 1, 0, 1])
+    found = decode(encode(values), 4, limit)
+    assert found.dtype == kind
+    assert found.tolist() == values.tolist()
+
+
 def decode_as_described(octets: bytes, count: int) -> list[int]:
     """A second decoder, from the text of the module alone."""
 
