@@ -9,9 +9,11 @@ WORKERS ?= auto
 ATHERIS := 3.0.0
 # Of fuzzing, for each of three targets.
 FUZZ_SECONDS ?= 200
+# Of mutation, for each module.
+MUTANTS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz lint lock clean
+.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz mutation lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -56,6 +58,9 @@ fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
 		PYTHONPATH=workflow:.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		.cache/fuzz/venv/bin/python -m tests.fuzz $$target .cache/fuzz/$$target \
 			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.cache/fuzz/$$target- || exit 1; done
+
+mutation: setup ## Change the code in one place after another, and list the changes that no unit test sees; takes hours.
+	nice $(BIN)/python -m tests.mutation --sample $(MUTANTS)
 
 docs: setup ## Build the documents into site/, to be read without a network.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from gather import measured
 
 from wshare.files.tables import write_table
 from wshare.quantize.kmeans import sweep
 
-COLUMNS = ["case", "layers", "weights", "k", "wall_seconds", "cpu_seconds", "peak_mb", "ratio"]
+COLUMNS = ["case", "layers", "weights", "k", "wall_seconds", "cpu_seconds", "peak_mb", "ratio", "measured"]
 K = 256
 
 
@@ -106,7 +107,7 @@ def main() -> None:
     for case in arguments.only or CASES:
         command = [sys.executable, __file__, "--results", str(arguments.results), "--measure", case]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows[case] = json.loads(done.stdout)
+        rows[case] = json.loads(done.stdout) | {"measured": measured()}
         print(*rows[case].values(), flush=True)
     if {"kmeans1d_classifier", "lite0_classifier"} <= rows.keys():
         slow, ours = (float(rows[case]["cpu_seconds"]) for case in ("kmeans1d_classifier", "lite0_classifier"))

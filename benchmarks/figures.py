@@ -1,17 +1,17 @@
-"""The picture of README.md, docs/images/front.svg, from the table "front" of docs/benchmarks.md.
+"""The picture of README.md, docs/images/front.svg, from the files in benchmarks/results.
 
     python benchmarks/figures.py
 
-To be run after benchmarks/tables.py. The same table gives the same file, byte for byte.
+It shows the points of the table "front" of docs/benchmarks.md. The same files give the same picture, byte for byte.
 """
 
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from tables import Files, front_points
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "images" / "front.svg"
 # Method in the table, its name in the picture, colour and marker.
 SERIES = (
@@ -28,19 +28,19 @@ def main() -> None:
     """Draw the picture."""
     PICTURE.parent.mkdir(exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "wshare", "font.size": 9, "axes.titlesize": 9}):
-        figure = draw(front(PAGE.read_text(encoding="utf-8")))
+        figure = draw(front(Files()))
         figure.savefig(PICTURE, metadata={"Date": None}, bbox_inches="tight")
 
 
-def front(page: str) -> dict[str, list[tuple[float, float, float]]]:
+def front(files: Files) -> dict[str, list[tuple[float, float, float]]]:
     """Rate, relative accuracy and KL (nats) of every point, by method; by ascending rate."""
-    table = page.partition("<!-- front -->\n")[2].partition("<!-- end -->")[0]
     points: dict[str, list[tuple[float, float, float]]] = {}
-    for line in table.splitlines()[2:]:
-        method, setting, rate, _, accuracy, kl, _ = (cell.strip() for cell in line.strip("|").split("|"))
+    for method, setting, rate, _, row in front_points(files):
         # Codebooks of groups of rows are another method under the same name.
         if "groups" not in setting:
-            points.setdefault(method, []).append((float(rate.rstrip("x")), float(accuracy), float(kl)))
+            # To the digits of the table: those that show.
+            shown = (round(rate, 2), round(float(row["relative_quality"]), 3), round(float(row["kl"]), 4))
+            points.setdefault(method, []).append(shown)
     return {method: sorted(found) for method, found in points.items()}
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gather import measured
 from torch import nn
 
 from wshare.artifacts.model import read_model
@@ -29,7 +30,7 @@ from wshare.evaluation.predict import predict
 from wshare.tasks.classification import score
 
 COLUMNS = ["contender", "precision", "images", "batch", "images_per_second", "slowest", "fastest", "kl"]
-COLUMNS += ["other_classes", "rounds", "gpu"]
+COLUMNS += ["other_classes", "rounds", "gpu", "measured"]
 EVERYTHING = 1 << 62
 
 
@@ -95,13 +96,14 @@ def main() -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for (contender, precision, place, batch), found in rates.items():
-            measured = quality[contender, precision, place, batch]
+            scored = quality[contender, precision, place, batch]
             row = [contender, precision, place, batch, round(statistics.median(found))]
-            row += [round(min(found)), round(max(found)), f"{measured.kl:.2g}"]
+            row += [round(min(found)), round(max(found)), f"{scored.kl:.2g}"]
             row += [
-                round((1 - measured.figures["agreement"]) * len(reference)),
+                round((1 - scored.figures["agreement"]) * len(reference)),
                 arguments.rounds,
                 torch.cuda.get_device_name(0),
+                measured(),
             ]
             writer.writerow(row)
             print(*row)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gather import measured
 
 from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import read_outputs
@@ -33,6 +34,7 @@ from wshare.evaluation.predict import predict
 from wshare.files.sealed import read_json
 
 COLUMNS = ["contender", "threads", "batch", "images_per_second", "slowest", "fastest", "rounds", "largest_difference"]
+COLUMNS += ["measured"]
 BATCH = 8
 
 
@@ -189,7 +191,8 @@ def compare(arguments: argparse.Namespace) -> list[dict]:
             speeds[name].append(float(process.stdout.readline()))
     for process in running.values():
         process.communicate()
-    return [{"contender": name} | ready[name] | _summary(values) for name, values in speeds.items()]
+    told = {"measured": measured()}
+    return [{"contender": name} | ready[name] | _summary(values) | told for name, values in speeds.items()]
 
 
 def _summary(speeds: list[float]) -> dict:

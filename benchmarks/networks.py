@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 
 import yaml
+from gather import measured
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "networks.csv"
-COLUMNS = ("network", "stage", "jobs", "seconds", "cpu_seconds", "peak_mb", "images_forwarded")
+COLUMNS = ("network", "stage", "jobs", "seconds", "cpu_seconds", "peak_mb", "images_forwarded", "measured")
 STAGES = (
     *("fetch_model", "inspect_model", "prepare_images", "evaluate_dense", "extract_weights"),
     *("cluster_layer", "profile_layers", "gather_sensitivity", "measure_inputs"),
@@ -62,6 +63,7 @@ def rows(folder: Path, network: str, config: dict) -> list[dict]:
                 # Snakemake looks at a job's memory now and then, and misses some of those that last a second.
                 "peak_mb": round(max((number(job["max_rss"]) for job in jobs), default=0)),
                 "images_forwarded": forwarded.get(stage, 0),
+                "measured": measured(),
             }
         )
     return table

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gather import measured
 from torch import nn
 
 from wshare.artifacts.model import read_model
@@ -46,6 +47,7 @@ COLUMNS = [
     "kl",
     "agreement",
     "seconds",
+    "measured",
 ]
 THREADS = 2
 CALIBRATION = 128
@@ -282,7 +284,7 @@ def main() -> None:
     for name in names:
         for point in PEERS[name](Study(read_model(*paths), state, search)):
             row = {"method": name, "setting": point.setting, "bytes": round(point.size), "size_basis": point.basis}
-            row |= {"rate": float32 / point.size, "seconds": point.seconds}
+            row |= {"rate": float32 / point.size, "seconds": point.seconds, "measured": measured()}
             _load(model, state | point.state)
             rows.append(_shown(row | _quality(model, held_out, reference)))
             print(*rows[-1].values(), flush=True)

@@ -1,25 +1,27 @@
-"""Tables of docs/benchmarks.md from a finished study and the peers' table.
+"""Tables of README.md and docs/benchmarks.md, from the files in benchmarks/results.
 
-    python benchmarks/tables.py results/efficientnet_lite0 [--seeds <the same folder of other seeds> ...]
-        [--lites results/efficientnet_lite1 results/efficientnet_lite2]
+    python benchmarks/tables.py
 
-Renews what stands between the marks `<!-- name -->` and `<!-- end -->` of docs/benchmarks.md.
+Renews what stands between the marks `<!-- name -->` and `<!-- end -->` of both pages. It measures nothing:
+benchmarks/results/README.md tells which command writes which file. A test holds the pages against the files.
 """
 
-import argparse
-import csv
 import itertools
-import json
 import math
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterable
 from statistics import mean
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+from gather import RESULTS, ROOT, read
+
+sys.path.insert(0, str(ROOT / "workflow"))
+from wshare.report.texts import percent, size
+
+LITE0 = "efficientnet_lite0"
 FRONT = ["kl_001", "kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200", "kl_400"]
 TARGETS = ["rate_distortion", "rate_distortion_98", "fixed"]
-# The search of benchmarks/lites.yaml.
-LITES = "rate_distortion_98"
+# The search of benchmarks/lites.yaml, and its networks.
+LITES = "rate_distortion_98", ("efficientnet_lite1", "efficientnet_lite2")
 # Searches of one k a layer, to the target of 0.99.
 OTHERS = ["slope", "two_step", "uniform"]
 PARTS = {
@@ -33,169 +35,427 @@ PARTS = {
     "no_folding": "batch norm not folded",
     "no_probe": "sensitivities not probed",
 }
+# Peers that README.md shows: method, setting, and words for both.
+BESIDE = {
+    ("nncodec", "qp -28"): "nncodec 2.1.3 (ISO/IEC 15938-17), qp -28",
+    ("nncodec_tuned", "qp -32"): "nncodec 2.1.3, best options found, qp -32",
+    ("uniform_kmeans", "k 64"): "k-means, 64 values in every layer",
+    ("round_to_nearest", "int4"): "round to nearest, int4 per channel",
+}
+CASES = {
+    "lite0_all": "EfficientNet-Lite0, all {layers} layers",
+    "lite0_classifier": "its classifier",
+    "resnet50_largest": "ResNet50's largest layer",
+    "vgg16_dense": "VGG16's first dense layer",
+    "kmeans1d_classifier": "kmeans1d on the classifier",
+}
+CONTENDERS = {
+    "openvino_throughput": "OpenVINO, throughput hint",
+    "onnxruntime": "ONNX Runtime",
+    "openvino_latency": "OpenVINO, latency hint",
+    "wshare": "**wshare's evaluation** (reads and normalises the images too)",
+    "torch_compile": "torch.compile",
+    "wshare_1_thread": "the same on one thread as wshare's",
+    "pytorch_batch_8": "PyTorch eager, batches of 8",
+    "pytorch_batch_32": "PyTorch eager, batches of 32",
+}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+class Files:
+    """Tables of benchmarks/results, each read once, as text by column."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, list[dict[str, str]]] = {}
+
+    def __getitem__(self, name: str) -> list[dict[str, str]]:
+        if name not in self._read:
+            self._read[name] = read(RESULTS / f"{name}.csv")
+        return self._read[name]
+
+    def search(self, table: str, search: str, model: str = LITE0) -> dict[str, str]:
+        """The row of one search in a table that has one split."""
+        (row,) = (row for row in self[table] if (row["model"], row["search"]) == (model, search))
+        return row
+
+    def peer(self, method: str, setting: str) -> dict[str, str]:
+        """The row of one setting of a peer."""
+        (row,) = (row for row in self["peers"] if (row["method"], row["setting"]) == (method, setting))
+        return row
+
+    def value(self, name: str) -> float:
+        """A figure that stands alone, from other.csv."""
+        (row,) = (row for row in self["other"] if row["name"] == name)
+        return float(row["value"])
+
+
+def table(head: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of a table; `head` has the titles, parted by bars."""
+    return [f"| {head} |", "|---" * (head.count("|") + 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def measured(rows: Iterable[dict[str, str]]) -> list[str]:
+    """A line that tells which versions measured the rows."""
+    return ["", f"*Measured with version {' and '.join(dict.fromkeys(row['measured'] for row in rows))}.*"]
+
+
+def rate(row: dict[str, str], name: str = "on_disk") -> str:
+    """A rate of compression."""
+    return f"{float(row[name]):.2f}x"
+
+
+def share(row: dict[str, str], name: str = "relative_quality") -> str:
+    """A share of the float32 accuracy, held against the row's target."""
+    return percent(float(row[name]), float(row["quality_target"]))
+
+
+def kept(row: dict[str, str]) -> str:
+    """A share of the float32 accuracy and its interval."""
+    return f"{share(row)} ({share(row, 'low')} to {share(row, 'high')})"
+
+
+def expects(row: dict[str, str]) -> str:
+    """The share that the float32 network itself expects, and its interval."""
+    return f"{share(row, 'expected')} ({share(row, 'expected_low')} to {share(row, 'expected_high')})"
+
+
+def column(rows: list[dict[str, str]], name: str) -> list[float]:
+    """Numbers of a column."""
+    return [float(row[name]) for row in rows]
+
+
+def one(values: Iterable[str]) -> str:
+    """The one value that all have."""
+    (value,) = set(values)
+    return value
+
+
+def splits(files: Files) -> list[str]:
+    """Searches to a target over all splits: means and ranges, and how the means stand to the targets."""
+    of = {name: [row for row in files["splits"] if row["search"] == name] for name in TARGETS}
+    images = "{} search and {} held-out images".format(
+        *(one(row[name] for row in files["splits"]) for name in ("search_images", "images"))
+    )
+    number = len(of[TARGETS[0]])
+    words = f"Over {NUMBERS[number]} splits into {images}, each by a seed of its own: means, and ranges in brackets."
+    rows, sentences = [], []
+    for name, found in of.items():
+        target = float(one(row["quality_target"] for row in found))
+        rates, shares = column(found, "on_disk"), column(found, "relative_quality")
+        loss = column(found, "kl")
+        average, expected = mean(shares), mean(column(found, "expected"))
+        verdicts = [f"{sum(row['verdict'] == word for row in found)} {word}" for word in ("met", "undecided", "missed")]
+        rows.append(
+            (
+                f"`{name}`",
+                percent(target),
+                f"**{mean(rates):.2f}x** ({min(rates):.2f}x to {max(rates):.2f}x)",
+                f"{percent(average, target)} ({percent(min(shares), target)} to {percent(max(shares), target)})",
+                percent(expected, target),
+                f"{mean(loss):.4f} ({min(loss):.4f} to {max(loss):.4f})",
+                ", ".join(verdicts),
+            )
+        )
+        side = "below its target" if average < target else "at its target or above"
+        sentences.append(f"- `{name}` keeps {percent(average, target)} on average: {side}.")
+    head = "search | quality target | times smaller on disk | accuracy kept | as float32 expects | KL, nats | verdicts"
+    return [words, "", *table(head, rows), "", *sentences, *measured(files["splits"])]
+
+
+def each_split(files: Files) -> list[str]:
+    """Every split of `splits`, with the float32 network's accuracy on both halves."""
+    head = (
+        "search | seed | float32 on search images | on held-out images | on disk | accuracy kept, 95 % interval "
+        "| as float32 expects | KL | kept right, lost, gained | verdict"
+    )
+    rows = [
+        (
+            f"`{row['search']}`",
+            row["seed"],
+            percent(float(row["before_on_search"])),
+            percent(float(row["before"])),
+            rate(row),
+            kept(row),
+            share(row, "expected"),
+            f"{float(row['kl']):.4f}",
+            ", ".join(row[name] for name in ("kept", "lost", "gained")) if row["kept"] else "-",
+            row["verdict"],
+        )
+        for name in TARGETS
+        for row in files["splits"]
+        if row["search"] == name
+    ]
+    return table(head, rows)
+
+
+def beside(files: Files) -> list[str]:
+    """A few points of the front, ours and the peers'."""
+    ours = {
+        "rate_distortion_98": "**wshare**, quality target 0.98",
+        "rate_distortion": "**wshare**, quality target 0.99",
+        "fixed": "wshare, target 0.99, indices of fixed width",
+    }
+    rows = []
+    for name, words in ours.items():
+        row = files.search("study", name)
+        rows.append((words, f"**{rate(row)}** on disk", share(row), f"{float(row['kl']):.3f}"))
+    for key, words in BESIDE.items():
+        row = files.peer(*key)
+        basis = "on disk" if row["size_basis"] == "file" else row["size_basis"]
+        rows.append(
+            (words, f"{rate(row, 'rate')} {basis}", percent(float(row["relative_quality"])), f"{float(row['kl']):.3f}")
+        )
+    claim = ("the paper's claim for its five networks, not run by us", "over 5x analytic", "99 %", "not given")
+    rows.insert(len(ours), claim)
+    return [
+        *table("| times smaller | accuracy kept | KL, nats", rows),
+        *measured([files.search("study", "fixed"), *files["peers"]]),
+    ]
+
+
+def demo(files: Files) -> list[str]:
+    """What the demo's networks with labels came to."""
+    head = (
+        "network | search | float32 file | packed file | on disk | analytic | bits/weight | top-1 before | after "
+        "| share of float32 (95 % interval) | target | verdict | evaluations"
+    )
+    found = [row for row in files["demo"] if row["before"] != "1"]
+    rows = [
+        (
+            row["model"],
+            f"`{row['search']}`",
+            size(float(row["float32_bytes"])),
+            size(float(row["packed_bytes"])),
+            f"**{rate(row)}**",
+            rate(row, "analytic"),
+            f"{float(row['bits_per_weight']):.2f}",
+            percent(float(row["before"])),
+            percent(float(row["after"])),
+            kept(row),
+            percent(float(row["quality_target"])),
+            row["verdict"],
+            row["evaluations"],
+        )
+        for row in found
+    ]
+    return [*table(head, rows), *measured(found)]
+
+
+def photos(files: Files) -> list[str]:
+    """What the search on crops of photographs came to, on other crops and on ImageNet."""
+    crops, other = files.search("demo", "eighth"), files.search("photos", "eighth")
+    return [
+        f"Its file has {size(float(crops['packed_bytes']))} instead of {size(float(crops['float32_bytes']))}, "
+        f"**{rate(crops)}** on disk. On {crops['images']} held-out crops, which show",
+        f"other photographs, its top-1 prediction is the float32 network's for {kept(crops)}:",
+        f"`{crops['verdict']}` against a target of {percent(float(crops['quality_target']))}. "
+        f"On {other['images']} ImageNet validation images the same",
+        f"file keeps {kept(other)} of the float32 accuracy, {expects(other)}",
+        f"as float32 expects it, at a divergence of {float(other['kl']):.3f} nats and an agreement of "
+        f"{float(other['agreement']):.3f}.",
+        *measured([crops, other]),
+    ]
+
+
+def targets(files: Files) -> list[str]:
+    """Searches to a target on one split: a row for each verdict."""
+    found = [(name, files.search("study", name)) for name in (*TARGETS, *OTHERS)]
+    return _targets(found)
+
+
+def lites(files: Files) -> list[str]:
+    """The same of EfficientNet-Lite1 and Lite2."""
+    return _targets([(model, files.search("study", LITES[0], model)) for model in LITES[1]])
+
+
+def _targets(found: list[tuple[str, dict[str, str]]]) -> list[str]:
+    head = "| target | on disk | relative accuracy, 95 % interval | as float32 expects it | KL | agreement "
+    rows = [
+        (
+            f"`{name}` ({row['format']})",
+            percent(float(row["quality_target"])),
+            f"**{rate(row)}**",
+            kept(row),
+            expects(row),
+            f"{float(row['kl']):.4f}",
+            f"{float(row['agreement']):.4f}",
+            f"{int(row['images_forwarded']):,}",
+            row["verdict"],
+        )
+        for name, row in found
+    ]
+    return [*table(f"{head}| images forwarded | verdict", rows), *measured(row for _, row in found)]
+
+
+def front_points(files: Files) -> list[tuple[str, str, float, str, dict[str, str]]]:
+    """Method, setting, rate, what its size counts, and row of every point; by method and rate."""
+    ours = {name: ("**wshare** rate_distortion", f"KL {int(name[3:]) / 1000:g} on search images") for name in FRONT}
+    ours |= {name: (f"wshare {name}", "quality target 0.99") for name in OTHERS}
+    rows = {name: files.search("study", name) for name in ours}
+    found = [(*words, float(rows[name]["on_disk"]), "file", rows[name]) for name, words in ours.items()]
+    found += [(row["method"], row["setting"], float(row["rate"]), row["size_basis"], row) for row in files["peers"]]
+    return sorted(found, key=lambda point: (point[0], point[2]))
+
+
+def front(files: Files) -> list[str]:
+    """Every method's points by rate."""
+    rows = [
+        (
+            *(method, setting, f"{times:.2f}x", basis),
+            *(f"{float(row['relative_quality']):.3f}", f"{float(row['kl']):.4f}", f"{float(row['agreement']):.4f}"),
+        )
+        for method, setting, times, basis, row in front_points(files)
+    ]
+    head = "method | setting | rate | size counted | relative accuracy | KL | agreement"
+    return [*table(head, rows), *measured(row for *_, row in front_points(files))]
+
+
+def equal_points(files: Files) -> list[tuple[dict[str, str], float, float]]:
+    """Each nncodec file, our rate at its divergence (our front on logarithmic axes), and by what ours is smaller."""
+    ours = [files.search("study", name) for name in FRONT]
+    points = sorted((math.log(float(row["kl"])), math.log(float(row["on_disk"]))) for row in ours)
+    found = []
+    for row in files["peers"]:
+        kl = math.log(float(row["kl"]))
+        for (low, first), (high, second) in itertools.pairwise(points):
+            if row["method"].startswith("nncodec") and low <= kl < high:
+                times = math.exp(first + (second - first) * (kl - low) / (high - low))
+                found.append((row, times, 1 - float(row["rate"]) / times))
+    return found
+
+
+def equal(files: Files) -> list[str]:
+    """Our size at the divergence of each nncodec file."""
+    rows = [
+        (
+            f"{row['method']} {row['setting']}",
+            rate(row, "rate"),
+            f"{float(row['kl']):.4f}",
+            f"{ours:.2f}x",
+            f"{smaller:.1%}",
+        )
+        for row, ours, smaller in equal_points(files)
+    ]
+    return table("nncodec | its rate | KL | our rate at this KL | our file is smaller by", rows)
+
+
+def ablation(files: Files) -> list[str]:
+    """Each part turned off alone, at one divergence on search images."""
+    found = {name: files.search("study", name) for name in PARTS}
+    whole = found["kl_050"]
+    rows = []
+    for name, row in found.items():
+        # Halving the divergence takes half a bit a weight at high rate.
+        bits = float(row["bits_per_weight"]) + 0.5 * math.log2(float(row["kl"]) / float(whole["kl"]))
+        rows.append(
+            (
+                *(PARTS[name], rate(row), f"{float(row['kl']):.4f}", f"{float(row['relative_quality']):.3f}"),
+                f"{bits / float(whole['bits_per_weight']) - 1:+.1%}",
+            )
+        )
+    head = "| on disk | KL on held-out images | relative accuracy | bytes at equal KL"
+    return [*table(head, rows), *measured(found.values())]
+
+
+def clustering(files: Files) -> list[str]:
+    """Time and memory of clustering, from benchmarks/clustering.py."""
+    rows = []
+    for row in files["clustering"]:
+        k = "every k up to 256" if row["k"] == "1-256" else f"{row['k']} alone"
+        wall, cpu = (_seconds(float(row[name])) for name in ("wall_seconds", "cpu_seconds"))
+        memory = f"{int(row['peak_mb']):,} MB"
+        rows.append(
+            (CASES[row["case"]].format(**row), f"{int(row['weights']) / 1e6:.2f} M", k, f"{wall} s", f"{cpu} s", memory)
+        )
+    return [*table("case | weights | k | wall | CPU | peak memory", rows), *measured(files["clustering"])]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.1f}"
+
+
+def inference(files: Files) -> list[str]:
+    """Images a second, from benchmarks/inference.py."""
+    rows = [
+        (
+            CONTENDERS[row["contender"]],
+            row["images_per_second"],
+            f"{float(row['slowest']):.0f} to {float(row['fastest']):.0f}",
+        )
+        for row in sorted(files["inference"], key=lambda row: -float(row["images_per_second"]))
+    ]
+    return [*table("| images a second, median | slowest to fastest", rows), *measured(files["inference"])]
+
+
+def networks(files: Files) -> list[str]:
+    """CPU seconds and peak memory of each stage, a column a network, from benchmarks/networks.py."""
+    names, stages = (list(dict.fromkeys(row[key] for row in files["networks"])) for key in ("network", "stage"))
+    cells = {(row["network"], row["stage"]): row for row in files["networks"]}
+    rows = [
+        (f"`{stage}`", *(f"{row['cpu_seconds']}, {row['peak_mb']}" for row in (cells[name, stage] for name in names)))
+        for stage in stages
+    ]
+    for title, key in (("jobs", "jobs"), ("images forwarded", "images_forwarded")):
+        rows.append((title, *(str(sum(int(cells[name, stage][key]) for stage in stages)) for name in names)))
+    return [*table(f"CPU s, peak MB | {' | '.join(names)}", rows), *measured(files["networks"])]
+
+
+def gpu_stages(files: Files) -> list[str]:
+    """One study on a GPU and on two cores."""
+    titles = {"all": "both searches, from nothing to the verdicts"}
+    rows = []
+    for row in files["gpu_stages"]:
+        stage = titles.get(row["stage"], f"`{row['stage']}`") + (f", `{row['search']}`" if row["search"] else "")
+        rows.append((f"{stage}, s", row["gpu_seconds"], row["cpu_seconds"]))
+    for row in files["gpu_stages"]:
+        if row["search"]:
+            other = files.search("study", row["search"])
+            gpu = f"{rate(row, 'gpu_on_disk')}, {row['gpu_kl']}, {row['gpu_verdict']}"
+            cpu = f"{rate(other)}, {other['kl']}, {other['verdict']}"
+            rows.append((f"`{row['search']}`: on disk, KL, verdict", gpu, cpu))
+    return [*table("| H200 | two cores", rows), *measured(files["gpu_stages"])]
+
+
+def gpu_kernels(files: Files) -> list[str]:
+    """Images a second of kernels alone on a GPU."""
+    names, ways = (list(dict.fromkeys(row[key] for row in files["gpu_kernels"])) for key in ("network", "way"))
+    cells = {(row["network"], row["way"]): int(row["images_per_second"]) for row in files["gpu_kernels"]}
+    rows = [(way, *(f"{cells[name, way]:,}" for name in names)) for way in ways]
+    return [*table(f"| {' | '.join(names)}", rows), *measured(files["gpu_kernels"])]
+
+
+# Blocks of each page, by their marks.
+PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
+    "README.md": {block.__name__: block for block in (splits, beside, demo, photos)},
+    "docs/benchmarks.md": {
+        block.__name__: block
+        for block in (
+            *(splits, each_split, targets, lites, front, equal, ablation, photos),
+            *(clustering, inference, networks, gpu_stages, gpu_kernels),
+        )
+    },
+}
+
+
+def rendered(page: str, blocks: dict[str, Callable[[Files], list[str]]], files: Files) -> str:
+    """The text of a page with its blocks made anew; ValueError if one has no marks."""
+    for name, block in blocks.items():
+        head, mark, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        if not mark or not end:
+            raise ValueError(f"no block between <!-- {name} --> and <!-- end -->")
+        page = f"{head}{mark}" + "\n".join(block(files)) + f"\n{end}{tail}"
+    return page
 
 
 def main() -> None:
-    """Write all tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--seeds", type=Path, nargs="*", default=[])
-    parser.add_argument("--lites", type=Path, nargs="*", default=[])
-    arguments = parser.parse_args()
-    metrics, *others = (searches(folder) for folder in (arguments.results, *arguments.seeds))
-    lites = {folder.name: searches(folder)[LITES] for folder in arguments.lites}
-    with (HERE / "results" / "peers.csv").open(newline="") as file:
-        peers = list(csv.DictReader(file))
-    page = PAGE.read_text()
-    for name, lines in {
-        "targets": targets({name: metrics[name] for name in (*TARGETS, *OTHERS) if name in metrics}),
-        "front": front(metrics, peers),
-        "equal": equal(metrics, peers),
-        "ablation": ablation(metrics),
-        "networks": networks(),
-        **({"seeds": seeds([metrics, *others])} if others else {}),
-        **({"lites": targets(lites)} if lites else {}),
-    }.items():
-        head, _, rest = page.partition(f"<!-- {name} -->\n")
-        page = f"{head}<!-- {name} -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2]
-    PAGE.write_text(page)
-
-
-def searches(results: Path) -> dict[str, dict]:
-    """The verdict of each search of a model."""
-    return {path.parent.name: json.loads(path.read_text()) for path in results.glob("search/*/metrics.json")}
-
-
-def targets(found: dict[str, dict]) -> list[str]:
-    """Searches to a target, as a user runs them: a row for each verdict."""
-    lines = [
-        "| | target | on disk | relative accuracy, 95 % interval | as float32 expects it | KL | agreement "
-        "| images forwarded |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, m in found.items():
-        low, high = m["relative_quality_ci95"]
-        least, most = m["expected_relative_quality_ci95"]
-        lines.append(
-            f"| `{name}` ({m['format']}) | {m['quality_target']} | **{m['compression_rate']['on_disk']:.2f}x** "
-            f"| {m['relative_quality']:.4f} ({low:.3f} to {high:.3f}) "
-            f"| {m['expected_relative_quality']:.4f} ({least:.3f} to {most:.3f}) | {m['compressed']['kl']:.4f} "
-            f"| {m['compressed']['agreement']:.4f} | {m['images_forwarded']:,} |"
-        )
-    return lines
-
-
-def seeds(studies: list[dict]) -> list[str]:
-    """The searches to a target with the images split by several seeds."""
-    lines = [
-        "| search | target | on disk | relative accuracy with each seed | mean | float32 expects, mean | KL, mean |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in TARGETS:
-        found = [metrics[name] for metrics in studies]
-        rates = [m["compression_rate"]["on_disk"] for m in found]
-        shares = [m["relative_quality"] for m in found]
-        expected = mean(m["expected_relative_quality"] for m in found)
-        loss = mean(m["compressed"]["kl"] for m in found)
-        lines.append(
-            f"| `{name}` | {found[0]['quality_target']} | {min(rates):.2f}x to {max(rates):.2f}x "
-            f"| {', '.join(f'{share:.4f}' for share in shares)} | {mean(shares):.4f} | {expected:.4f} | {loss:.4f} |"
-        )
-    return lines
-
-
-def front(metrics: dict, peers: list[dict]) -> list[str]:
-    """Every method's points by rate."""
-    lines = [
-        "| method | setting | rate | size counted | relative accuracy | KL | agreement |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    points = {name: ("**wshare** rate_distortion", f"KL {int(name[3:]) / 1000:g} on search images") for name in FRONT}
-    points |= {name: (f"wshare {name}", "quality target 0.99") for name in OTHERS}
-    rows = []
-    for name, words in points.items():
-        if name in metrics:
-            m = metrics[name]
-            rows.append(
-                (
-                    *words,
-                    m["compression_rate"]["on_disk"],
-                    "file",
-                    m["relative_quality"],
-                    m["compressed"]["kl"],
-                    m["compressed"]["agreement"],
-                )
-            )
-    for row in peers:
-        rows.append(
-            (
-                row["method"],
-                row["setting"],
-                float(row["rate"]),
-                row["size_basis"],
-                float(row["relative_quality"]),
-                float(row["kl"]),
-                float(row["agreement"]),
-            )
-        )
-    for method, setting, rate, basis, share, kl, agreement in sorted(rows, key=lambda row: (row[0], row[2])):
-        lines.append(f"| {method} | {setting} | {rate:.2f}x | {basis} | {share:.3f} | {kl:.4f} | {agreement:.4f} |")
-    return lines
-
-
-def equal(metrics: dict, peers: list[dict]) -> list[str]:
-    """Our size at the divergence of each nncodec file, between our points on logarithmic axes."""
-    points = sorted(
-        (math.log(metrics[name]["compressed"]["kl"]), math.log(metrics[name]["compression_rate"]["on_disk"]))
-        for name in FRONT
-        if name in metrics
-    )
-    lines = ["| nncodec | its rate | KL | our rate at this KL | our file is smaller by |", "|---|---|---|---|---|"]
-    for row in peers:
-        kl = math.log(float(row["kl"]))
-        if row["method"].startswith("nncodec") and points and points[0][0] <= kl <= points[-1][0]:
-            for (low, first), (high, second) in itertools.pairwise(points):
-                if low <= kl <= high:
-                    ours = math.exp(first + (second - first) * (kl - low) / (high - low))
-                    share = 1 - float(row["rate"]) / ours
-                    rate, loss = float(row["rate"]), float(row["kl"])
-                    lines.append(
-                        f"| {row['method']} {row['setting']} | {rate:.2f}x | {loss:.4f} | {ours:.2f}x | {share:.1%} |"
-                    )
-                    break
-    return lines
-
-
-def ablation(metrics: dict) -> list[str]:
-    """Each part turned off alone, at one divergence on search images."""
-    lines = ["| | on disk | KL on held-out images | relative accuracy | bytes at equal KL |", "|---|---|---|---|---|"]
-    whole = metrics.get("kl_050")
-    for name, text in PARTS.items():
-        if name in metrics:
-            m = metrics[name]
-            # Halving the divergence takes half a bit a weight at high rate.
-            bits = m["bits_per_weight"] + 0.5 * math.log2(m["compressed"]["kl"] / whole["compressed"]["kl"])
-            lines.append(
-                f"| {text} | {m['compression_rate']['on_disk']:.2f}x | {m['compressed']['kl']:.4f} "
-                f"| {m['relative_quality']:.3f} | {bits / whole['bits_per_weight'] - 1:+.1%} |"
-            )
-    return lines
-
-
-def networks() -> list[str]:
-    """CPU seconds and peak memory of each stage, a column a network, from benchmarks/networks.py."""
-    with (HERE / "results" / "networks.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names, stages = (list(dict.fromkeys(row[key] for row in rows)) for key in ("network", "stage"))
-    cells = {(row["network"], row["stage"]): row for row in rows}
-    lines = [f"| CPU s, peak MB | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    for stage in stages:
-        found = [cells[name, stage] for name in names]
-        lines.append(f"| `{stage}` | " + " | ".join(f"{row['cpu_seconds']}, {row['peak_mb']}" for row in found) + " |")
-    for title, key in (("jobs", "jobs"), ("images forwarded", "images_forwarded")):
-        sums = (str(sum(int(cells[name, stage][key]) for stage in stages)) for name in names)
-        lines.append(f"| {title} | {' | '.join(sums)} |")
-    return lines
+    """Renew both pages."""
+    files = Files()
+    for name, blocks in PAGES.items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        path.write_text(rendered(text, blocks, files), encoding="utf-8")
+        print(f"{name}: renewed")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
     }
     model, weights = files["model.json"], files["weights.safetensors"]
     write_model(Fetched(network(), spec | {"published": None, "preprocessing": preprocessing}), weights, model)
-    splits = split_indices(range(COUNT), {"search": COUNT - HELD_OUT, "held_out": HELD_OUT}, 0)
+    splits = split_indices(COUNT, labels, {"search": COUNT - HELD_OUT, "held_out": HELD_OUT}, 0)
     for name in ("search", "held_out"):
         chosen = np.random.default_rng(0).permutation(splits[name])
         keys = [str(i) for i in chosen]
@@ -167,7 +167,7 @@ def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
 def test_the_verdict_is_that_of_the_saved_file_on_the_held_out_images(result, tmp_path):
     result.save(tmp_path / "net")
     model, loaded = network(), wshare.load(tmp_path / "net", network(1))
-    held_out = split_indices(range(COUNT), {"search": COUNT - HELD_OUT, "held_out": HELD_OUT}, 0)["held_out"]
+    held_out = split_indices(COUNT, LABELS, {"search": COUNT - HELD_OUT, "held_out": HELD_OUT}, 0)["held_out"]
     images, labels = IMAGES[held_out], LABELS[held_out]
     with torch.inference_mode():
         found = score(loaded(images).numpy(), model(images).numpy(), labels)

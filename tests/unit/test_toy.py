@@ -43,7 +43,7 @@ def images() -> torch.Tensor:
 
 def search_images() -> ImageArray:
     """Those that `wshare.compress` chooses by."""
-    chosen = split_indices(range(COUNT), {"search": COUNT - HELD_OUT, "held_out": HELD_OUT}, 0)["search"]
+    chosen = split_indices(COUNT, None, {"search": COUNT - HELD_OUT, "held_out": HELD_OUT}, 0)["search"]
     return ImageArray(images()[torch.from_numpy(np.random.default_rng(0).permutation(chosen))], None)
 
 

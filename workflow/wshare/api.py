@@ -159,9 +159,10 @@ def compress(
     or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are class
     indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with it.
 
-    Images are dealt out, at random by `seed`, to search images and held-out ones. Every choice looks at search images
-    alone, and the verdict in `Result.metrics` at held-out images alone. `held_out` is the share (below 1) or number of
-    images held out, or other images to hold out: as `images`, or a tuple (images, labels).
+    Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
+    their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
+    alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as `images`, or
+    a tuple (images, labels).
 
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
@@ -410,7 +411,8 @@ def _splits(
     pixels, classes = _gathered(images, labels, "images", device)
     if isinstance(held_out, int | float) and not isinstance(held_out, bool):
         count = held_out_count(held_out, len(pixels), "held_out")
-        chosen = split_indices(pixels, {"search": len(pixels) - count, "held_out": count}, seed)
+        sizes = {"search": len(pixels) - count, "held_out": count}
+        chosen = split_indices(len(pixels), classes, sizes, seed)
         return tuple(_dealt(pixels, classes, chosen[name], seed) for name in ("search", "held_out"))
     others = held_out if isinstance(held_out, tuple) else (held_out, None)
     other_pixels, other_classes = _gathered(*others, "held_out", device)

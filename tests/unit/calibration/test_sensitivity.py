@@ -287,3 +287,26 @@ def test_a_row_has_every_column_and_survives_a_network_that_is_always_wrong(rand
     assert row(classification, probe, right)["relative_quality"] == probe.score.quality
     assert row(classification, probe, wrong)["relative_quality"] == 0.0
     assert row(classification, probe, right)["images"] == 10
+
+
+def test_relative_quality_of_a_probe_is_its_own_over_the_float32_networks(random_images):
+    """Float32 right on eight of ten, the probe on four of them: half, and not four tenths."""
+    model, images = built(NETWORKS["tiny"]), random_images(10)
+    reference = predict(model, images)
+    labels = reference.argmax(1)
+    labels[8:] = reference.argmin(1)[8:]
+    outputs = reference.copy()
+    outputs[:4] *= -1
+    before, after = (score(logits, reference, labels) for logits in (reference, outputs))
+    assert (before.quality, after.quality) == (0.8, 0.4)
+    found = row(classification, Probe("fc", 2, 1.5, 0.75, after), before)
+    assert found["relative_quality"] == 0.5
+    assert (found["inertia"], found["weighted_inertia"], found["kl"]) == (1.5, 0.75, after.kl)
+
+
+def test_a_layer_that_no_forward_pass_comes_by_loses_nothing(random_images):
+    model, images = built(lambda: Skip(SKIPS["sum"])), random_images(3)
+    model.spare = nn.Conv2d(1, 1, 3)
+    assert chain_names(model, "spare", images) == []
+    probes = profile(classification, model, clusters_of(model, ["spare"], (2,)), images, predict(model, images))
+    assert [probe.score.kl for probe in probes] == [0.0]

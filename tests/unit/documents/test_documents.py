@@ -89,14 +89,6 @@ def test_picture_of_the_front_shows_the_table(tmp_path, monkeypatch):
     assert (tmp_path / "front.svg").read_bytes() == shipped, "renew it: python benchmarks/figures.py"
 
 
-def test_figures_of_readme_stand_in_the_benchmarks():
-    table = read("README.md").partition("| | times smaller |")[2].partition("\n\n")[0]
-    page = read("docs/benchmarks.md")
-    rates = re.findall(r"(\d+\.\d+x)", table)
-    assert len(rates) >= 7
-    assert [rate for rate in rates if rate not in page] == []
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configuration_is_valid_and_names_no_folder(path):
     config = load(path)

@@ -95,6 +95,14 @@ def test_a_norm_without_weight_and_bias_is_folded():
     assert check_unchanged(model, batch()) == {"conv": "norm"}
 
 
+def test_a_norm_without_running_statistics_is_not_folded(caplog):
+    """Its scale and shift are those of each batch."""
+    model = Block("plain")
+    model.norm = nn.BatchNorm2d(3, track_running_stats=False)
+    assert check_unchanged(fast(model.eval()), batch()) == {}
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(("name", "shape"), [("tiny", (1, 8)), ("resnet_ds", (1, 28)), ("lenet5", (1, 28))])
 def test_all_norms_of_our_own_networks_are_folded_but_those_behind_a_pool(name, shape):
     model = alive(networks.build(name, {"classes": 10}))

@@ -73,6 +73,35 @@ def test_size_is_the_entropy_and_the_table(k):
     assert np.array_equal(decode(octets, len(values), k), values)
 
 
+def test_a_rare_symbol_among_many_costs_no_more_than_its_share():
+    """One in 2,000: a table of eight bits could not tell it from one in 256, and would take half as much again."""
+    values = np.zeros(200_000, np.uint16)
+    values[::2000] = 1
+    shares = np.bincount(values) / len(values)
+    ideal = -(shares @ np.log2(shares)) * len(values) / 8
+    octets = encode(values)
+    assert len(octets) <= 1.02 * ideal + 12
+    assert np.array_equal(decode(octets, len(values), 2), values)
+
+
+def test_frequencies_that_are_left_over_go_where_they_save_most_bits():
+    """Rounded down, 1000 : 100 : 10 : 1 is 11 : 2 : 1 : 1 of 16; the last one saves the first symbol most."""
+    assert entropy._quantised(np.array([1000, 100, 10, 1]), 4).tolist() == [12, 2, 1, 1]
+    # Three times as many as there is room for: 21 : 21 : 21 of 64, the one left to any; none to what does not occur.
+    assert sorted(entropy._quantised(np.array([5, 0, 5, 0, 5]), 6).tolist()) == [0, 0, 21, 21, 22]
+
+
+@given(st.lists(st.integers(0, 5000), min_size=2, max_size=40).filter(any), st.integers(0, 6))
+def test_frequencies_sum_to_the_precision_and_leave_out_only_what_does_not_occur(counts, more):
+    histogram = np.array(counts)
+    precision = max(1, (int(np.count_nonzero(histogram)) - 1).bit_length()) + more
+    found = entropy._quantised(histogram, precision)
+    assert found.sum() == 1 << precision
+    assert np.array_equal(found > 0, histogram > 0)
+    # What occurs more often is given no less.
+    assert (np.diff(found[np.argsort(histogram, kind="stable")]) >= -1).all()
+
+
 def test_equal_zeros_and_nothing_cost_one_byte():
     for count in (0, 1, 1 << 20):
         octets = encode(np.zeros(count, np.uint16))
@@ -87,6 +116,14 @@ def test_wide_values_split_into_coded_and_plain_bits():
     assert 0 < octets[0] & 31 < 16
     assert len(octets) < 0.9 * math.ceil(5000 * 16 / 8)
     assert np.array_equal(decode(octets, 5000, 1 << 17), values)
+
+
+@pytest.mark.parametrize(("limit", "kind"), [(2, np.uint16), (1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
+def test_decoded_integers_take_two_bytes_each_where_that_is_enough(limit, kind):
+    values = np.array([0, limit - 1, 0, 1])
+    found = decode(encode(values), 4, limit)
+    assert found.dtype == kind
+    assert found.tolist() == values.tolist()
 
 
 def decode_as_described(octets: bytes, count: int) -> list[int]:

@@ -8,6 +8,7 @@ from wshare.commands.tables import print_json, print_table
 from wshare.errors import UserError
 from wshare.files.sealed import check_origin, read_json, sha256_file
 from wshare.packed.contents import contents
+from wshare.report.texts import percent
 from wshare.tasks.table import DEFAULT, task
 from wshare.tasks.task import own_figures
 
@@ -52,12 +53,16 @@ def compare(
 
 # Rows that each task has.
 QUALITY = (
-    ("share of float32", "{:.2%}", lambda metrics: metrics["relative_quality"]),
-    ("interval from", "{:.2%}", lambda metrics: metrics["relative_quality_ci95"][0]),
-    ("interval to", "{:.2%}", lambda metrics: metrics["relative_quality_ci95"][1]),
+    ("share of float32", "{}", lambda metrics: _share(metrics, metrics["relative_quality"])),
+    ("interval from", "{}", lambda metrics: _share(metrics, metrics["relative_quality_ci95"][0])),
+    ("interval to", "{}", lambda metrics: _share(metrics, metrics["relative_quality_ci95"][1])),
     ("divergence, nats", "{:.4f}", lambda metrics: metrics["compressed"]["kl"]),
     ("verdict", "{}", lambda metrics: metrics["verdict"]),
 )
+
+
+def _share(metrics: dict, share: float) -> str:
+    return percent(share, metrics["quality_target"])
 
 
 def _quality(both: list[dict | None]) -> list[tuple[str, ...]]:

@@ -101,13 +101,13 @@ def _splits(
 ) -> list[ImageFile]:
     """Search and held-out images, decoded into files in a folder, each in random order as `prepare_images` has them."""
     count = len(dataset.keys)
-    taken = np.random.default_rng(seed).permutation(count)[:limit] if limit else np.arange(count)
-    kept = held_out_count(held_out, len(taken), "--held-out")
-    splits = split_indices(taken, {"search": len(taken) - kept, "held_out": kept}, seed)
+    taken = count if limit is None else min(limit, count)
+    kept = held_out_count(held_out, taken, "--held-out")
+    splits = split_indices(count, dataset.labels, {"search": taken - kept, "held_out": kept}, seed)
     return [
         decoded(
             dataset,
-            taken[np.random.default_rng(seed).permutation(splits[name])],
+            np.random.default_rng(seed).permutation(splits[name]),
             spec,
             enlarge,
             folder / f"{name}.h5",

@@ -16,9 +16,13 @@ def size(nbytes: float) -> str:
     return f"{nbytes / 1000:.1f} kB" if nbytes < 1e6 else f"{nbytes / 1e6:.2f} MB"
 
 
-def percent(share: float) -> str:
-    """A share as a percentage of two decimals."""
-    return f"{share:.2%}".replace("%", " %")
+def percent(share: float, target: float | None = None) -> str:
+    """A share as a percentage of two decimals, or of as many more as it takes to be seen below a target."""
+    digits = 2
+    # A share that differs in the last bits of a float alone is the target, written with the most digits.
+    while target is not None and share < target and digits < 12 and float(f"{100 * share:.{digits}f}") >= 100 * target:
+        digits += 1
+    return f"{100 * share:.{digits}f} %"
 
 
 def duration(seconds: float) -> str:

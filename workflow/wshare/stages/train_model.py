@@ -10,7 +10,7 @@ from wshare.data.dataset import UnreadableImage, all_unreadable, first_readable
 from wshare.data.images import normalised
 from wshare.data.prepare import prepared_split
 from wshare.data.registry import open_dataset
-from wshare.data.splits import split_indices
+from wshare.data.splits import splits_of
 from wshare.errors import UserError
 from wshare.models import zoo
 from wshare.models.description import finish
@@ -37,7 +37,7 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
     preprocessing = complete_preprocessing(found, settings["preprocessing"])
     arguments = {"classes": data.classes} | settings["arguments"]
     module = zoo.build(settings["architecture"], arguments)
-    splits = split_indices(data.keys, settings["dataset"]["split"], settings["seed"])
+    splits = splits_of(data, settings["dataset"]["split"], settings["seed"])
 
     def decoded(split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of a split, without the images that are skipped."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wshare.models.zoo import tiny
 from wshare.quantize.cost import index_bits, layer_bits
 from wshare.search.by_k.greedy import greedy_path
 from wshare.search.by_k.milp import allocate as allocate_within
@@ -13,6 +14,7 @@ from wshare.search.by_k.milp import choices_of
 from wshare.search.by_k.problem import Combination, Layer, Problem, Profiled, ladder, loss_per_bit, narrower
 from wshare.search.by_k.slope import allocate, predicted_loss
 from wshare.search.by_k.two_step import filter_candidates
+from wshare.search.method import Artifacts, SettingError
 from wshare.search.methods import METHODS
 
 OPTIONS = {
@@ -396,3 +398,10 @@ def test_analytic_bits_are_those_of_the_paper():
     assert layer_bits(1000, 1) == 32
     assert layer_bits(1000, None) == 32 * 1000
     assert three_layers().problem(0.9).bits((2, None, 16)) == 100 + 64 + 32 * 3000 + 4 * 800 + 512
+
+
+@pytest.mark.parametrize("k", [0, -3, True, 2.0, "4"])
+def test_a_k_that_is_no_number_of_shared_values_is_refused(k):
+    artifacts = Artifacts(tiny(), None, ("conv",))
+    with pytest.raises(SettingError, match=f"layer 'conv': k {k!r}: must be 1 or more, or null"):
+        METHODS["uniform"].load().realise(artifacts, {"conv": {"k": k}})

@@ -18,6 +18,7 @@ from wshare.evaluation.predict import predict
 from wshare.files.sealed import read_json, write_json
 from wshare.files.tables import read_sealed, write_sealed
 from wshare.models.zoo import tiny
+from wshare.quantize.cost import layer_bits
 from wshare.quantize.kmeans import sweep
 from wshare.search import evaluator
 from wshare.search.artifacts import Files
@@ -114,6 +115,10 @@ def test_each_distinct_combination_is_forwarded_once_and_counted(study, name):
     }
     bits = [int(line["bits"]) for line in front]
     assert bits == sorted(bits)
+    weights = {name: study.model.get_submodule(name).weight.numel() for name in ks}
+    for line, found in zip(front, bits, strict=True):
+        each = {name: None if line[f"k:{name}"] == "dense" else int(line[f"k:{name}"]) for name in ks}
+        assert found == sum(layer_bits(weights[name], k) for name, k in each.items())
     best = -1.0
     for line in front:
         assert (line["pareto"] == "1") == (float(line["relative_quality"]) > best)
