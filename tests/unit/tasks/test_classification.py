@@ -75,6 +75,82 @@ def test_the_standard_error_of_what_float32_expects_is_that_of_resampled_images(
     assert told["expected_relative_quality_ci95"] == pytest.approx(ends, abs=0.2 * np.std(resampled))
 
 
+def test_the_standard_error_of_what_float32_expects_goes_by_what_was_possible_of_each_image():
+    """A ratio of means: an image that loses as large a share as all others brings no error."""
+    reference = np.log(np.array([[0.8, 0.2], [0.6, 0.4], [0.9, 0.1]], dtype=np.float32))
+    logits = reference[:, ::-1]
+    found = score(logits, reference, None)
+    kept, possible = np.array([0.2, 0.4, 0.1]), np.array([0.8, 0.6, 0.9])
+    residual = (kept - kept.mean() / possible.mean() * possible) / possible.mean()
+    assert found.expected_error == pytest.approx(residual.std() / np.sqrt(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.85, 1.0, 1.5, 3.0])
+def test_a_temperature_is_that_at_which_labels_were_drawn(truth):
+    """Above 1 of a network that is too sure of itself, below it of one that is not sure enough."""
+    logits = random_logits(60_000, 10, 0)
+    chances = np.exp(logits / truth) / np.exp(logits / truth).sum(1, keepdims=True)
+    labels = (chances.cumsum(1) > np.random.default_rng(1).random((len(logits), 1))).argmax(1)
+    found = classification.temperature(logits, labels)
+    assert found == pytest.approx(truth, rel=0.03)
+    changed = logits + random_logits(len(logits), 10, 2, scale=1.0)
+    right = {name: (array.argmax(1) == labels).mean() for name, array in (("before", logits), ("after", changed))}
+    share = right["after"] / right["before"]
+    assert score(changed, logits, labels, found).expected == pytest.approx(share, abs=0.01)
+    told = score(changed, logits, labels).expected
+    # What it says itself is too good where it is not sure enough, and too bad where it is too sure.
+    if truth in (0.5, 3.0):
+        assert (told - share > 0.02) == (truth < 1)
+        assert abs(told - share) > 0.02
+
+
+def test_without_labels_the_temperature_is_one():
+    assert classification.temperature(random_logits(10, 3, 0), None) == 1.0
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_no_constant_is_better_than_the_best(labelled):
+    reference = random_logits(200, 4, 0) + np.array([1, 0, 0, 0], dtype=np.float32)
+    labels = np.random.default_rng(0).choice(4, 200, p=[0.2, 0.5, 0.2, 0.1]) if labelled else None
+    best = classification.constant(reference, labels, 1.3)
+    for seed in range(20):
+        other = score(np.tile(random_logits(1, 4, seed, 2.0), (200, 1)), reference, labels, 1.3)
+        assert other.kl >= best.kl
+        assert other.quality <= best.quality
+        assert other.expected <= best.expected + 1e-12
+        assert other.figures["correlation"] == 0.0
+    assert best.figures["correlation"] == 0.0
+    # It is right on a class, and on no other.
+    assert best.figures["balanced"] == 0.25
+
+
+def test_the_divergence_of_the_best_constant_is_the_information_of_images_about_predictions():
+    certain = np.repeat(np.eye(4, dtype=np.float32) * 100, 5, axis=0)
+    assert classification.constant(certain, None).kl == pytest.approx(np.log(4))
+    assert classification.constant(np.zeros((9, 4), np.float32), None).kl == pytest.approx(0, abs=1e-12)
+
+
+def test_correlation_of_two_classes_is_that_of_log_odds():
+    reference, logits = random_logits(300, 2, 0), random_logits(300, 2, 1) + random_logits(300, 2, 0)
+    odds = [np.diff(array.astype(np.float64), axis=1)[:, 0] for array in (reference, logits)]
+    found = score(logits, reference, None)
+    assert found.figures["correlation"] == pytest.approx(np.corrcoef(*odds)[0, 1], rel=1e-6)
+    assert score(reference, reference, None).figures["correlation"] == pytest.approx(1)
+    # A shift of all images, or of all classes of an image, is none.
+    assert score(reference + 5, reference, None).figures["correlation"] == pytest.approx(1)
+
+
+def test_balanced_accuracy_counts_each_class_once():
+    labels = np.repeat([0, 1, 3], [8, 2, 10])
+    logits = np.eye(4, dtype=np.float32)[np.where(np.arange(20) % 2, labels, 2)]
+    assert score(logits, logits, labels).figures["balanced"] == pytest.approx((4 / 8 + 1 / 2 + 5 / 10) / 3)
+    rows = classification.classes(logits[:, ::-1], np.eye(4, dtype=np.float32)[labels], labels)
+    assert {row["class"]: row["images"] for row in rows} == {0: 8, 1: 2, 3: 10}
+    assert rows[0] == {"class": 0, "images": 8, "float32": 8, "compressed": 0}
+    lost = [(row["compressed"] - row["float32"]) / row["images"] for row in rows]
+    assert lost == sorted(lost)
+
+
 def test_the_standard_error_of_the_divergence_is_that_of_its_mean():
     reference = np.log(np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]], dtype=np.float32))
     logits = np.log(np.array([[0.5, 0.5], [0.8, 0.2], [0.6, 0.4]], dtype=np.float32))

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -127,6 +128,39 @@ def test_where_accuracy_never_confirms_it_is_the_least_loss():
 def test_accuracy_alone_does_not_confirm_what_is_over_the_budget():
     curve = Curve(lambda slope: BUDGET * slope)
     assert curve.run(start=1.3) <= 1
+
+
+def test_a_refusal_by_a_hair_lowers_the_budget_by_a_fifth_and_no_more():
+    losses = []
+
+    def measure(slope: float) -> tuple[float, float]:
+        losses.append(BUDGET * slope)
+        return losses[-1], 1.01
+
+    find(measure, 0.97, BUDGET, 4)
+    for before, after in pairwise(losses):
+        assert 0.7 * before < after < 0.81 * before
+
+
+@pytest.mark.parametrize("unsure", [5.0, 16.0])
+def test_quality_that_is_far_off_is_reached_in_few_steps(unsure):
+    """Predictions change as the root of the divergence: so that no dozen of evaluations ends before it is small."""
+    tried = []
+
+    def measure(slope: float) -> tuple[float, float]:
+        tried.append(slope)
+        return BUDGET * slope, unsure * math.sqrt(slope)
+
+    slope = find(measure, 1.0, BUDGET, 12)
+    assert 0.5 < unsure * math.sqrt(slope) <= 1
+    assert sum(unsure * math.sqrt(slope) > 1 for slope in tried[:4]) < 4
+
+
+def test_slopes_are_of_three_digits_so_that_last_bits_of_sums_decide_nothing():
+    curves = [Curve(lambda p, off=off: BUDGET * (p * (1 + off)) ** 1.3) for off in (0, 1e-9)]
+    assert curves[0].run(0.123456) == curves[1].run(0.123456)
+    assert curves[0].tried == curves[1].tried
+    assert all(slope == float(f"{slope:.3g}") for slope in curves[0].tried)
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 3])
