@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from wshare.data.dataset import UnreadableImage, all_unreadable
 from wshare.data.images import write_images
-from wshare.data.prepare import prepared_split
+from wshare.data.matching import matched
+from wshare.data.prepare import prepared_split, unlike_others
 from wshare.data.registry import open_dataset
 from wshare.data.splits import splits_of
 from wshare.files.sealed import read_json
@@ -17,11 +18,14 @@ from wshare.progress import PROGRESS
 def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_images: Path) -> None:
     """Write the search and the held-out images, each in random order.
 
+    Labels are indices of the network's classes. UserError if an image is in both splits, or classes do not agree.
     Images that are unreadable are left out with `on_bad_image: skip`, else UserError names all of them.
     """
-    preprocessing = read_json(spec)["preprocessing"]
-    dataset = open_dataset(settings)
+    description = read_json(spec)
+    preprocessing = description["preprocessing"]
+    dataset = matched(open_dataset(settings), description, f"source {settings['source']!r}")
     splits = splits_of(dataset, settings["split"], settings["seed"])
+    seen: dict[bytes, tuple[str, str]] = {}
     for name, path in (("search", search_images), ("held_out", held_out_images)):
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
@@ -30,6 +34,7 @@ def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_ima
         try:
             with tqdm(chosen, name, **PROGRESS) as bar:
                 decoded = prepared_split(name, dataset, bar, preprocessing, settings)
+                decoded = unlike_others(name, decoded, keys, seen, dataset.apart)
                 write_images(path, decoded, labels, keys, preprocessing, settings)
         except UnreadableImage:
             raise all_unreadable(dataset, np.concatenate([splits["search"], splits["held_out"]])) from None

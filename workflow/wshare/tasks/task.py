@@ -88,6 +88,9 @@ class Task(Protocol):
     def score(self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Score:
         """Quality of outputs [N, ...] against the float32 network's `reference` and the labels [N], if any."""
 
+    def top_classes(self, outputs: np.ndarray) -> np.ndarray | None:
+        """The class that each image is predicted as, int64 [N]; None for a task whose labels are no classes."""
+
     def same_predictions(self, first: np.ndarray, second: np.ndarray) -> bool:
         """Whether two networks' outputs predict the same of every image."""
 
