@@ -215,7 +215,7 @@ def compress_images(
 ) -> Result:
     """`compress` on images that are dealt out already, each split in random order.
 
-    `settings` is a search of the configuration, complete, and the seed; `categories` are names of the classes, if known.
+    `settings` is a search of the configuration, complete, and the seed. `categories` are names of classes, if known.
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1

@@ -96,9 +96,12 @@ def relabelled(predicted: np.ndarray, labels: np.ndarray) -> float | None:
     rest, expected = predicted[1::2], labels[1::2]
     before = rest == expected
     after = rest == np.array([index.get(label, label) for label in expected.tolist()], dtype=np.int64)
-    gained, lost = (after & ~before).sum(), (before & ~after).sum()
-    certain = binom.sf(gained - 1, gained + lost, 0.5) < GUESSED if gained else False
-    return float(after.mean()) if certain and after.sum() >= 2 * before.sum() else None
+    gained, lost = after & ~before, before & ~after
+    # One class alone may well be hard for the network.
+    if len(np.unique(expected[gained])) < 2 or after.sum() < 2 * before.sum():
+        return None
+    certain = binom.sf(gained.sum() - 1, gained.sum() + lost.sum(), 0.5) < GUESSED
+    return float(after.mean()) if certain else None
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, names: dict[str, str]) -> str:
