@@ -186,6 +186,16 @@ def test_an_image_that_is_there_twice_is_in_one_split(way: str, labels: bool):
     assert not Path("held_out.h5").exists()
 
 
+def test_an_image_that_the_network_was_trained_on_is_not_searched_with_or_held_out():
+    write_folders(Path("images"), COUNT)
+    fetch()
+    prepare(split={"train": 60, "search": 120, "held_out": 60})
+    for path in sorted(Path("images").rglob("*.png")):
+        shutil.copy(path, path.with_name(f"again-{path.name}"))
+    found = message(prepare, split={"train": 360, "search": 40, "held_out": 0.1})
+    assert " images of split 'search' are in split 'train' too: class " in found
+
+
 def test_equal_images_of_a_collection_are_told_in_the_log(caplog: pytest.LogCaptureFixture):
     fetch()
     settings = {"source": "python", "function": "tests.unit.classifier:grey", "class_map": None, "path": None}

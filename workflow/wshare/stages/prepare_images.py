@@ -1,5 +1,6 @@
 """Decode the images of a dataset once, in the network's geometry, into two disjoint splits."""
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from wshare.progress import PROGRESS
 def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_images: Path) -> None:
     """Write the search and the held-out images, each in random order.
 
-    Labels are indices of the network's classes. UserError if an image is in both splits, or classes do not agree.
+    Labels are indices of the network's classes. UserError if an image is in two splits, or classes do not agree.
     Images that are unreadable are left out with `on_bad_image: skip`, else UserError names all of them.
     """
     description = read_json(spec)
@@ -26,15 +27,25 @@ def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_ima
     dataset = matched(open_dataset(settings), description, f"source {settings['source']!r}")
     splits = splits_of(dataset, settings["split"], settings["seed"])
     seen: dict[bytes, tuple[str, str]] = {}
-    for name, path in (("search", search_images), ("held_out", held_out_images)):
+
+    def write(name: str, path: Path | None) -> None:
+        """Write a split; without a path look at its images alone."""
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
         keys = [dataset.keys[i] for i in chosen]
         labels = None if dataset.labels is None else dataset.labels[chosen]
-        try:
-            with tqdm(chosen, name, **PROGRESS) as bar:
-                decoded = prepared_split(name, dataset, bar, preprocessing, settings)
-                decoded = unlike_others(name, decoded, keys, seen, dataset.apart)
+        with tqdm(chosen, name, **PROGRESS) as bar:
+            decoded = prepared_split(name, dataset, bar, preprocessing, settings)
+            decoded = unlike_others(name, decoded, keys, seen, dataset.apart)
+            if path is None:
+                deque(decoded, maxlen=0)
+            else:
                 write_images(path, decoded, labels, keys, preprocessing, settings)
-        except UnreadableImage:
-            raise all_unreadable(dataset, np.concatenate([splits["search"], splits["held_out"]])) from None
+
+    try:
+        if dataset.apart and len(splits.get("train", ())):
+            write("train", None)
+        write("search", search_images)
+        write("held_out", held_out_images)
+    except UnreadableImage:
+        raise all_unreadable(dataset, np.concatenate(list(splits.values()))) from None
