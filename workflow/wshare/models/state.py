@@ -104,7 +104,9 @@ def shared_memory(module: nn.Module, where: str) -> list[list[str]]:
     groups: dict[tuple, dict[int, Tensor]] = {}
     names: dict[int, list[str]] = {}
     for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
-        if not nn.parameter.is_lazy(tensor) and tensor.layout == torch.strided and tensor.numel():
+        # Other kinds of tensors, such as quantized ones, keep their numbers in ways of their own.
+        plain = not nn.parameter.is_lazy(tensor) and type(tensor.data) is Tensor and tensor.layout == torch.strided
+        if plain and tensor.numel():
             names.setdefault(id(tensor), []).append(name)
             memory = (tensor.device, tensor.untyped_storage().data_ptr())
             groups.setdefault(memory, {})[id(tensor)] = tensor
