@@ -57,6 +57,39 @@ class Dropping(nn.Sequential):
         return nn.functional.dropout(self[0](pixels), 0.1)
 
 
+class AutoEncoder(nn.Module):
+    """Two layers over one memory."""
+
+    def __init__(self, same: bool):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+        self.head = network()
+        with torch.no_grad():
+            self.encoder.weight.copy_(
+                torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0]
+            )
+            weight = self.encoder.weight.data
+        self.decoder.weight = nn.Parameter(weight if same else weight.t())
+        self.same = same
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        code = self.encoder(pixels.flatten(1))
+        code = code @ self.decoder.weight if self.same else self.decoder(code)
+        return self.head(code.view(pixels.shape))
+
+
+def over_one_memory() -> nn.Module:
+    return AutoEncoder(same=True)
+
+
+class Spare(InPlace):
+    """A layer that is never called, behind a forward that writes into its input."""
+
+    def __init__(self):
+        super().__init__(True)
+        self.spare = nn.Linear(3, 3)
+
+
 def in_place() -> nn.Module:
     return InPlace(True)
 

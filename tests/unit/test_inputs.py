@@ -14,7 +14,7 @@ import wshare
 from wshare import api
 from wshare.errors import UserError
 
-from .classifier import CLASSES, MEAN, SCALE, Dropping, InPlace, images, network, probable, yes_or_no
+from .classifier import CLASSES, MEAN, SCALE, AutoEncoder, Dropping, InPlace, images, network, probable, yes_or_no
 
 IMAGES, LABELS = images(160)
 SETTINGS = {"quality": 0.9, "confidence": None, "options": {"evaluations": 4, "probe_images": 4}}
@@ -100,6 +100,13 @@ def test_a_network_that_ends_in_softmax_gives_the_figures_of_its_logits(result, 
     assert not any(module._forward_hooks for part in (model, found.model) for module in part.modules())
 
 
+def test_a_recipe_of_probabilities_is_applied_again():
+    model = probable()
+    found = compressed(model)
+    search, _ = api._splits(model, IMAGES, LABELS, 0.5, 0)
+    assert api.apply_recipe(model, found.recipe, "recipe", search)[0] == found.packed
+
+
 def test_a_network_that_ends_in_log_softmax_is_as_good_as_one_with_logits(result):
     found = compressed(nn.Sequential(network(), nn.LogSoftmax(1)))
     assert found.metrics["compressed"]["kl"] == pytest.approx(result.metrics["compressed"]["kl"], rel=1e-3)
@@ -139,27 +146,6 @@ def test_held_out_labels_of_other_classes_stop_before_a_search(monkeypatch):
 
 
 # Memory that parameters share.
-
-
-class AutoEncoder(nn.Module):
-    """Two layers over one memory."""
-
-    def __init__(self, same: bool):
-        super().__init__()
-        self.encoder, self.decoder = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
-        self.head = network()
-        with torch.no_grad():
-            self.encoder.weight.copy_(
-                torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0]
-            )
-            weight = self.encoder.weight.data
-        self.decoder.weight = nn.Parameter(weight if same else weight.t())
-        self.same = same
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        code = self.encoder(pixels.flatten(1))
-        code = code @ self.decoder.weight if self.same else self.decoder(code)
-        return self.head(code.view(pixels.shape))
 
 
 def test_a_transposed_view_of_another_parameter_is_refused_by_name(monkeypatch):

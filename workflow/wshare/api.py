@@ -155,9 +155,10 @@ def compress(
     """The smallest network found that keeps `quality`, a share of the float32 quality.
 
     `model` takes images [N, C, H, W] and gives outputs of its `task`: logits, or probabilities, [N, classes] for
-    classification. It is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them,
-    or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are class
-    indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with it.
+    classification. It is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as
+    the model takes them, or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are
+    class indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with
+    it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones. Every choice looks at search images
     alone, and the verdict in `Result.metrics` at held-out images alone. `held_out` is the share (below 1) or number of
@@ -170,9 +171,9 @@ def compress(
 
     All is computed on the CPU, on `threads` threads, by default one a core; the result does not depend on their number.
     A model that lies on a GPU is copied from it. UserError tells what cannot be used: no layer to share, weights or
-    images that are not finite, outputs that differ from pass to pass, parameters that are different views of one memory,
-    labels out of range or of other classes than the model's, images both searched with and held out, too few images for
-    the confidence.
+    images that are not finite, outputs that differ from pass to pass, parameters that are different views of one
+    memory, labels out of range or of other classes than the model's, images both searched with and held out, too few
+    images for the confidence.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a {type(model).__name__}, not an nn.Module")

@@ -9,14 +9,25 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from wshare.artifacts.model import read_model
+from wshare.config.validation import complete_search
 from wshare.data.images import ImageFile
 from wshare.errors import UserError
 from wshare.files.sealed import read_json, write_json
+from wshare.search.artifacts import Files
+from wshare.stages.arguments import CompressedFiles, Machine, ModelFiles, Names, PackedFiles, SearchedFiles, Verdict
 from wshare.stages.evaluate_dense import evaluate_dense
+from wshare.stages.evaluate_packed import evaluate_packed
+from wshare.stages.extract_weights import extract_weights
 from wshare.stages.fetch_model import fetch_model
+from wshare.stages.inspect_model import inspect_model
+from wshare.stages.measure_inputs import measure_inputs
+from wshare.stages.pack_model import pack_model
 from wshare.stages.prepare_images import prepare_images
+from wshare.stages.search import search as search_stage
+from wshare.stages.train_model import train_model
 
 from ..classifier import CLASSES, FOLDERS, PREPROCESSING, network, write_folders
 
@@ -83,6 +94,68 @@ def test_a_network_that_ends_in_softmax_has_the_baseline_of_its_logits():
     # Its weights are those that it came with, without a trace of the logarithm.
     state = read_model(Path("model.json"), Path("weights")).state_dict()
     assert all(torch.equal(state[f"0.{name}"], value) for name, value in network().state_dict().items())
+
+
+def searched(function: str) -> dict:
+    """metrics.json of a search with the network, from the images that lie there."""
+    fetch(function)
+    evaluate()
+    inspect_model({"include": [], "exclude": []}, "m", Path("model.json"), Path("weights"), Path("layers.json"))
+    own = Path("model.json"), Path("weights"), Path("layers.json"), Path("search.h5")
+    extract_weights({"images": 32, "seed": 0}, *own, Path("weights.h5"), 0)
+    measure_inputs({"images": 64, "seed": 0}, *own, Path("calibration.h5"), 0)
+    options = {"evaluations": 3, "probe_images": 4}
+    search = {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "options": options}
+    settings = complete_search(search) | {"seed": 0, "packing": {"format": "entropy", "batch_norm": "auto"}}
+    files = Files(Path("weights.h5"), Path("calibration.h5"))
+    given = ModelFiles(*own[:2]), own[2], own[3], Path("search_outputs.h5"), files
+    made = SearchedFiles(*map(Path, ("front.csv", "losses.csv", "recipe.json")))
+    Path("journal").unlink(missing_ok=True)
+    search_stage(settings, *given, "code", Path("journal"), made, Machine(1, 0))
+    pack_model(*given, made.recipe, PackedFiles(*map(Path, ("packed", "dense", "sizes.json"))), threads=1)
+    evaluate_packed(
+        settings,
+        Names("m", "s", "d"),
+        own[0],
+        CompressedFiles(*map(Path, ("packed", "recipe.json", "sizes.json"))),
+        *map(Path, ("held_out.h5", "outputs.h5")),
+        [],
+        Verdict(*map(Path, ("verdict.json", "predictions.csv", "timings.json"))),
+        Machine(1, 0),
+    )
+    return read_json("verdict.json")
+
+
+def test_the_verdict_on_a_network_that_ends_in_softmax_is_that_on_its_logits():
+    write_folders(Path("images"), COUNT)
+    fetch()
+    prepare()
+    expected, found = searched("network"), searched("probable")
+    assert found["compressed"] == pytest.approx(expected["compressed"], rel=1e-3)
+    assert found["compressed"]["kl"] > 0.001
+    assert found["verdict"] == expected["verdict"]
+
+
+def test_parameters_over_one_memory_are_kept_once():
+    fetch("over_one_memory")
+    state = read_model(Path("model.json"), Path("weights")).state_dict(keep_vars=True)
+    assert state["encoder.weight"] is state["decoder.weight"]
+    assert "decoder.weight" not in load_file("weights")
+
+
+def test_what_a_network_that_writes_into_its_input_never_uses_is_dropped():
+    fetch("Spare")
+    assert read_json("model.json")["dropped"] == ["spare"]
+
+
+def test_a_network_that_is_trained_here_keeps_the_names_of_its_folders():
+    write_folders(Path("images"), COUNT)
+    training = {"epochs": 1, "learning_rate": 0.01, "batch_size": 32, "shift": 0, "floor": 0}
+    settings = {"architecture": "tiny", "arguments": {}, "seed": 0, "training": training}
+    settings["preprocessing"] = {"channels": 1}
+    data = SETTINGS | {"split": {"train": 100, "search": 100}}
+    train_model(settings | {"dataset": data}, Path("weights"), Path("model.json"))
+    assert read_json("model.json")["categories"] == list(FOLDERS)
 
 
 def test_a_network_with_dropout_that_is_always_on_stops():
