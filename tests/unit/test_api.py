@@ -108,6 +108,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
     spec = {
         "name": "tiny",
         "task": "classification",
+        "classes": 10,
         "builder": {"kind": "embedded", "name": "tiny", "arguments": {}},
         "dropped": [],
     }
