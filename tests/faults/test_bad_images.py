@@ -24,9 +24,9 @@ PREPROCESSING = {"channels": 3, "resize": 16, "crop": 16, "interpolation": "bili
 PREPROCESSING |= {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-def jpeg(mode: str = "RGB", size: tuple[int, int] = (20, 24), **options) -> bytes:
-    """A JPEG of a gradient."""
-    ramp = np.linspace(0, 255, size[0] * size[1]).astype(np.uint8).reshape(size[::-1])
+def jpeg(mode: str = "RGB", size: tuple[int, int] = (20, 24), number: int = 0, **options) -> bytes:
+    """A JPEG of a gradient, another one for each number."""
+    ramp = np.linspace(4 * number, 255, size[0] * size[1]).astype(np.uint8).reshape(size[::-1])
     image = PIL.Image.fromarray(ramp).convert("RGB").convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **options)
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     for number in range(6):
         path = Path("images", WNIDS[number % 2], f"{number}.jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg())
+        path.write_bytes(jpeg(number=number))
     write_json("model.json", {"preprocessing": PREPROCESSING})
     return Path("images")
 
@@ -184,7 +184,7 @@ def test_skipped_images_are_counted_in_the_baseline(tmp_path, monkeypatch, fault
     for number in range(60):
         path = Path("images", f"{number}.jpg")
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"" if number % 20 == 0 else jpeg("L"))
+        path.write_bytes(b"" if number % 20 == 0 else jpeg("L", number=number))
     settings = dataset(labels=False, on_bad_image="skip", split={"search": 40, "held_out": 20}) | {"seed": 0}
     made = ["--search-images", f"{R}/images/search.h5", "--held-out-images", f"{R}/images/held_out.h5"]
     assert main(["prepare_images", "--settings", json.dumps(settings), "--spec", MODEL["spec"], *made]) == 0
@@ -201,9 +201,9 @@ def test_other_kinds_of_images_are_converted(folder, fault):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     ramp = np.arange(400, dtype=np.uint16).reshape(20, 20) * 160
-    (folder / WNIDS[0] / "0.jpg").write_bytes(jpeg("CMYK"))
-    (folder / WNIDS[0] / "2.jpg").write_bytes(jpeg("L"))
-    (folder / WNIDS[0] / "4.jpg").write_bytes(jpeg(exif=exif))
+    (folder / WNIDS[0] / "0.jpg").write_bytes(jpeg("CMYK", number=6))
+    (folder / WNIDS[0] / "2.jpg").write_bytes(jpeg("L", number=7))
+    (folder / WNIDS[0] / "4.jpg").write_bytes(jpeg(number=8, exif=exif))
     PIL.Image.fromarray(ramp).save(folder / WNIDS[1] / "1.png")
     (folder / WNIDS[1] / "1.jpg").unlink()
     assert prepare() == 0

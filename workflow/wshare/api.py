@@ -33,12 +33,14 @@ from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
 from wshare.data.splits import held_out_count, split_indices
 from wshare.errors import UserError
+from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
 from wshare.files.atomic import write_bytes
 from wshare.models.forward import forward
 from wshare.models.layers import inspect
-from wshare.models.state import check_finite, fast, load_state, state_of
+from wshare.models.outputs import PROBABILITIES, TOLD, with_logits
+from wshare.models.state import check_finite, fast, load_state, shared_memory, state_of, tie
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
@@ -154,10 +156,11 @@ def compress(
 ) -> Result:
     """The smallest network found that keeps `quality`, a share of the float32 quality.
 
-    `model` takes images [N, C, H, W] and gives outputs of its `task`: logits [N, classes] for classification. It is
-    used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as the model takes them,
-    or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are class
-    indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with it.
+    `model` takes images [N, C, H, W] and gives outputs of its `task`: logits, or probabilities, [N, classes] for
+    classification. It is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as
+    the model takes them, or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are
+    class indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with
+    it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
     their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
@@ -171,7 +174,9 @@ def compress(
 
     All is computed on the CPU, on `threads` threads, by default one a core; the result does not depend on their number.
     A model that lies on a GPU is copied from it. UserError tells what cannot be used: no layer to share, weights or
-    images that are not finite, labels out of range, too few images for the confidence.
+    images that are not finite, outputs that differ from pass to pass, parameters that are different views of one
+    memory, labels out of range or of other classes than the model's, images both searched with and held out, too few
+    images for the confidence.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
@@ -183,7 +188,7 @@ def compress(
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
-    """The model, filled with the weights of a packed file.
+    """The model, filled with the weights of a packed file and in evaluation mode.
 
     Names and shapes must be those of the model; if not, UserError names the first that differ, and the model is left
     as it was. FormatError if the file is damaged. The compressed weights are for evaluation: batch norms hold a scale
@@ -200,7 +205,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
     load_state(model, state, str(path))
-    return model
+    return model.eval()
 
 
 def compress_images(
@@ -212,10 +217,11 @@ def compress_images(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     threads: int | None = None,
+    categories: Sequence[str] | None = None,
 ) -> Result:
     """`compress` on images that are dealt out already, each split in random order.
 
-    `settings` is a search of the configuration, complete, and the seed.
+    `settings` is a search of the configuration, complete, and the seed. `categories` are names of classes, if known.
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1
@@ -223,11 +229,13 @@ def compress_images(
     with _reproducible():
         work = _working_copy(model)
         names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
-        for sample in (search, held_out):
-            _check_sample(kind, work, sample)
+        known = _described(kind, work, (search, held_out))
+        work = with_logits(work, known)
         float32 = save(state_of(work))
         description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
-        reference = predict(work, search, threads)
+        reference, held_out_reference = (predict(work, sample, threads) for sample in (search, held_out))
+        check_accuracy(kind, reference, search.labels, categories, "search images")
+        check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
         check_target(kind, reference, search.labels, len(held_out), settings)
         row = METHODS[settings["method"]]
         made_with = _default_settings(names, settings["seed"])
@@ -235,7 +243,8 @@ def compress_images(
         searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
         packed, sizes = _packed(kind, searched.recipe, artifacts, reference, threads, len(float32))
         done = time.perf_counter()
-        quality = _quality(kind, _working_copy(model), packed, held_out, searched.recipe["temperature"], threads)
+        fresh, temperature = with_logits(_working_copy(model), known), searched.recipe["temperature"]
+        quality = _quality(kind, fresh, packed, held_out, held_out_reference, temperature, threads)
         compressed = _compressed(model, packed)
     hashes = {
         "model": description["sha256"],
@@ -265,7 +274,7 @@ def apply_recipe(
     kind = tasks.task(recipe["task"])
     with _reproducible():
         work = _working_copy(model)
-        _check_sample(kind, work, images)
+        work = with_logits(work, _described(kind, work, [images]))
         # Layers that the recipe leaves out stay as they are.
         found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
@@ -347,9 +356,10 @@ def _packed(
     return content, sizes
 
 
-def _quality(kind: Task, model: nn.Module, packed: bytes, images: Images, temperature: float, threads: int) -> dict:
-    """Quality of the packed file, loaded anew into `model`, against the model itself."""
-    reference = predict(model, images, threads)
+def _quality(
+    kind: Task, model: nn.Module, packed: bytes, images: Images, reference: np.ndarray, temperature: float, threads: int
+) -> dict:
+    """Quality of the packed file, loaded anew into `model`, against the float32 outputs, `reference`."""
     load_state(model, load_packed(packed), "the packed file")
     return compare(kind, predict(model, images, threads), reference, images.labels, temperature)
 
@@ -367,33 +377,52 @@ def _reproducible() -> Iterator[None]:
 
 
 def _working_copy(model: nn.Module) -> nn.Module:
-    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode; its weights are checked."""
+    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode; its weights are checked.
+
+    Parameters that lie in one memory are one there, too: copying would part them.
+    """
+    shared = shared_memory(model, "model")
     try:
         copied = copy.deepcopy(model)
     except RuntimeError as error:
         raise UserError(
             f"model: cannot be copied ({str(error).splitlines()[0]}); remove weight norms and the like first"
         ) from error
+    tie(copied, shared)
     check_finite(copied, "model")
     return fast(copied.cpu().float().eval())
 
 
-def _check_sample(kind: Task, model: nn.Module, images: Images) -> None:
-    """UserError unless the model gives finite outputs of its task on the first images, and labels fit them."""
-    first = images.batch(0)[:2]
-    # The task looks at the outputs of two images, and there may be one.
-    first = first if len(first) == 2 else torch.cat([first, first])
+def _described(kind: Task, model: nn.Module, samples: Iterable[Images]) -> dict:
+    """What the task says of the model's outputs, the same for each of the samples.
+
+    UserError unless they are finite and repeat on the first images, and labels fit them.
+    """
+    for images in samples:
+        first = images.batch(0)[:2]
+        # The task looks at the outputs of two images, and there may be one.
+        first = first if len(first) == 2 else torch.cat([first, first])
+        outputs = _outputs(model, first, images.shape)
+        description = kind.describe(outputs, {}, "model")
+        if not np.isfinite(outputs).all():
+            raise UserError(
+                "model: gives NaN or infinite outputs on the first images; check its buffers and the images"
+            )
+        check_repeats(outputs, forward(model, first), "model")
+        kind.check_labels(images.labels, description, "labels")
+    if description.get("outputs") == PROBABILITIES:
+        _log.info("model: %s", TOLD)
+    return description
+
+
+def _outputs(model: nn.Module, images: Tensor, shape: Sequence[int]) -> np.ndarray:
     try:
-        outputs = forward(model, first)
+        return forward(model, images)
     except (RuntimeError, AttributeError) as error:
         raise UserError(
-            f"model: fails on images {list(images.shape)} ({str(error).strip().splitlines()[0]}); "
+            f"model: fails on images {list(shape)} ({str(error).strip().splitlines()[0]}); "
             "give images as the model takes them"
         ) from error
-    description = kind.describe(outputs, {}, "model")
-    if not np.isfinite(outputs).all():
-        raise UserError("model: gives NaN or infinite outputs on the first images; check its buffers and the images")
-    kind.check_labels(images.labels, description, "labels")
 
 
 def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
@@ -420,10 +449,24 @@ def _splits(
         raise UserError("held_out: give labels with both the search images and the held-out images, or with neither")
     if other_pixels.shape[1:] != pixels.shape[1:]:
         raise UserError(f"held_out: images {list(other_pixels.shape[1:])}, but images are {list(pixels.shape[1:])}")
+    _check_apart(pixels, other_pixels)
     return (
         _dealt(pixels, classes, np.arange(len(pixels)), seed),
         _dealt(other_pixels, other_classes, np.arange(len(other_pixels)), seed),
     )
+
+
+def _check_apart(search: Tensor, held_out: Tensor) -> None:
+    """UserError if an image is among both: the verdict is for images that no choice has looked at."""
+    place = {hashlib.sha256(image.numpy().tobytes()).digest(): i for i, image in enumerate(search)}
+    both = [(place.get(hashlib.sha256(image.numpy().tobytes()).digest()), i) for i, image in enumerate(held_out)]
+    both = [(i, j) for i, j in both if i is not None]
+    if both:
+        i, j = both[0]
+        raise UserError(
+            f"held_out: {len(both)} of {len(held_out)} images are search images too, among them held-out image {j}, "
+            f"which is image {i}; hold out others"
+        )
 
 
 def _dealt(pixels: Tensor, labels: np.ndarray | None, chosen: np.ndarray, seed: int) -> ImageArray:

@@ -14,6 +14,7 @@ from wshare.cli import main
 from wshare.evaluation.verdict import compare
 from wshare.models import zoo as networks
 from wshare.models.description import finish
+from wshare.models.forward import forward
 from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.state import state_of
 from wshare.packed.format import load_packed, write_packed
@@ -52,12 +53,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_packed(packed, state, shared, {}, {}, {}, "fixed", weights_hash(state, shared))
     write_network(root / "other/model", "lenet5", 28, 1)
     rng = np.random.default_rng(0)
+    network = read_model(root / "tiny/model/model.json", root / "tiny/model/weights.safetensors")
     for i in range(IMAGES):
-        path = root / f"images/c{i % CLASSES}/{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Half of them are smaller than the network's input.
         side = 6 + 4 * (i % 2)
-        PIL.Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(path)
+        image = PIL.Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8))
+        pixels = np.asarray(image.resize((8, 8), PIL.Image.Resampling.BILINEAR), dtype=np.float32)[None, None] / 255
+        # The network is right on most of them.
+        label = i // 4 % CLASSES if i % 4 == 0 else int(forward(network, torch.from_numpy(pixels)).argmax())
+        path = root / f"images/c{label}/{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
     return root
 
 

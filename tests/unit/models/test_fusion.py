@@ -16,6 +16,7 @@ from wshare.models import zoo as networks
 from wshare.models.forward import forward
 from wshare.models.fusion import FusedConv, fused
 from wshare.models.layers import replaced
+from wshare.models.outputs import with_logits
 from wshare.models.state import fast
 
 
@@ -53,6 +54,21 @@ def norm(channels: int = 6, **arguments: object) -> nn.BatchNorm2d:
         nn.init.normal_(found.weight, generator=generator)
         nn.init.normal_(found.bias, generator=generator)
     return found
+
+
+def test_logarithms_of_probabilities_are_those_of_the_network():
+    plain, probable = (Parts(nn.Conv2d(3, 6, 3), norm(), torch.relu).eval() for _ in range(2))
+    probable.load_state_dict(plain.state_dict())
+    probable = nn.Sequential(probable, nn.Softmax(1))
+    model = with_logits(probable, {"outputs": "probabilities"})
+    assert with_logits(model, {"outputs": "probabilities"}) is model
+    assert len(model._forward_hooks) == 1
+    images = sample()
+    network = fused(model, images[:2])
+    assert len(convolutions(network)) == 1
+    expected = functional.log_softmax(plain(images), 1).detach().numpy()
+    for found in (forward(network, images), forward(model, images)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import sys
 import types
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from tests.unit.models.fetching import error, evaluate, rebuilt, user_state
+from wshare.errors import UserError
 from wshare.models import registry
 from wshare.models import state as state_module
 from wshare.models import zoo as networks
@@ -78,3 +80,65 @@ def test_weights_that_are_not_numbers(user_settings):
     state["3.bias"][1] = torch.nan
     torch.save(state, "weights.pth")
     assert "3.bias holds 1 NaN or infinite values of 5" in error(user_settings)
+
+
+class Views(nn.Module):
+    """Parameters and buffers that are views of one memory, as `views` cuts it."""
+
+    def __init__(self, views):
+        super().__init__()
+        whole = torch.arange(24.0).view(4, 6)
+        for name, view, parameter in views:
+            found = view(whole)
+            self.register_parameter(name, nn.Parameter(found)) if parameter else self.register_buffer(name, found)
+
+
+def same(whole):
+    return whole
+
+
+def left(whole):
+    return whole[:, :3]
+
+
+def right(whole):
+    return whole[:, 3:]
+
+
+def turned(whole):
+    return whole.t()
+
+
+@pytest.mark.parametrize(
+    ("views", "told"),
+    [
+        ([("a", same, True), ("b", turned, True)], "net: b [6, 4] is another view of the memory of a [4, 6], "),
+        ([("a", left, True), ("b", same, True)], "net: b [4, 6] is another view of the memory of a [4, 3], "),
+        ([("a", same, False), ("b", same, True)], "net: a [4, 6] is another view of the memory of b [4, 6], "),
+    ],
+)
+def test_views_of_one_memory_are_refused_by_name(views, told):
+    with pytest.raises(UserError) as raised:
+        state_module.shared_memory(Views(views), "net")
+    assert str(raised.value).startswith(told)
+    assert "\n" not in str(raised.value)
+
+
+def test_views_that_share_no_number_and_buffers_are_left_as_they_are():
+    for views in (
+        [("a", left, True), ("b", right, True)],
+        [("a", same, False), ("b", turned, False)],
+        [("a", lambda whole: whole[0], True), ("b", lambda whole: whole[1], True)],
+    ):
+        assert state_module.shared_memory(Views(views), "net") == []
+
+
+def test_parameters_over_one_memory_become_one():
+    module = Views([("a", same, True), ("b", same, True), ("c", same, True)])
+    module.d = module.b
+    groups = state_module.shared_memory(module, "net")
+    assert [sorted(group) for group in groups] == [["a", "b", "c", "d"]]
+    state_module.tie(module, groups)
+    assert module.a is module.b is module.c is module.d
+    assert list(state_module.state_of(module)) == ["a"]
+    assert state_module.shared_memory(module, "net") == []

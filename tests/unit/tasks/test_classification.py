@@ -200,9 +200,9 @@ def test_the_quality_is_the_first_figure_and_the_mean_of_what_each_image_adds():
 
 def test_it_is_described_by_the_number_and_the_names_of_its_classes():
     outputs = random_logits(2, 3, 0)
-    assert describe(outputs, {}, "net") == {"classes": 3, "categories": None}
+    assert describe(outputs, {}, "net") == {"classes": 3, "categories": None, "outputs": "logits"}
     named = {"classes": 3, "categories": ("a", "b", "c")}
-    assert describe(outputs, named, "net") == {"classes": 3, "categories": ["a", "b", "c"]}
+    assert describe(outputs, named, "net") == {"classes": 3, "categories": ["a", "b", "c"], "outputs": "logits"}
     # Names of other classes than the network's are none of its own.
     assert describe(outputs, {"categories": ["a", "b"]}, "net")["categories"] is None
     with pytest.raises(UserError, match=r"^classes: 4: net gives 3; correct or remove the key$"):

@@ -10,6 +10,7 @@ from wshare.errors import FormatError
 from wshare.files.atomic import atomic, remedy
 from wshare.files.sealed import check_sha256, read_json, sha256_file, write_json
 from wshare.models.description import Fetched
+from wshare.models.outputs import with_logits
 from wshare.models.registry import load
 from wshare.models.state import CPU, fast, state_of
 
@@ -32,12 +33,15 @@ def check_description(description: dict, spec: Path, keys: tuple[str, ...]) -> N
 
 
 def read_model(spec: Path, weights: Path, device: torch.device = CPU) -> torch.nn.Module:
-    """The network in evaluation mode, on a device; FormatError unless the weights are those the specification names."""
+    """The network in evaluation mode, on a device, giving logits even where the network itself gives probabilities.
+
+    FormatError unless the weights are those the specification names.
+    """
     description = read_json(spec)
     check_description(description, spec, ("sha256",))
     check_sha256(weights, description["sha256"], spec)
     check_description(description, spec, ("name", "builder", "dropped"))
     try:
-        return fast(load(description, load_file(weights)), device)
+        return with_logits(fast(load(description, load_file(weights)), device), description)
     except SafetensorError as error:
         raise FormatError(f"{weights}: damaged ({error}); {remedy(weights)}") from None

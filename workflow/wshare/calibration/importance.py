@@ -27,7 +27,8 @@ def fisher_diagonal(
     count = 0
     for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
         for image in batch:
-            likelihood = task.log_likelihood(model(image[None]), generator)
+            # A copy: a network may write into its input, and these images are needed again.
+            likelihood = task.log_likelihood(model(image[None].clone()), generator)
             # A layer that the output does not depend on has a gradient of zero.
             gradients = torch.autograd.grad(likelihood, parameters, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):

@@ -34,7 +34,8 @@ def input_statistics(
         with torch.inference_mode(), tqdm(batches, desc="calibration", unit="batch", **PROGRESS) as bar:
             for batch in bar:
                 for view in (batch, batch.flip(3).contiguous(memory_format=torch.channels_last)):
-                    model(view)
+                    # A copy: a network may write into its input, and these images are needed again.
+                    model(view.clone())
                     images += len(view)
     finally:
         for hook in hooks:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from wshare.artifacts.model import check_description, read_model
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile, write_images
-from wshare.data.prepare import prepared
+from wshare.data.matching import matched
+from wshare.data.prepare import prepared, unlike_others
 from wshare.data.registry import open_dataset
 from wshare.errors import UserError
 from wshare.files.sealed import read_json
@@ -94,17 +95,31 @@ def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset
         raise UserError(f"{error}{hint}") from None
 
 
-def check_labels(labels: np.ndarray | None, description: dict) -> None:
-    """UserError if a label of the folder is none that the described network can give."""
-    task(description["task"]).check_labels(labels, description, "--class-map")
+def labelled(dataset: Dataset, description: dict) -> Dataset:
+    """The images of a folder, with labels of the described network; UserError if a label is none that it can give."""
+    dataset = matched(dataset, description, "--images")
+    task(description["task"]).check_labels(dataset.labels, description, "--class-map")
+    return dataset
 
 
-def decoded(dataset: Dataset, chosen: np.ndarray, spec: dict, enlarge: bool, path: Path) -> ImageFile:
-    """The chosen images as the network of `spec` takes them, decoded into a file at `path`, in that order."""
+def decoded(
+    dataset: Dataset,
+    chosen: np.ndarray,
+    spec: dict,
+    enlarge: bool,
+    path: Path,
+    seen: dict[bytes, tuple[str, str]] | None = None,
+) -> ImageFile:
+    """The chosen images as the network of `spec` takes them, decoded into a file at `path`, in that order.
+
+    `seen` holds those of other splits, which are not to come again; see `unlike_others`.
+    """
     labels = None if dataset.labels is None else dataset.labels[chosen]
     with tqdm(chosen, path.stem, **PROGRESS) as bar:
+        keys = [dataset.keys[i] for i in chosen]
         images = prepared(dataset, bar, spec["preprocessing"], enlarge)
-        write_images(path, images, labels, [dataset.keys[i] for i in chosen], spec["preprocessing"], {})
+        images = unlike_others(path.stem, images, keys, {} if seen is None else seen, dataset.apart)
+        write_images(path, images, labels, keys, spec["preprocessing"], {})
     return ImageFile(path)
 
 

@@ -20,9 +20,9 @@ from wshare.commands.common import (
     Threads,
     Weights,
     check_at_least,
-    check_labels,
     check_output,
     decoded,
+    labelled,
     network_of,
     open_folder,
 )
@@ -82,12 +82,14 @@ def compress(
     search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
-    dataset = open_folder(images, class_map, no_labels)
+    folder_images = open_folder(images, class_map, no_labels)
     model, spec = network_of(architecture, None, weights, arguments, preprocessing)
-    check_labels(dataset.labels, spec)
+    dataset = labelled(folder_images, spec)
     with tempfile.TemporaryDirectory() as folder:
         both = _splits(dataset, spec, enlarge, held_out, limit, seed, Path(folder))
-        result = compress_images(model, *both, settings, spec["task"], threads=threads)
+        result = compress_images(
+            model, *both, settings, spec["task"], threads=threads, categories=spec.get("categories")
+        )
     result.save(output)
     if recipe:
         write_json(recipe, result.recipe)
@@ -104,6 +106,7 @@ def _splits(
     taken = count if limit is None else min(limit, count)
     kept = held_out_count(held_out, taken, "--held-out")
     splits = split_indices(count, dataset.labels, {"search": taken - kept, "held_out": kept}, seed)
+    seen: dict[bytes, tuple[str, str]] = {}
     return [
         decoded(
             dataset,
@@ -111,6 +114,7 @@ def _splits(
             spec,
             enlarge,
             folder / f"{name}.h5",
+            seen,
         )
         for name in ("search", "held_out")
     ]

@@ -22,7 +22,7 @@ from wshare.commands.common import (
     Threads,
     Weights,
     check_at_least,
-    check_labels,
+    labelled,
     network_of,
     open_folder,
 )
@@ -31,8 +31,11 @@ from wshare.data.dataset import Dataset
 from wshare.data.images import batch_size, normalised
 from wshare.data.prepare import prepared
 from wshare.errors import UserError
+from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare
+from wshare.models.forward import forward
+from wshare.models.outputs import with_logits
 from wshare.models.registry import build
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed, read_index
@@ -74,15 +77,19 @@ def evaluate(
     if architecture is None:
         spec = spec or Path(os.path.normpath(packed.parent / "../../model/model.json"))
     reference, description = network_of(architecture, spec, weights, arguments, preprocessing)
-    reference = fast(reference)
+    reference = with_logits(fast(reference), description)
     _check_reference(packed, reference)
-    compressed = fast(build(description))
+    compressed = with_logits(fast(build(description)), description)
     load_state(compressed, state, str(packed))
     both = _Both(reference, compressed).eval()
-    sample = _Sample(open_folder(images, class_map, no_labels), description, enlarge, limit)
+    dataset = labelled(open_folder(images, class_map, no_labels), description)
+    sample, kind = _Sample(dataset, description, enlarge, limit), task(description["task"])
+    first = sample.images(0, 2)
+    check_repeats(forward(reference, first), forward(reference, first), description["name"])
     with sample.progress:
         outputs = predict(both, sample, threads)
-    quality = compare(task(description["task"]), outputs[:, 1], outputs[:, 0], sample.labels)
+    check_accuracy(kind, outputs[:, 0], sample.labels, description.get("categories"), str(images))
+    quality = compare(kind, outputs[:, 1], outputs[:, 0], sample.labels)
     print_json({"packed": str(packed), "folder": str(images), **quality})
 
 
@@ -95,7 +102,7 @@ class _Both(nn.Module):
         self.compressed = compressed
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([self.reference(images), self.compressed(images)], 1)
+        return torch.stack([self.reference(images.clone()), self.compressed(images)], 1)
 
 
 class _Sample:
@@ -104,7 +111,6 @@ class _Sample:
     def __init__(self, dataset: Dataset, description: dict, enlarge: bool, limit: int | None):
         self.chosen = np.random.default_rng(SEED).permutation(len(dataset.keys))[:limit]
         self.labels = None if dataset.labels is None else dataset.labels[self.chosen]
-        check_labels(self.labels, description)
         self.progress = tqdm(total=len(self.chosen), desc="images", **PROGRESS)
         self._dataset, self._enlarge = dataset, enlarge
         self._preprocessing = description["preprocessing"]
@@ -114,9 +120,14 @@ class _Sample:
         return range(0, len(self.chosen), self._batch_size)
 
     def batch(self, start: int) -> Tensor:
-        chosen = self.chosen[start : start + self._batch_size]
+        images = self.images(start, start + self._batch_size)
+        self.progress.update(len(images))
+        return images
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Images as the network takes them, float32 [N, C, H, W]."""
+        chosen = self.chosen[start:stop]
         pixels = np.stack(list(prepared(self._dataset, chosen, self._preprocessing, self._enlarge)))
-        self.progress.update(len(chosen))
         return normalised(pixels, self._preprocessing["mean"], self._preprocessing["std"])
 
 

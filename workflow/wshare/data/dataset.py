@@ -32,7 +32,9 @@ class Dataset:
     i to mode "L" or "RGB" as Pillow converts it (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and
     rounded, where Pillow would clip it) and raises UserError if it cannot. `classes` is None where the source
     does not know the number of classes. `splits` holds the image indices of each split where the source deals
-    them out itself. Images that are `cropped` already are resized to the network's input as they are.
+    them out itself. Images that are `cropped` already are resized to the network's input as they are. `folders` are
+    names of the classes by index, where nothing but their order gives the indices; see `data.matching`. `apart` tells
+    that the images are files of the user's own, of which no two in different splits may be alike.
     """
 
     labels: np.ndarray | None
@@ -41,6 +43,8 @@ class Dataset:
     classes: int | None
     splits: Mapping[str, np.ndarray] | None = None
     cropped: bool = False
+    folders: tuple[str, ...] | None = None
+    apart: bool = False
 
 
 def first_readable(dataset: Dataset) -> PIL.Image.Image:

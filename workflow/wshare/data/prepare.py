@@ -1,5 +1,6 @@
 """Images as a network sees them: resized, cropped, before normalisation."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -75,6 +76,29 @@ def prepared_split(
         if len(skipped) == len(chosen):
             raise UserError(f"split {name!r}: no image is left, {told}; replace them")
         _log.info("%s: skipped, %s", name, told)
+
+
+def unlike_others(
+    name: str, images: Iterable[np.ndarray | None], keys: Iterable[str], seen: dict[bytes, tuple[str, str]], apart: bool
+) -> Iterator[np.ndarray | None]:
+    """The images of the split `name`, which are passed on one by one and noted in `seen`, with the split and the key.
+
+    Once through, UserError if an image of another split is equal, pixel for pixel, and images must be `apart`: the
+    verdict would rest on images that choices have looked at. Where they need not be, the log tells.
+    """
+    alike = []
+    for image, key in zip(images, keys, strict=True):
+        if image is not None:
+            other, first = seen.setdefault(hashlib.sha256(image.tobytes()).digest(), (name, key))
+            if other != name:
+                alike.append((key, other, first))
+        yield image
+    if alike:
+        key, other, first = alike[0]
+        told = f"{len(alike)} images of split {name!r} are in split {other!r} too: {key} is the same as {first}"
+        if apart:
+            raise UserError(f"{told}; remove copies and links, so that each image is there once")
+        _log.info("%s", told)
 
 
 def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, int]:

@@ -124,7 +124,8 @@ def _gives(module: nn.Module, probe: Tensor, expected: bytes) -> bool:
 
 def _output_bytes(module: nn.Module, probe: Tensor) -> bytes:
     with torch.no_grad():
-        return module(probe).contiguous().numpy().tobytes()
+        # A copy: a network may write into its input.
+        return module(probe.clone()).contiguous().numpy().tobytes()
 
 
 def _check_input(module: nn.Module, shape: Sequence[int], name: str) -> None:

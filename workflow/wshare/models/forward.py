@@ -6,6 +6,7 @@ from torch import nn
 
 
 def forward(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
-    """Outputs of one batch, float32 [B, ...]."""
+    """Outputs of one batch, float32 [B, ...]; the batch stays as it is."""
     with torch.inference_mode():
-        return model(batch).float().numpy(force=True)
+        # A copy: a network may normalise its input in place, and these images are needed again.
+        return model(batch.clone()).float().numpy(force=True)

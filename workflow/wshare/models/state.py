@@ -1,6 +1,7 @@
 """The weights of a network: checked, filled in, and taken out."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,76 @@ def tied(state: Mapping[str, object]) -> list[list[str]]:
     for name, value in state.items():
         groups.setdefault(id(value), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def shared_memory(module: nn.Module, where: str) -> list[list[str]]:
+    """Names of parameters that are different objects over the same numbers, to be made one with `tie`.
+
+    UserError, opening with `where`, if a parameter shares some of its memory with another tensor in any other way: a
+    copy of the module, or a file, would hold both, and could give them different values.
+    """
+    groups: dict[tuple, dict[int, Tensor]] = {}
+    names: dict[int, list[str]] = {}
+    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
+        # Other kinds of tensors, such as quantized ones, keep their numbers in ways of their own.
+        plain = not nn.parameter.is_lazy(tensor) and type(tensor.data) is Tensor and tensor.layout == torch.strided
+        if plain and tensor.numel():
+            names.setdefault(id(tensor), []).append(name)
+            memory = (tensor.device, tensor.untyped_storage().data_ptr())
+            groups.setdefault(memory, {})[id(tensor)] = tensor
+    found: dict[int, list[str]] = {}
+    for (_, address), tensors in groups.items():
+        # Tensors without memory, of the device meta, have the address 0.
+        for one, other in itertools.combinations(tensors.values() if address else (), 2):
+            if not isinstance(one, nn.Parameter) or not _overlap(one, other):
+                continue
+            first, second = names[id(one)][0], names[id(other)][0]
+            if not isinstance(other, nn.Parameter) or _view(one) != _view(other):
+                raise UserError(
+                    f"{where}: {second} {list(other.shape)} is another view of the memory of {first} "
+                    f"{list(one.shape)}, so that one cannot change without the other; use {first} itself in forward "
+                    "(as it is, or transposed there), or give each a copy (.clone())"
+                )
+            if id(other) not in found:
+                found[id(other)] = found.setdefault(id(one), list(names[id(one)]))
+                found[id(one)] += names[id(other)]
+    return list({id(group): group for group in found.values()}.values())
+
+
+def tie(module: nn.Module, groups: Iterable[Sequence[str]]) -> None:
+    """Make the parameters of each group, as `shared_memory` gives them, one object under all their names."""
+    for first, *others in groups:
+        parameter = module.get_parameter(first)
+        for name in others:
+            parent, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, parameter)
+
+
+def _view(tensor: Tensor) -> tuple:
+    """What tells apart two views of one memory; the stride along an axis of length one means nothing."""
+    axes = [axis for axis in zip(tensor.shape, tensor.stride(), strict=True) if axis[0] > 1]
+    return tensor.dtype, tensor.shape, tensor.storage_offset(), axes
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two views of one memory have a number in common."""
+    places = [_places(tensor) for tensor in (one, other)]
+    (start, stop), (other_start, other_stop) = places
+    if stop <= other_start or other_stop <= start:
+        return False
+    if _view(one) == _view(other) or one.element_size() != other.element_size():
+        return True
+    # Columns of one matrix lie between each other, and share nothing.
+    taken = torch.zeros(max(stop, other_stop) // one.element_size(), dtype=torch.bool)
+    taken.as_strided(one.shape, one.stride(), one.storage_offset())[...] = True
+    return bool(taken.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+
+
+def _places(tensor: Tensor) -> tuple[int, int]:
+    """First byte of a view in its memory, and the one behind its last."""
+    last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.storage_offset()
+    return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
 def _few(names: Sequence[str]) -> str:

@@ -6,8 +6,10 @@ from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import write_outputs
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
+from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.files.sealed import read_json, write_json
+from wshare.models.forward import forward
 from wshare.tasks.table import task
 from wshare.tasks.task import own_figures
 
@@ -23,7 +25,10 @@ def evaluate_dense(
     threads: int,
     gpus: int,
 ) -> None:
-    """Write the float32 network's outputs on both splits and its quality on them."""
+    """Write the float32 network's outputs on both splits and its quality on them.
+
+    UserError if the outputs do not repeat, or tell nothing of the labels: nothing that follows would mean anything.
+    """
     device = device_of(gpus)
     model = read_model(spec, weights, device)
     description = read_json(spec)
@@ -34,7 +39,12 @@ def evaluate_dense(
     splits = (("search", search_images, search_outputs), ("held_out", held_out_images, held_out_outputs))
     for name, path, target in splits:
         images = ImageFile(path, preprocessing=description["preprocessing"])
-        outputs = predict(model, placed(images, device), threads)
+        kind.check_labels(images.labels, description, f"{name} images")
+        sample = placed(images, device)
+        first = sample.batch(0)
+        check_repeats(forward(model, first), forward(model, first), description["name"])
+        outputs = predict(model, sample, threads)
+        check_accuracy(kind, outputs, images.labels, description.get("categories"), f"{name} images")
         write_outputs(target, outputs, images, description["sha256"])
         hashes[f"{name}_images"] = images.fingerprint
         figures = kind.score(outputs, outputs, images.labels).figures

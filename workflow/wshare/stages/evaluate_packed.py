@@ -13,6 +13,7 @@ from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
 from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
 from wshare.files.tables import write_sealed
+from wshare.models.outputs import with_logits
 from wshare.models.registry import build
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed
@@ -47,7 +48,7 @@ def evaluate_packed(
     check_origin(compressed.sizes, size, hashes)
     reference = read_outputs(held_out_outputs, sample, description["sha256"])
     device = device_of(machine.gpus)
-    network = fast(build(description), device)
+    network = with_logits(fast(build(description), device), description)
     load_state(network, state, str(compressed.packed))
     outputs = predict(network, placed(sample, device), machine.threads)
     hashes |= {

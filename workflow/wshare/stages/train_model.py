@@ -56,7 +56,15 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
     train(module, *decoded("train"), **hyperparameters, seed=settings["seed"])
     builder = {"kind": "embedded", "name": settings["architecture"], "arguments": arguments}
     fetched = described(
-        finish(module, settings, builder=builder, preprocessing=preprocessing, origin="trained by wshare"), settings
+        finish(
+            module,
+            settings,
+            builder=builder,
+            preprocessing=preprocessing,
+            origin="trained by wshare",
+            categories=data.folders,
+        ),
+        settings,
     )
     images, labels = decoded("search")
     outputs, kind = forward(module, images), task(fetched.spec["task"])

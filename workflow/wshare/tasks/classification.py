@@ -27,27 +27,40 @@ PROFILED = ("top1", "relative_quality", "loss", "kl", "agreement")
 PREDICTED = "top-1 predictions"
 # Logarithm of the largest temperature, and of the smallest one's inverse: a network beyond tells nothing.
 LARGEST_TEMPERATURE = 3.0
+# By how much the sum of an image's probabilities may miss one.
+SUM_ERROR = 1e-3
 # Columns of predictions.csv; a label is empty where the dataset has none.
 PREDICTIONS = ["image", "label", "float32", "compressed"]
 
 
 def describe(outputs: np.ndarray, settings: dict, name: str) -> dict:
-    """The number of `classes`, and their names as `categories`, in the order of their indices, or None.
+    """The number of `classes`, their names as `categories`, in the order of their indices, or None, and `outputs`.
 
-    Names are those of `settings["categories"]`, if there is one for each class. UserError if the outputs are not
-    [2, classes], or the number of classes is not `settings["classes"]`.
+    `outputs` are "logits", or "probabilities" where the network ends in softmax. Names are those of
+    `settings["categories"]`, if there is one for each class. UserError if the outputs are not [2, classes] of two
+    classes or more, or the number of classes is not `settings["classes"]`.
     """
     if outputs.ndim != 2:
         raise UserError(
             f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; only classifiers can be used"
         )
     classes, categories = outputs.shape[1], settings.get("categories")
+    if classes == 1:
+        raise UserError(
+            f"{name}: gives one output an image, [2, 1] for 2 images, so that every top-1 prediction is class 0; give "
+            "a logit for each class, for a yes or no the two of torch.cat([torch.zeros_like(x), x], 1)"
+        )
     if settings.get("classes") not in (None, classes):
         raise UserError(f"classes: {settings['classes']}: {name} gives {classes}; correct or remove the key")
     return {
         "classes": classes,
         "categories": list(categories) if categories and len(categories) == classes else None,
+        "outputs": "probabilities" if _are_probabilities(outputs) else "logits",
     }
+
+
+def _are_probabilities(outputs: np.ndarray) -> bool:
+    return bool((outputs >= 0).all() and (np.abs(outputs.sum(1) - 1) < SUM_ERROR).all())
 
 
 def check_labels(labels: np.ndarray | None, description: dict, where: str) -> None:
@@ -190,6 +203,11 @@ def classes(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | Non
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def top_classes(outputs: np.ndarray) -> np.ndarray:
+    """Top-1 class of each image, int64 [N]."""
+    return outputs.argmax(1)
 
 
 def same_predictions(first: np.ndarray, second: np.ndarray) -> bool:

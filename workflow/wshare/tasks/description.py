@@ -1,11 +1,15 @@
 """A network described as its task sees it: the last step before model.json is written."""
 
+import logging
 from dataclasses import replace
 
 import torch
 
 from wshare.models.description import Fetched
+from wshare.models.outputs import PROBABILITIES, TOLD
 from wshare.tasks.table import DEFAULT, task
+
+_log = logging.getLogger(__name__)
 
 
 def described(fetched: Fetched, settings: dict) -> Fetched:
@@ -16,7 +20,11 @@ def described(fetched: Fetched, settings: dict) -> Fetched:
     """
     spec, name = fetched.spec, settings.get("task") or DEFAULT
     with torch.no_grad():
-        # Of two black images.
-        outputs = fetched.module(torch.zeros(2, *spec["input"])).float().numpy()
+        # Of a black image and of noise: what two such outputs have in common is the network's nature.
+        noise = torch.randn(1, *spec["input"], generator=torch.Generator().manual_seed(0))
+        outputs = fetched.module(torch.cat([torch.zeros_like(noise), noise])).float().numpy()
     known = settings | {"categories": spec.get("categories")}
-    return replace(fetched, spec=spec | {"task": name} | task(name).describe(outputs, known, spec["name"]))
+    found = task(name).describe(outputs, known, spec["name"])
+    if found.get("outputs") == PROBABILITIES:
+        _log.info("%s: %s", spec["name"], TOLD)
+    return replace(fetched, spec=spec | {"task": name} | found)

@@ -108,6 +108,9 @@ class Task(Protocol):
         `float32` and `compressed` count the latter; those that lost most come first. Empty where there are no kinds.
         """
 
+    def top_classes(self, outputs: np.ndarray) -> np.ndarray | None:
+        """The class that each image is predicted as, int64 [N]; None for a task whose labels are no classes."""
+
     def same_predictions(self, first: np.ndarray, second: np.ndarray) -> bool:
         """Whether two networks' outputs predict the same of every image."""
 

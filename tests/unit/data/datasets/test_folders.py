@@ -65,10 +65,13 @@ def test_images_are_those_of_torchvisions_image_folder(tmp_path):
     save(tmp_path / TENCH / "deep.webp", noise(6, 5, 3))
     save(tmp_path / TENCH / "plain.PPM", noise(6, 5, 3))
     save(tmp_path / TENCH / "windows.bmp", noise(6, 5, 3))
+    save(tmp_path / TENCH / "scan.TIFF", noise(6, 5, 3))
+    save(tmp_path / TENCH / "scan.tif", noise(6, 5))
+    save(tmp_path / TENCH / "grey.pgm", noise(6, 5), format="PPM")
     dataset = open_dataset({"source": "imagefolder", "path": str(tmp_path)})
     reference = ImageFolder(tmp_path)
     assert [str(tmp_path / key) for key in dataset.keys] == [path for path, _ in reference.samples]
-    assert len(dataset.keys) == 13
+    assert len(dataset.keys) == 16
     for index, (expected, label) in enumerate(reference):
         image = dataset.read(index)
         assert (image.mode, image.size, dataset.labels[index]) == (expected.mode, expected.size, label)
@@ -204,6 +207,54 @@ def test_bad_class_map_is_named(tmp_path, content, message):
     with pytest.raises(UserError, match=f"map.json: {message}") as error:
         open_dataset({"source": "imagefolder", "path": str(tmp_path / "images"), "class_map": str(path)})
     one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("found", "first"),
+    [(("train", "val"), "val"), (("Train", "TEST", "meta"), "TEST"), (("train",), "train"), (("test", "val"), "test")],
+)
+def test_a_folder_of_splits_is_no_folder_of_classes(tmp_path, found, first):
+    for split in found:
+        write_folders(tmp_path / split, TENCH, GOLDFISH)
+    with pytest.raises(UserError) as error:
+        open_dataset({"source": "imagefolder", "path": str(tmp_path), "class_map": "sorted"})
+    told = one_line(error)
+    assert told.startswith(f"{tmp_path}: holds ")
+    assert f"which are splits and no classes; give {tmp_path / first}, which must hold" in told
+    dataset = open_dataset({"source": "imagefolder", "path": str(tmp_path / first), "class_map": "sorted"})
+    assert dataset.folders == (TENCH, GOLDFISH)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_folders(tmp_path, "bus", "train")
+    dataset = open_dataset({"source": "imagefolder", "path": str(tmp_path), "class_map": "sorted"})
+    assert dataset.folders == ("bus", "train")
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_images_of_types_that_are_not_read_are_told(tmp_path, caplog, labels):
+    settings = {"source": "imagefolder", "path": str(tmp_path), "class_map": "sorted", "labels": labels}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.HEIC").write_bytes(b"an iPhone's")
+    (tmp_path / "a" / "two.avif").write_bytes(b"a browser's")
+    with pytest.raises(UserError) as error:
+        open_dataset(settings)
+    assert "2 images of other types are there, such as a/one.HEIC: convert them" in one_line(error)
+    write_folders(tmp_path, "a", "b")
+    with caplog.at_level("WARNING", "wshare"):
+        dataset = open_dataset(settings)
+    assert len(dataset.keys) == 4
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}: 2 images are of types that are not read and are left out, such as a/one.HEIC; convert them, to "
+        "PNG say"
+    ]
+    # A class of which no image can be read is no class without images.
+    for path in (tmp_path / "b").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    if labels:
+        with pytest.raises(UserError, match=r"b: class folder without images; .* 2 images of other types are there"):
+            open_dataset(settings)
 
 
 def write_archives(root: Path, monkeypatch) -> None:

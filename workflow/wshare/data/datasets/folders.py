@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,17 @@ from wshare.data.dataset import Dataset, UnreadableImage, as_rgb, source_folder
 from wshare.errors import UserError, one_line
 from wshare.names import closest
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+_log = logging.getLogger(__name__)
+
+# Those of torchvision's ImageFolder.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+# Images too, but not read here: a folder that holds some would be read in part.
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".tga", ".pbm", ".pnm", ".svg"),
+    *(".psd", ".exr", ".hdr", ".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".dcm"),
+)
+# Folders that divide a collection, and are no classes.
+TRAIN, OTHERS = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
 IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}")
 
@@ -89,11 +101,13 @@ def open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
         return _from_unlabelled_folder(root)
     folders = _class_folders(root)
     if class_map == "sorted":
-        return _from_folders(root, {name: place for place, name in enumerate(folders)}, len(folders))
+        found = _from_folders(root, {name: place for place, name in enumerate(folders)}, len(folders))
+        return replace(found, folders=tuple(folders), apart=True)
     if class_map is not None:
-        return _from_folders(root, _mapped_indices(root, folders, Path(class_map).expanduser()), None)
+        mapped = _mapped_indices(root, folders, Path(class_map).expanduser())
+        return replace(_from_folders(root, mapped, None), apart=True)
     if all(WNID.fullmatch(name) for name in folders):
-        return _from_folders(root, _wnid_indices(root, folders), IMAGENET_CLASSES)
+        return replace(_from_folders(root, _wnid_indices(root, folders), IMAGENET_CLASSES), apart=True)
     unknown = next(name for name in folders if not WNID.fullmatch(name))
     raise UserError(
         f"{root / unknown}: no ImageNet wnid, so its class is unknown; set 'class_map' to a JSON file "
@@ -113,7 +127,19 @@ def _class_folders(root: Path) -> list[str]:
     folders = sorted(name for name in folders if not name.startswith("."))
     if not folders:
         raise UserError(f"{root}: holds no class folders; 'path' must hold one folder of images a class")
+    _refuse_splits(root, folders)
     return folders
+
+
+def _refuse_splits(root: Path, folders: Sequence[str]) -> None:
+    """UserError if the folders divide the collection into images for training and others."""
+    learnt = [name for name in folders if name.lower() in TRAIN]
+    kept = [name for name in folders if name.lower() in OTHERS]
+    if (learnt and kept) or len(learnt + kept) == len(folders):
+        raise UserError(
+            f"{root}: holds {', '.join(learnt + kept)}, which are splits and no classes; give "
+            f"{root / (kept or learnt)[0]}, which must hold one folder of images a class"
+        )
 
 
 def _wnid_indices(root: Path, folders: Sequence[str]) -> dict[str, int]:
@@ -149,10 +175,12 @@ def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -
     for name, index in indices.items():
         found += [(key, index) for key in _images_below(root, root / name)]
     if not found:
-        raise UserError(f"{root}: its class folders hold no image; known are {', '.join(IMAGE_SUFFIXES)}")
+        raise UserError(f"{root}: its class folders hold no image{_known(root)}")
     empty = sorted(indices.keys() - {key.split("/")[0] for key, _ in found})
     if empty:
-        raise UserError(f"{root / empty[0]}: class folder without images; remove it, or put its images there")
+        lost = root / empty[0]
+        raise UserError(f"{lost}: class folder without images; remove it, or put its images there{_known(lost)}")
+    _tell_others(root)
     found.sort()
     keys = tuple(key for key, _ in found)
     labels = np.array([index for _, index in found], dtype=np.int64)
@@ -162,14 +190,31 @@ def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -
 def _from_unlabelled_folder(root: Path) -> Dataset:
     keys = tuple(sorted(_images_below(root, root)))
     if not keys:
-        raise UserError(f"{root}: holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
-    return Dataset(None, keys, partial(_read_file, root, keys), classes=None)
+        raise UserError(f"{root}: holds no image{_known(root)}")
+    _tell_others(root)
+    return Dataset(None, keys, partial(_read_file, root, keys), classes=None, apart=True)
 
 
-def _images_below(root: Path, start: Path) -> Iterator[str]:
+def _known(start: Path) -> str:
+    """What an error adds where no image was found: the suffixes that are read, and images of others that are there."""
+    others = sorted(_images_below(start, start, OTHER_SUFFIXES))
+    beside = f"; {len(others)} images of other types are there, such as {others[0]}: convert them" if others else ""
+    return f"; known are {', '.join(IMAGE_SUFFIXES)}{beside}"
+
+
+def _tell_others(root: Path) -> None:
+    others = sorted(_images_below(root, root, OTHER_SUFFIXES))
+    if others:
+        _log.warning(
+            "%s: %d images are of types that are not read and are left out, such as %s; convert them, to PNG say",
+            *(root, len(others), others[0]),
+        )
+
+
+def _images_below(root: Path, start: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[str]:
     """Paths below `root` of the images at any depth of `start`."""
     for folder, _, files in os.walk(start, onerror=_raise_unlistable):
-        yield from (Path(folder, file).relative_to(root).as_posix() for file in files if _is_image(file))
+        yield from (Path(folder, file).relative_to(root).as_posix() for file in files if _is_image(file, suffixes))
 
 
 def _raise_unlistable(error: OSError) -> None:
@@ -177,9 +222,9 @@ def _raise_unlistable(error: OSError) -> None:
     raise UserError(f"{error.filename}: {error.strerror}; make the folder readable")
 
 
-def _is_image(name: str) -> bool:
+def _is_image(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
     # Archives made on a Mac have a "._name.JPEG" beside each image.
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def _read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wshare.errors import UserError
 from wshare.models.description import Fetched, finish
+from wshare.models.state import shared_memory, tie
 from wshare.names import closest
 
 
@@ -32,7 +33,10 @@ def fetch(settings: dict, cache: Path) -> Fetched:
 
 
 def build(name: str, arguments: dict) -> nn.Module:
-    """What the function "module:function" returns for `arguments`; UserError unless it is an nn.Module."""
+    """What the function "module:function" returns for `arguments`, parameters over one memory tied.
+
+    UserError unless it is an nn.Module whose parameters can change one by one.
+    """
     function = _function(name)
     try:
         inspect.signature(function).bind(**arguments)
@@ -41,6 +45,7 @@ def build(name: str, arguments: dict) -> nn.Module:
     module = function(**arguments)
     if not isinstance(module, nn.Module):
         raise UserError(f"architecture: {name} returned a {type(module).__name__}, not an nn.Module")
+    tie(module, shared_memory(module, f"architecture: {name}"))
     return module
 
 
