@@ -113,6 +113,15 @@ def test_slope_measures_no_more_than_it_may_and_returns_the_smallest_it_met(laye
     assert not met or problem.bits(chosen) == min(map(problem.bits, met))
 
 
+@given(LAYERS, st.floats(0.5, 0.9999))
+def test_slope_spends_no_evaluation_on_what_it_has_measured_already(layers, target):
+    """With as many evaluations as there are different combinations on its way it comes just as far."""
+    free, bound = (Additive(*map(list, zip(*layers, strict=True)), k_max=8) for _ in range(2))
+    chosen = search(free, "slope", target, evaluations=1000)
+    assert search(bound, "slope", target, evaluations=len(free.measured)) == chosen
+    assert bound.measured == free.measured
+
+
 def test_slope_gives_more_bits_to_sensitive_layers():
     network = Additive([1000, 1000], [1e-5, 1e-3])
     first, second = search(network, "slope", 0.99)
