@@ -424,6 +424,34 @@ def gpu_kernels(files: Files) -> list[str]:
     return [*table(f"| {' | '.join(names)}", rows), *measured(files["gpu_kernels"])]
 
 
+def intervals(files: Files) -> list[str]:
+    """The worst of all worlds with so many images, for either wrong verdict."""
+    rows = []
+    for images in dict.fromkeys(row["images"] for row in files["intervals"]):
+        worlds = [row for row in files["intervals"] if row["images"] == images]
+        worst = [f"{max(column(worlds, verdict)):.4f}" for verdict in ("met", "missed")]
+        rows.append((f"{int(images):,}", str(len(worlds)), *worst))
+    return table('held-out images | worlds | wrongly "met", at most | wrongly "missed", at most', rows)
+
+
+def acceptance(files: Files) -> list[str]:
+    """What each rule leads to, with each number of images and target."""
+    head = "images | target | confidence | met | undecided | missed | below | none accepted | mean rate on disk"
+    rows = [
+        (
+            *(f"{int(row['images']):,}", row["target"], row["confidence"]),
+            *(["refused", *[""] * 5] if row["refused"] == "1" else _chances(row)),
+        )
+        for row in files["acceptance"]
+    ]
+    return table(head, rows)
+
+
+def _chances(row: dict[str, str]) -> list[str]:
+    shares = (row[name] for name in ("met", "undecided", "missed", "below", "unaccepted"))
+    return [*(f"{float(share):.3f}" for share in shares), f"{float(row['rate']):.2f}x"]
+
+
 # Blocks of each page, by their marks.
 PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
     "README.md": {block.__name__: block for block in (splits, beside, demo, photos)},
@@ -434,6 +462,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, gpu_stages, gpu_kernels),
         )
     },
+    "docs/verdict.md": {block.__name__: block for block in (intervals, acceptance)},
 }
 
 
@@ -449,7 +478,7 @@ def rendered(page: str, blocks: dict[str, Callable[[Files], list[str]]], files: 
 
 
 def main() -> None:
-    """Renew both pages."""
+    """Renew all pages."""
     files = Files()
     for name, blocks in PAGES.items():
         path = ROOT / name

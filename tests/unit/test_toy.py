@@ -53,7 +53,7 @@ def test_a_network_of_a_kind_and_a_task_of_its_own_goes_all_the_way(method: str,
     result = wshare.compress(network(), images(), task=NAME, held_out=HELD_OUT, **given)
     metrics = result.metrics
     assert (metrics["task"], metrics["measure"]) == (NAME, "agreement")
-    assert metrics["compressed"].keys() == {"near", "distance", "images", "kl"}
+    assert metrics["compressed"].keys() == {"near", "distance", "images", "kl", "relative_kl"}
     assert f"agreement {metrics['compressed']['near']:.2%} on {HELD_OUT} held-out images" in str(result)
     assert {"near", "distance"} <= result.front[0].keys()
     assert result.recipe["layers"].keys() == {"0", "3", "5"}

@@ -60,15 +60,20 @@ def test_every_parameter_is_listed_once(study: Path):
 
 
 def test_splits_are_disjoint_and_in_random_order(study: Path):
-    keys = {}
+    keys, counts = {}, {}
     for split in ("search", "held_out"):
         with h5py.File(study / f"results/tiny/images/{split}.h5") as file:
             keys[split] = list(file["keys"].asstr())
+            counts[split] = np.bincount(file["labels"][:], minlength=10)
             assert file["images"].shape[1:] == (1, 8, 8)
             assert file["images"].dtype == np.uint8
     assert [len(keys[split]) for split in ("search", "held_out")] == [SPLIT["search"], HELD_OUT]
     assert not set(keys["search"]) & set(keys["held_out"])
     assert keys["search"] != sorted(keys["search"], key=int)
+    # Of each label as near to its share as whole numbers can be: the digits have 1,797 images.
+    share = SPLIT["search"] / 1797 * np.bincount(load_digits().target)
+    assert (np.abs(counts["search"] - share) < 1).all()
+    assert counts["held_out"].max() - counts["held_out"].min() <= 5
 
 
 def test_weights_file_holds_weight_and_importance(study: Path):

@@ -19,7 +19,7 @@ from wshare.commands import export as exporting
 from wshare.data.images import normalised
 from wshare.files.sealed import read_json, sha256_file, write_json
 from wshare.models import zoo as networks
-from wshare.models.state import state_of
+from wshare.models.state import load_state, state_of
 from wshare.packed.contents import contents
 from wshare.packed.format import load_packed, write_packed
 from wshare.quantize.codebooks import Shared, nearest_indices
@@ -51,8 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "ournet.py").write_text(MODULE)
     for seed in (0, 1):
         save_file(state(seed), folder / f"weights{seed}.safetensors")
-    for i, image in enumerate(pixels()):
-        path = folder / f"images/c{i % CLASSES}/{i:03}.png"
+    for i, (image, label) in enumerate(zip(pixels(), labels(), strict=True)):
+        path = folder / f"images/c{label}/{i:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(image[0]).save(path)
     with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +71,15 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch):
 
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (COUNT, 1, 8, 8), dtype=np.uint8)
+
+
+def labels() -> list[int]:
+    """Of every second image the class that the network gives it: one that guesses is refused."""
+    model = networks.tiny().eval()
+    load_state(model, state(0), "weights")
+    with torch.inference_mode():
+        predicted = model(normalised(pixels(), [0.4], [0.3])).argmax(1).tolist()
+    return [predicted[i] if i % 2 else i // 2 % CLASSES for i in range(COUNT)]
 
 
 def net(seed: int = 0) -> list[str]:
@@ -98,13 +107,14 @@ def error(capsys: pytest.CaptureFixture, command: list[str]) -> str:
 @pytest.mark.slow
 def test_the_command_gives_what_the_function_gives():
     # Keys are in the order of the folders.
-    order = np.argsort([f"c{i % CLASSES}/{i:03}" for i in range(COUNT)])
+    classes = np.array(labels())
+    order = np.argsort([f"c{classes[i]}/{i:03}" for i in range(COUNT)])
     model = networks.tiny()
     model.load_state_dict(state(0))
     result = wshare.compress(
         model,
         normalised(pixels()[order], [0.4], [0.3]),
-        order % CLASSES,
+        classes[order],
         quality=0.5,
         confidence=None,
         options={"evaluations": 2, "probe_images": 0},

@@ -84,22 +84,36 @@ def test_a_rare_symbol_among_many_costs_no_more_than_its_share():
     assert np.array_equal(decode(octets, len(values), 2), values)
 
 
-def test_frequencies_that_are_left_over_go_where_they_save_most_bits():
-    """Rounded down, 1000 : 100 : 10 : 1 is 11 : 2 : 1 : 1 of 16; the last one saves the first symbol most."""
-    assert entropy._quantised(np.array([1000, 100, 10, 1]), 4).tolist() == [12, 2, 1, 1]
-    # Three times as many as there is room for: 21 : 21 : 21 of 64, the one left to any; none to what does not occur.
-    assert sorted(entropy._quantised(np.array([5, 0, 5, 0, 5]), 6).tolist()) == [0, 0, 21, 21, 22]
+def table_of(octets: bytes) -> tuple[int, list[int]]:
+    """Precision and frequencies of coded integers."""
+    precision, width = (octets[1] >> 4) + 1, (octets[1] & 15) + 1
+    alphabet = int.from_bytes(octets[2:4], "little") + 1
+    table = np.frombuffer(octets[4 : 4 + math.ceil(alphabet * width / 8)], np.uint8)
+    return precision, unpack_indices(table, width, alphabet).tolist()
 
 
-@given(st.lists(st.integers(0, 5000), min_size=2, max_size=40).filter(any), st.integers(0, 6))
-def test_frequencies_sum_to_the_precision_and_leave_out_only_what_does_not_occur(counts, more):
-    histogram = np.array(counts)
-    precision = max(1, (int(np.count_nonzero(histogram)) - 1).bit_length()) + more
-    found = entropy._quantised(histogram, precision)
-    assert found.sum() == 1 << precision
-    assert np.array_equal(found > 0, histogram > 0)
-    # What occurs more often is given no less.
-    assert (np.diff(found[np.argsort(histogram, kind="stable")]) >= -1).all()
+@pytest.mark.parametrize(
+    ("counts", "precision", "frequencies", "size"),
+    [
+        # Shares of 64 are 47.8, 14.3, 1.4 and 0.5: rounded down, but for the last, they leave one.
+        ([100, 30, 3, 1], 6, [48, 14, 1, 1], 26),
+        # Shares of 16 are 12.8, 2.9, 0 and 0.3: the one left saves the second symbol most.
+        ([40, 9, 0, 1], 4, [12, 3, 0, 1], 14),
+    ],
+)
+def test_frequencies_that_are_left_over_go_where_they_save_most(counts, precision, frequencies, size):
+    octets = encode(np.repeat(np.arange(len(counts)), counts))
+    assert table_of(octets) == (precision, frequencies)
+    assert len(octets) == size
+
+
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=12))
+def test_frequencies_sum_to_the_precision_and_are_none_where_nothing_occurs(counts):
+    octets = encode(np.repeat(np.arange(len(counts)), counts), None)
+    if octets[0] == entropy.TABLE:
+        precision, frequencies = table_of(octets)
+        assert sum(frequencies) == 1 << precision
+        assert [bool(found) for found in frequencies] == [bool(count) for count in counts[: len(frequencies)]]
 
 
 def test_equal_zeros_and_nothing_cost_one_byte():

