@@ -300,7 +300,7 @@ def test_export_refuses_in_one_line(flags, message, capsys):
         (lambda: compress("new", "--weights", "absent"), "absent: no such file"),
         (lambda: compress("new", "--architecture", "mobilenet_v9"), "torchvision has no such classification network"),
         (
-            lambda: compress("new", "--confidence", "0.9"),
+            lambda: compress("new", "--confidence", "0.9", "--quality", "0.9"),
             "30 search images and 30 held-out ones cannot confirm",
         ),
         (lambda: compress("new", "--held-out", "1"), "--held-out 1.0: must be a share of the images"),
