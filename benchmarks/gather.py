@@ -2,7 +2,7 @@
 
     python benchmarks/gather.py study results/efficientnet_lite0 [<folder of another model> ...]
     python benchmarks/gather.py demo results/lenet5 results/resnet_ds results/efficientnet_lite0
-    python benchmarks/gather.py photos results/efficientnet_lite0/search/eighth=<what `wshare evaluate` printed>
+    python benchmarks/gather.py photos results/efficientnet_lite0/search/crops=<what `wshare evaluate` printed>
 
 Writes benchmarks/results/<table>.csv, a row a search; rows of other models and searches stay. `photos` takes a packed
 file's quality from `python -m wshare evaluate` on other images, all else from the search's own folder. `measured` tells

@@ -243,7 +243,7 @@ def demo(files: Files) -> list[str]:
 
 def photos(files: Files) -> list[str]:
     """What the search on crops of photographs came to, on other crops and on ImageNet."""
-    crops, other = files.search("demo", "eighth"), files.search("photos", "eighth")
+    crops, other = files.search("demo", "crops"), files.search("photos", "crops")
     return [
         f"Its file has {size(float(crops['packed_bytes']))} instead of {size(float(crops['float32_bytes']))}, "
         f"**{rate(crops)}** on disk. On {crops['images']} held-out crops, which show",

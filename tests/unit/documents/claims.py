@@ -118,7 +118,7 @@ README_STATED = (
 BENCHMARKS = (
     Claim(
         "ImageNet weights ({:.1f} MB as float32 safetensors), {} images of the ImageNet validation set",
-        lambda files: [number(files.search("demo", "eighth"), "float32_bytes") / 1e6, images(files)],
+        lambda files: [number(files.search("demo", "crops"), "float32_bytes") / 1e6, images(files)],
     ),
     Claim("compared with each other on these {} images", lambda files: [images(files)]),
     Claim("Splits of the same {} images", lambda files: [images(files)]),

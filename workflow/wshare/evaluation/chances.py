@@ -47,11 +47,12 @@ def goes_by_confidence(settings: dict) -> bool:
 def unconfirmed(search: int, held_out: int, quality: float, target: float, confidence: float) -> str | None:
     """A sentence if so many images cannot confirm the target for an unchanged network, right on this share of them.
 
-    None if they can: `predicted_low` of its counts then reaches the target.
+    None if they can: `predicted_low` of its counts then reaches the target, and so does the verdict's interval.
     """
-    ratio = search / held_out
-    possible = target < 1 and quality > 0
-    least = math.ceil((quantiles(ratio, confidence) + 0.5 * ratio) / (1 - target) / quality) if possible else 0
+    ratio, fewest = search / held_out, least_images(target)
+    possible = fewest is not None and quality > 0
+    right = max((quantiles(ratio, confidence) + 0.5 * ratio) / (1 - target), ratio * fewest) if possible else 0
+    least = math.ceil(right / quality) if possible else 0
     if possible and search >= least:
         return None
     takes = f"that takes about {least:,} and {math.ceil(least / ratio):,}" if possible else "no number of images can"
