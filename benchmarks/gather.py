@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
 from wshare.files.tables import read_sealed, write_table  # noqa: E402
+from wshare.version import __version__  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 KEY = ("seed", "model", "search")
@@ -87,9 +88,11 @@ def counts(predictions: Path) -> dict[str, int]:
 
 
 def measured() -> str:
-    """The version of the working tree, and today."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """The version of the working tree, or of the package where there is no history, and today."""
+    version = __version__
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return f"{version}, {datetime.datetime.now(datetime.UTC).date()}"
 
 

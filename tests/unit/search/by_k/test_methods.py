@@ -134,6 +134,27 @@ def test_slope_spends_no_evaluation_on_what_it_has_measured_already(layers, targ
     assert bound.measured == free.measured
 
 
+def test_slope_comes_near_the_optimum_by_bisection_alone():
+    """Eight layers, and evaluations for no more than the halvings: single steps alone would be too many."""
+    network = Additive([100, 3000, 800, 5000, 1500, 400, 2000, 700], [3e-3, 1e-4, 5e-4, 2e-5, 1e-4, 1e-3, 3e-4, 2e-3])
+    problem = network.problem(0.9)
+    best = problem.bits(search(network, "milp", 0.9, evaluations=60))
+    assert problem.bits(search(network, "slope", 0.9, evaluations=14)) < 1.02 * best
+
+
+def test_slope_narrows_one_of_two_equal_layers_where_both_are_too_much():
+    network = Additive([1000, 1000], [1e-3, 1e-3], k_max=4)
+    target = 1 - (network.losses[0][1] + network.losses[1][3]) - 1e-9
+    assert sorted(search(network, "slope", target)) == [2, 4]
+
+
+def test_slope_narrows_nothing_where_nothing_meets_the_target():
+    """Of slopes that all fail it measures the combinations there are at the end of the range, and no more."""
+    network = three_layers()
+    search(network, "slope", 2.0, evaluations=200)
+    assert len(network.measured) == 2
+
+
 def test_slope_gives_more_bits_to_sensitive_layers():
     network = Additive([1000, 1000], [1e-5, 1e-3])
     first, second = search(network, "slope", 0.99)
