@@ -44,7 +44,7 @@ from wshare.models.state import check_finite, fast, load_state, shared_memory, s
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
-from wshare.report.quality import reasons
+from wshare.report.quality import kept_share, reasons
 from wshare.search.evaluator import Evaluator, Key, check_target
 from wshare.search.measured import measured_artifacts
 from wshare.search.method import Artifacts
@@ -85,14 +85,17 @@ class Result:
 
     def __str__(self) -> str:
         nbytes, after, quality = self.metrics["bytes"], self.metrics["compressed"], self._quality()
-        low, high = self.metrics["relative_quality_ci95"]
+        share, *ends = (
+            kept_share(value, self.metrics)
+            for value in (self.metrics["relative_quality"], *self.metrics["relative_quality_ci95"])
+        )
         told = "".join(f"\n{reason}" for reason in reasons(self.metrics))
         return (
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
             f"{self.metrics['measure']} {quality.text(after[quality.key])} on {after['images']:,} held-out images, "
-            f"{self.metrics['relative_quality']:.2%} of float32 (95 % interval {low:.2%} to {high:.2%}): "
+            f"{share} of float32 (95 % interval {' to '.join(ends)}): "
             f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}{told}"
         )
 

@@ -167,3 +167,32 @@ def test_files_that_were_not_made_from_one_another_are_refused(tmp_path):
     write_json(metrics, content | {"sha256": content["sha256"] | {"recipe": "other"}})
     with pytest.raises(FormatError, match=f"^{recipe}: not the file that {metrics} describes, or damaged; "):
         again()
+
+
+def test_a_share_below_the_target_is_not_written_as_the_target(tmp_path):
+    content = result("accuracy", 0.8, 0.7759999) | {"relative_quality_ci95": [0.9699999, 0.9711]}
+    text, _ = summary(tmp_path, content)
+    assert "97.00%" not in text.partition("quality target")[0]
+    assert "96.99999%" in text
+
+
+def test_under_a_verdict_stand_the_counts_and_what_would_decide(tmp_path):
+    text, _ = summary(tmp_path, result("accuracy", 0.8, 0.796))
+    assert "of 400 held-out images float32 has 312 right: 12 were lost, 10 gained" in text
+    assert "about 2,500 held-out images would probably decide it" in text
+    assert "a target of 0.968 would be met" in text
+    assert "accepted" not in text
+
+
+def test_a_search_that_accepted_nothing_says_so_and_what_to_change(tmp_path):
+    text, _ = summary(tmp_path, result("accuracy", 0.8, 0.7) | {"accepted": False, "verdict": "missed"})
+    assert "none of the 7 combinations measured was accepted" in text
+    assert "lower quality_target or confidence, or give more search images" in text
+
+
+def test_images_of_one_class_are_said_to_tell_nothing(tmp_path):
+    needed = {"balanced_images": True, "held_out_images": None, "quality_target": None}
+    content = result("agreement", 1.0, 0.998) | {"needed": needed, "constant": {"relative_quality": 0.998}}
+    text, _ = summary(tmp_path, content)
+    assert "these images cannot tell: one output for all of them keeps 99.80%" in text
+    assert "  next: give datasets.d about as many images of each class, and run again" in text

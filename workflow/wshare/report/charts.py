@@ -179,8 +179,8 @@ def front(model: Model, search: Search) -> Chart:
         f"{counted(len(search.front), 'combination')} measured on the search images. The chosen one has "
         f"{size(float(row['bits']) / 8)} (analytic: indices and codebooks alone) and keeps "
         f"{percent(float(row['relative_quality']))} {kept} there; its packed file has "
-        f"{size(metrics['bytes']['packed'])} on disk and keeps {percent(metrics['relative_quality'])} on the held-out "
-        f"images ({percent(low)} to {percent(high)})."
+        f"{size(metrics['bytes']['packed'])} on disk and keeps {percent(metrics['relative_quality'], target)} on the "
+        f"held-out images ({percent(low, target)} to {percent(high, target)})."
     )
     if below:
         finding += f" Below the scale, and drawn at its lower edge: {counted(below, 'point')}."

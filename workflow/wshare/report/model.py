@@ -82,7 +82,7 @@ def _titled(search: Search) -> str:
 def _card(model: Model, search: Search) -> str:
     metrics = search.metrics
     nbytes, rate = metrics["bytes"], metrics["compression_rate"]
-    low, high = metrics["relative_quality_ci95"]
+    (low, high), target = metrics["relative_quality_ci95"], metrics["quality_target"]
     head = (
         f'<span>{escape(search.name)}</span><span class="verdict {metrics["verdict"]}">'
         f"{VERDICTS[metrics['verdict']]}</span>"
@@ -102,12 +102,12 @@ def _card(model: Model, search: Search) -> str:
             )
             for figure in figures
         ]
-        quality.append(("share of float32", percent(metrics["relative_quality"])))
+        quality.append(("share of float32", percent(metrics["relative_quality"], metrics["quality_target"])))
     float16 = nbytes["float32"] / 2
     peaks = [used.memory for used in search.usage.values() if used.memory is not None]
     rows = [
         *quality,
-        ("95 % interval", f"{percent(low)} to {percent(high)}"),
+        ("95 % interval", f"{percent(low, target)} to {percent(high, target)}"),
         ("information lost", percent(metrics["compressed"]["relative_kl"])),
         ("best constant network", percent(metrics["constant"]["relative_quality"])),
         ("quality target", percent(metrics["quality_target"])),
@@ -327,14 +327,15 @@ def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:
     """Name, number on the search images and number on the held-out images."""
     metrics, on_search = search.metrics, search.recipe["on_search_images"]
     baseline, after = model.baseline, search.metrics["compressed"]
-    low, high = metrics["relative_quality_ci95"]
+    (low, high), target = metrics["relative_quality_ci95"], metrics["quality_target"]
     least, most = metrics["expected_relative_quality_ci95"]
     images = ("images", f"{baseline['search']['images']:,}", f"{after['images']:,}")
-    interval = ("95 % interval of that share", "", f"{percent(low)} to {percent(high)}")
+    interval = ("95 % interval of that share", "", f"{percent(low, target)} to {percent(high, target)}")
     expected = (
         "share that float32 expects to be kept",
         percent(on_search["expected"]),
-        f"{percent(metrics['expected_relative_quality'])} ({percent(least)} to {percent(most)})",
+        f"{percent(metrics['expected_relative_quality'], target)} "
+        f"({percent(least, target)} to {percent(most, target)})",
     )
     divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
     kind = task(model.spec["task"])
@@ -347,7 +348,11 @@ def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:
         images,
         (f"float32 {quality.label}", *before),
         (f"compressed {quality.label}", chosen, packed),
-        ("share of float32", percent(on_search["relative_quality"]), percent(metrics["relative_quality"])),
+        (
+            "share of float32",
+            percent(on_search["relative_quality"], target),
+            percent(metrics["relative_quality"], target),
+        ),
         interval,
         expected,
         *(

@@ -1,5 +1,6 @@
 """Quality in words, for a network of any task."""
 
+from wshare.report.texts import percent
 from wshare.tasks.task import AGREEMENT, Figure, Task, own_figures
 
 
@@ -23,13 +24,20 @@ def in_a_line(task: Task, metrics: dict) -> str:
     quality = own_figures(task)[0]
     before, after = metrics["float32"][quality.key], metrics["compressed"][quality.key]
     low, high = metrics["relative_quality_ci95"]
-    interval = f"95 % interval {low:.2%} to {high:.2%}"
+    interval = f"95 % interval {kept_share(low, metrics)} to {kept_share(high, metrics)}"
     if is_agreement(metrics):
         # Against itself the float32 network is always right: true of any network, so it tells nothing.
         images = metrics["compressed"]["images"]
-        return f"agreement with float32 {quality.text(after)} on {images} held-out images (no labels), {interval}"
-    share = f"{metrics['relative_quality']:.2%} of float32"
+        return (
+            f"agreement with float32 {kept_share(after, metrics)} on {images} held-out images (no labels), {interval}"
+        )
+    share = f"{kept_share(metrics['relative_quality'], metrics)} of float32"
     return f"{quality.label} {quality.text(before)} -> {quality.text(after)}: {share}, {interval}"
+
+
+def kept_share(share: float, metrics: dict) -> str:
+    """A share of float32's quality for a terminal; one below the target never reads as the target."""
+    return percent(share, metrics["quality_target"]).replace(" ", "")
 
 
 def reasons(metrics: dict) -> list[str]:

@@ -65,7 +65,7 @@ def _row(result: dict) -> list[tuple[str, object]]:
     quality = own_figures(task(result["task"]))[0]
 
     def share(value: float) -> tuple[str, object]:
-        return percent(value), value
+        return percent(value, result["quality_target"]), value
 
     return [
         (f'<a href="../{escape(model)}/report/index.html">{escape(model)}</a>', model),

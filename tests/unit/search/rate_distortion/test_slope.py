@@ -156,6 +156,22 @@ def test_quality_that_is_far_off_is_reached_in_few_steps(unsure):
     assert sum(unsure * math.sqrt(slope) > 1 for slope in tried[:4]) < 4
 
 
+@pytest.mark.parametrize("edge", [0.1, 0.3, 0.8])
+def test_from_what_is_confirmed_it_climbs_to_what_is_refused(edge):
+    """However far the first refusal throws it back, and though losses jump: fixed widths of indices make steps."""
+    tried = []
+
+    def measure(slope: float) -> tuple[float, float]:
+        loss = BUDGET * 1.15 ** math.floor(math.log(slope, 1.15))
+        tried.append(loss)
+        return loss, 2.4 if loss > edge * BUDGET else 0.5
+
+    slope = find(measure, 0.97, BUDGET, 12)
+    loss = BUDGET * 1.15 ** math.floor(math.log(slope, 1.15))
+    assert edge / 1.15**2 < loss / BUDGET <= edge
+    assert len(set(tried)) > len(tried) / 2
+
+
 def test_slopes_are_of_three_digits_so_that_last_bits_of_sums_decide_nothing():
     curves = [Curve(lambda p, off=off: BUDGET * (p * (1 + off)) ** 1.3) for off in (0, 1e-9)]
     assert curves[0].run(0.123456) == curves[1].run(0.123456)

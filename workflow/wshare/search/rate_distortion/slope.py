@@ -63,24 +63,33 @@ def find(measure: Callable[[float], tuple[float, float]], start: float, max_kl: 
     that may lose least.
     """
     tried: dict[float, tuple[float, float]] = {}
-    # `failed`: the least divergence that quality did not confirm.
-    slope, allowed, failed = rounded(start), max_kl, 0.0
+    slope = rounded(start)
     while len(tried) < evaluations:
         tried[slope] = measure(slope)
-        loss, lost = tried[slope]
-        confirmed = lost <= 1
-        if loss <= max_kl and not confirmed:
-            # Predictions change about as the root of the divergence.
-            failed, max_kl = loss, loss * min(max(lost**-2, TIGHTEST), TIGHTER)
-        elif confirmed and CLOSE * max_kl <= loss <= max_kl:
-            if loss >= NEAR_ENOUGH * failed:
-                break
-            max_kl = math.sqrt(loss * failed)
-        slope = rounded(_next(tried, max_kl, start))
+        goal = _goal(tried, max_kl)
+        if goal is None:
+            break
+        slope = rounded(_next(tried, goal, start))
         if any(abs(math.log(slope / other)) < NEAREST for other in tried):
             break
-    fitting = [slope for slope, (loss, lost) in tried.items() if lost <= 1 and loss <= allowed]
+    fitting = [slope for slope, (loss, lost) in tried.items() if lost <= 1 and loss <= max_kl]
     return max(fitting) if fitting else min(tried, key=lambda slope: tried[slope][::-1])
+
+
+def _goal(tried: dict[float, tuple[float, float]], max_kl: float) -> float | None:
+    """Divergence to try next, in nats; None if what is confirmed is near enough to what is not, or not allowed."""
+    fitting = [(loss, lost) for loss, lost in tried.values() if loss <= max_kl]
+    confirmed = max((loss for loss, lost in fitting if lost <= 1), default=0.0)
+    refused = min(((loss, lost) for loss, lost in fitting if lost > 1), default=None)
+    if refused is None:
+        return max_kl if confirmed < CLOSE * max_kl else None
+    loss, lost = refused
+    if confirmed >= NEAR_ENOUGH * loss:
+        return None
+    if confirmed > 0:
+        return math.sqrt(confirmed * loss)
+    # Predictions change about as the root of the divergence.
+    return loss * min(max(lost**-2, TIGHTEST), TIGHTER)
 
 
 def rounded(number: float) -> float:
