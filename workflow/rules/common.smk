@@ -13,7 +13,7 @@ WORKFLOW = Path(workflow.current_basedir).parent
 sys.path.insert(0, str(WORKFLOW))
 from wshare.config.code_hash import code_hash
 from wshare.config.environment import prepare_for_jobs
-from wshare.config.plan import plan
+from wshare.config.plan import chances, plan
 from wshare.config.slices import (
     layer_overrides,
     method_of,
@@ -287,6 +287,14 @@ def hash_of(path, mtime_ns):
 
 
 # What a run prints.
+
+
+@lru_cache
+def reported(dry_run):
+    """Reports of all models. A dry run tells here which verdicts to expect: no handler of events runs in it."""
+    if dry_run:
+        print(chances(config), file=sys.stderr)
+    return expand("results/{model}/report/index.html", model=config["models"])
 
 
 def print_plan():

@@ -34,6 +34,13 @@ def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) ->
     return "\n".join(lines)
 
 
+def chances(config: dict) -> str:
+    """What the numbers of images of each model can tell, before anything is measured; empty where none is known."""
+    told = {name: _verdicts(config, name) for name in config["models"]}
+    lines = [f"  {name}: {line}" for name, lines in told.items() for line in lines]
+    return "\n".join(["The verdicts to expect:", *lines]) if lines else ""
+
+
 def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
     model = config["models"][name]
     split = config["datasets"][model["dataset"]]["split"]
