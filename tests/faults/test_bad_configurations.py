@@ -16,7 +16,7 @@ from ..workflow.conftest import snakemake
 BASE = """
 datasets: {mnist: {source: mnist, split: {train: 100, search: 10, held_out: 10}}}
 models: {lenet5: {source: train, architecture: lenet5, dataset: mnist}}
-searches: {slope: {method: slope}}
+searches: {slope: {method: slope, confidence: null}}
 """
 # What is set, and the lines that must be printed.
 CASES = [

@@ -49,7 +49,7 @@ def dataset(**changes: object) -> dict:
     """Settings of the folder; the defaults are those of the schema."""
     given = {"source": "imagefolder", "path": "images", "split": {"search": 3, "held_out": 3}} | changes
     model = {"source": "torchvision", "architecture": "resnet18", "dataset": "d"}
-    config = {"datasets": {"d": given}, "models": {"m": model}, "searches": {"s": {"method": "slope"}}}
+    config = {"datasets": {"d": given}, "models": {"m": model}, "searches": {"s": {"method": "slope", "confidence": None}}}
     return complete(config)["datasets"]["d"]
 
 

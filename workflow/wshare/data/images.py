@@ -76,8 +76,9 @@ def write_images(
         given = {} if labels is None else {"labels": labels}
         write_arrays(file, **table, **given)
         set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
-        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped=len(keys) - len(kept))
-        file.attrs["held_out"] = held_out
+        # In one attribute: HDF5 keeps more than eight of them where no checksum covers them.
+        counts = np.array([len(keys) - len(kept), held_out])
+        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped_and_held_out=counts)
     return digest.hexdigest()
 
 
@@ -174,7 +175,7 @@ class ImageFile(Images):
             self.keys = tuple(key.decode() for key in keys)
             self.fingerprint = get_text(file.attrs, "fingerprint")
             self.shape = file["images"].shape[1:]
-            self.skipped, self.held_out = int(file.attrs["skipped"]), int(file.attrs["held_out"])
+            self.skipped, self.held_out = map(int, file.attrs["skipped_and_held_out"])
             self._mean, self._std = file.attrs["mean"], file.attrs["std"]
         self.batch_size = batch_size(self.shape)
         self._first = 0
