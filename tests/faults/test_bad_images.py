@@ -49,7 +49,8 @@ def dataset(**changes: object) -> dict:
     """Settings of the folder; the defaults are those of the schema."""
     given = {"source": "imagefolder", "path": "images", "split": {"search": 3, "held_out": 3}} | changes
     model = {"source": "torchvision", "architecture": "resnet18", "dataset": "d"}
-    config = {"datasets": {"d": given}, "models": {"m": model}, "searches": {"s": {"method": "slope", "confidence": None}}}
+    searches = {"s": {"method": "slope", "confidence": None}}
+    config = {"datasets": {"d": given}, "models": {"m": model}, "searches": searches}
     return complete(config)["datasets"]["d"]
 
 

@@ -26,6 +26,7 @@ def result(measure: str, before: float, after: float) -> dict:
         "needed": {"balanced_images": False, "held_out_images": 2500, "quality_target": 0.968},
         "constant": {"relative_quality": 0.3},
         "accepted": True,
+        "interval": {"method": "exact", "confidence": 0.95},
         "verdict": "undecided",
         "bytes": {"float32": 4_000_000, "packed": 400_000},
         "compression_rate": {"on_disk": 10.0, "analytic": 11.0},
@@ -179,6 +180,7 @@ def test_a_share_below_the_target_is_not_written_as_the_target(tmp_path):
 def test_under_a_verdict_stand_the_counts_and_what_would_decide(tmp_path):
     text, _ = summary(tmp_path, result("accuracy", 0.8, 0.796))
     assert "of 400 held-out images float32 has 312 right: 12 were lost, 10 gained" in text
+    assert "interval: exact, at 95%" in text
     assert "about 2,500 held-out images would probably decide it" in text
     assert "a target of 0.968 would be met" in text
     assert "accepted" not in text

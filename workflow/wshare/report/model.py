@@ -304,7 +304,6 @@ def _basis(model: Model, search: Search) -> str:
     names = class_names(model.spec.get("categories"), None, [])
     told = [
         *reasons(metrics),
-        f"interval: {metrics['interval']['method']}, at {metrics['interval']['confidence']:.0%}",
         f"one output for all images would keep {percent(metrics['constant']['relative_quality'])} and lose "
         f"{metrics['constant']['kl']:.4g} nats; the packed file loses "
         f"{percent(metrics['compressed']['relative_kl'])} of them",

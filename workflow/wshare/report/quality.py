@@ -49,6 +49,7 @@ def reasons(metrics: dict) -> list[str]:
     else:
         right = counts["kept"] + counts["lost"]
         told = [f"of {images} float32 has {right:,} right: {counts['lost']:,} were lost, {counts['gained']:,} gained"]
+    told.append(f"interval: {metrics['interval']['method']}, at {metrics['interval']['confidence']:.0%}")
     if metrics["accepted"] is False:
         told.append(
             f"none of the {metrics['evaluations']:,} combinations measured was accepted; this one may lose "
