@@ -219,7 +219,7 @@ def demo(files: Files) -> list[str]:
         "network | search | float32 file | packed file | on disk | analytic | bits/weight | top-1 before | after "
         "| share of float32 (95 % interval) | target | verdict | evaluations"
     )
-    found = [row for row in files["demo"] if row["before"] != "1"]
+    found = [row for row in files["demo"] if float(row["before"]) != 1]
     rows = [
         (
             row["model"],
