@@ -58,6 +58,7 @@ def test_a_network_with_dropout_that_is_always_on_stops_with_what_to_do(monkeypa
     assert told.endswith("as F.dropout(x, training=self.training) does")
 
 
+@pytest.mark.slow
 def test_a_forward_that_writes_into_its_input_gives_the_same_as_one_that_does_not():
     pixels = IMAGES * SCALE + MEAN
     kept = pixels.clone()
@@ -69,6 +70,7 @@ def test_a_forward_that_writes_into_its_input_gives_the_same_as_one_that_does_no
     assert found.metrics["compressed"]["top1"] > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["slope", "uniform", "milp"])
 def test_other_methods_do_not_let_images_drift_either(method):
     pixels = IMAGES[:60] * SCALE + MEAN

@@ -108,6 +108,7 @@ def assert_close(found: dict, expected: dict):
             assert found[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enlarge", [True, False])
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_numbers_are_those_of_an_evaluation_by_hand(results, capsys, enlarge, labels):
@@ -157,6 +158,7 @@ def test_neither_threads_nor_the_way_to_the_model_change_a_number(results, capsy
     assert first | {"packed": str(moved)} == second
 
 
+@pytest.mark.slow
 def test_a_class_map_may_be_a_file(results, capsys, tmp_path):
     path = tmp_path / "map.json"
     found = []

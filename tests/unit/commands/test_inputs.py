@@ -70,14 +70,17 @@ def check_by_hand(capsys: pytest.CaptureFixture, function: str, model: torch.nn.
     assert found["compressed"]["kl"] > 0.001
 
 
+@pytest.mark.slow
 def test_probabilities_are_evaluated_as_their_logits(capsys):
     check_by_hand(capsys, "probable", probable(), True)
 
 
+@pytest.mark.slow
 def test_a_forward_that_writes_into_its_input_is_evaluated_on_the_images_themselves(capsys):
     check_by_hand(capsys, "in_place", InPlace(False), False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [compress, evaluate])
 @pytest.mark.parametrize("function", ["Dropping", "yes_or_no"])
 def test_networks_that_cannot_be_compared_end_in_one_line(capsys, command, function):
@@ -88,6 +91,7 @@ def test_networks_that_cannot_be_compared_end_in_one_line(capsys, command, funct
     assert told[function] in line(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [compress, evaluate])
 def test_class_maps_that_are_off_by_one_end_in_one_line(capsys, command):
     assert compress() == 0
@@ -96,6 +100,7 @@ def test_class_maps_that_are_off_by_one_end_in_one_line(capsys, command):
     assert line(capsys).endswith("so labels may be off by one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [compress, evaluate])
 def test_a_folder_that_lacks_a_class_ends_in_one_line(capsys, command):
     assert compress() == 0

@@ -15,6 +15,7 @@ SPLIT_SIZES = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(total=st.integers(180, 400), sizes=SPLIT_SIZES, seed=st.integers(0, 2**32), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_splits_are_disjoint_sized_and_independent_of_order(total, sizes, seed, data):
@@ -139,6 +140,7 @@ def test_another_seed_takes_other_images_and_rounds_other_labels_up():
     np.testing.assert_array_equal(splits[0], split_indices(90, labels, {"search": 45}, 0)["search"])
 
 
+@pytest.mark.slow
 def test_a_label_of_one_image_is_in_a_split_as_often_as_its_share_says():
     """Ten labels of one image and ten of nine: every image goes to the search with probability 0.3."""
     labels = np.concatenate([np.arange(10), np.repeat(np.arange(10, 20), 9)])
@@ -165,6 +167,7 @@ def test_whole_shares_have_the_sums_of_rows_and_columns_and_are_rounded_up_or_do
     assert_near(found, np.outer(rows, columns) / max(total, 1))
 
 
+@pytest.mark.slow
 def test_whole_shares_are_their_fractions_on_average():
     rows, columns = np.array([1, 1, 2, 5]), [2, 3, 4]
     found = [whole_shares(rows, columns, np.random.default_rng(seed)) for seed in range(1500)]

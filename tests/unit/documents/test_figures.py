@@ -58,6 +58,7 @@ def outside_code(text):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATED)
 def test_a_change_of_any_number_of_a_page_is_seen(check, name):
     text, unseen, tried = read(name), [], 0

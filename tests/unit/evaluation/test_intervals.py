@@ -68,6 +68,7 @@ WORLDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", sorted({images for images, *_ in WORLDS}))
 def test_no_verdict_is_wrong_more_often_than_its_level(images):
     """Neither "met" nor "missed" where the truth is the target itself, and so a coverage of 0.94 at least."""
@@ -112,6 +113,7 @@ def test_a_target_of_one_is_never_met():
     assert verdict(*interval(Counts(10**6, 0, 0, 0), True), 1.0) == "undecided"
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(COUNTS, st.floats(0.5, 1.2))
 def test_the_ends_are_what_the_test_just_does_not_reject(counts, ratio):
@@ -183,6 +185,7 @@ def test_fewer_held_out_images_ask_for_more(counts):
     assert lows == sorted(lows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("search", "held_out"), [(1500, 1500), (1500, 375), (750, 3000)])
 @pytest.mark.parametrize("confidence", [0.5, 0.9])
 def test_predicted_low_is_held_with_the_confidence_asked_for_and_little_more(search, held_out, confidence):

@@ -137,6 +137,7 @@ def test_page_is_whole_html(name, request):
     assert len(found.find("h1")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page", "study"])
 def test_page_loads_nothing_and_is_small(name, request):
     found = request.getfixturevalue(name)
@@ -343,6 +344,7 @@ def test_one_combination_has_no_trace_to_draw(tmp_path):
     assert not (root / "report" / "figures" / "rate_distortion" / "trace.svg").exists()
 
 
+@pytest.mark.slow
 def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(tmp_path, page):
     root = write_results(tmp_path, ("slope",), skipped=3)
     write_reports(tmp_path)

@@ -126,6 +126,7 @@ def searched(function: str) -> dict:
     return read_json("verdict.json")
 
 
+@pytest.mark.slow
 def test_the_verdict_on_a_network_that_ends_in_softmax_is_that_on_its_logits():
     write_folders(Path("images"), COUNT)
     fetch()
@@ -229,6 +230,7 @@ def test_more_folders_than_classes_are_told():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("way", ["copy", "link", "folder", "other format"])
 def test_an_image_that_is_there_twice_is_in_one_split(way: str, labels: bool):

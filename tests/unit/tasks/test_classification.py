@@ -85,6 +85,7 @@ def test_the_standard_error_of_what_float32_expects_goes_by_what_was_possible_of
     assert found.expected_error == pytest.approx(residual.std() / np.sqrt(3), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [0.5, 0.85, 1.0, 1.5, 3.0])
 def test_a_temperature_is_that_at_which_labels_were_drawn(truth):
     """Above 1 of a network that is too sure of itself, below it of one that is not sure enough."""

@@ -203,6 +203,7 @@ def test_milp_finds_the_smallest_of_all_combinations(layers, target):
     assert problem.bits(chosen) == min(map(problem.bits, met))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", np.linspace(0.7, 0.999, 12))
 def test_milp_skips_no_budget_where_combinations_lie_close_together(target):
     network = Additive([100, 3000, 800, 5000], [3e-3, 1e-4, 5e-4, 2e-5])

@@ -53,6 +53,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape", "form"), NETWORKS)
 @pytest.mark.parametrize("fold", [True, False])
 def test_what_a_search_measures_is_what_a_reader_of_the_file_gets(random_images, name, shape, form, fold):
