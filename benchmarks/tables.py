@@ -137,7 +137,8 @@ def splits(files: Files) -> list[str]:
         *(one(row[name] for row in files["splits"]) for name in ("search_images", "images"))
     )
     number = len(of[TARGETS[0]])
-    words = f"Over {NUMBERS[number]} splits into {images}, each by a seed of its own: means, and ranges in brackets."
+    over = f"Over {NUMBERS[number]} splits into {images}, each by a seed of its own: means, and ranges in brackets."
+    words = over if number > 1 else f"On one split into {images}."
     rows, sentences = [], []
     for name, found in of.items():
         target = float(one(row["quality_target"] for row in found))
