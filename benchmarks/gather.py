@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow"))
-from wshare.files.tables import read_sealed, write_table  # noqa: E402
+from wshare.files.tables import write_table  # noqa: E402
 from wshare.version import __version__  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,7 +58,7 @@ def of_search(folder: Path) -> dict:
         "search_images": before["images"],
         "before_on_search": before["top1"],
         **quality(metrics),
-        **counts(folder / "predictions.csv"),
+        **{kind: metrics["counts"][kind] for kind in ("kept", "lost", "gained")},
         "verdict": metrics["verdict"],
         "evaluations": metrics["evaluations"],
         "images_forwarded": metrics["images_forwarded"],
@@ -74,17 +74,6 @@ def quality(metrics: dict) -> dict:
     found = (compressed["images"], metrics["float32"]["top1"], compressed["top1"], metrics["relative_quality"])
     found += (low, high, metrics["expected_relative_quality"], expected_low, expected_high)
     return dict(zip(QUALITY, (*found, compressed["kl"], compressed["agreement"]), strict=True))
-
-
-def counts(predictions: Path) -> dict[str, int]:
-    """Held-out images kept right, lost and gained; without labels the float32 network's prediction is right."""
-    rows, _ = read_sealed(predictions)
-    both = [(row["float32"], row["compressed"], row["label"] or row["float32"]) for row in rows]
-    return {
-        "kept": sum(before == label == after for before, after, label in both),
-        "lost": sum(before == label != after for before, after, label in both),
-        "gained": sum(before != label == after for before, after, label in both),
-    }
 
 
 def measured() -> str:

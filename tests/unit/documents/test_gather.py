@@ -4,12 +4,14 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from wshare.config.validation import complete
+from wshare.evaluation.verdict import compare
 from wshare.files.sealed import read_json
-from wshare.files.tables import read_sealed, write_sealed
+from wshare.tasks import classification
 
 from ..report.made_up import IMAGES, MODEL, write_results
 
@@ -49,15 +51,15 @@ def test_the_counts_give_both_accuracies_and_the_relative_one(gather, results):
         assert row["relative_quality"] == pytest.approx((row["kept"] + row["gained"]) / (row["kept"] + row["lost"]))
 
 
-def test_kept_lost_and_gained_are_counted_by_label_or_else_by_the_float32_prediction(gather, tmp_path):
-    columns = ["image", "label", "float32", "compressed"]
-    both = [("3", "3", "3"), ("3", "3", "4"), ("3", "4", "3"), ("3", "4", "4"), ("3", "3", "3")]
-    rows = [dict(zip(columns, ("i", *row), strict=True)) for row in both]
-    write_sealed(tmp_path / "labelled.csv", columns, rows, {})
-    assert gather.counts(tmp_path / "labelled.csv") == {"kept": 2, "lost": 1, "gained": 1}
-    write_sealed(tmp_path / "not.csv", columns, [row | {"label": ""} for row in rows], {})
-    assert gather.counts(tmp_path / "not.csv") == {"kept": 3, "lost": 2, "gained": 0}
-    assert read_sealed(tmp_path / "not.csv")[0][0]["label"] == ""
+def test_kept_lost_and_gained_are_counted_by_label_or_else_by_the_float32_prediction():
+    labels, float32, compressed = np.array([(3, 3, 3), (3, 3, 4), (3, 4, 3), (3, 4, 4), (3, 3, 3)]).T
+    logits = np.eye(5, dtype=np.float32)
+    for given, expected in (
+        (labels, {"kept": 2, "lost": 1, "gained": 1}),
+        (None, {"kept": 3, "lost": 2, "gained": 0}),
+    ):
+        counts = compare(classification, logits[compressed], logits[float32], given)["counts"]
+        assert {kind: counts[kind] for kind in ("kept", "lost", "gained")} == expected
 
 
 def test_a_table_keeps_the_rows_of_other_searches_and_renews_its_own(gather, results, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from benchmarks.intervals import wrong
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
@@ -36,27 +37,6 @@ def test_counts_are_those_of_the_images(counts):
     assert counts.share == (correct.sum() / reference.sum() if reference.any() else 0.0)
 
 
-def rejected(images: int, right: float, changed: float, ratio: float, draws: int) -> tuple[float, float]:
-    """How often the interval lies above a ratio that is true, and how often below it.
-
-    The network is right on a share `right` of the images in float32, and a share `changed` of them change from right to
-    wrong or back.
-    """
-    net = right * (1 - ratio)
-    lost, gained = (changed + net) / 2, (changed - net) / 2
-    shares = [right - lost, gained, lost, max(1 - right - gained, 0)]
-    drawn = np.random.default_rng(images).multinomial(images, shares, draws)
-    drawn = drawn[drawn[:, 0] + drawn[:, 2] > 0]
-    # Far from the end of either tail nothing is rejected, and many draws are the same.
-    distance = (1 - ratio) * drawn[:, 0] + drawn[:, 1] - ratio * drawn[:, 2]
-    deviation = math.sqrt(images * ((1 - ratio) ** 2 * shares[0] + gained + ratio**2 * lost))
-    found = []
-    for upper, sign in ((True, 1), (False, -1)):
-        kinds, times = np.unique(drawn[sign * distance > deviation], axis=0, return_counts=True)
-        found.append(float(times[tail(kinds, ratio, upper) <= TAIL].sum() / draws) if len(kinds) else 0.0)
-    return found[0], found[1]
-
-
 WORLDS = [
     (images, right, changed, ratio)
     for images in (10, 50, 200, 400, 1500, 50_000)
@@ -73,7 +53,7 @@ WORLDS = [
 def test_no_verdict_is_wrong_more_often_than_its_level(images):
     """Neither "met" nor "missed" where the truth is the target itself, and so a coverage of 0.94 at least."""
     for world in (world for world in WORLDS if world[0] == images):
-        met, missed = rejected(*world, draws=20_000)
+        met, missed = wrong(*world)
         assert met <= 0.03, world
         assert missed <= 0.03, world
 

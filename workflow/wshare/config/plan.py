@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wshare.config.slices import method_of, studies
-from wshare.evaluation.chances import ADVISED, chance_of_met, least_images, share_of_rate
+from wshare.evaluation.chances import ADVISED, chance_of_met, has_given_size, least_images, share_of_rate
 from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
 
@@ -75,7 +75,7 @@ def verdict_chances(settings: dict, search: int, held_out: int) -> str:
     least = least_images(target)
     if least is None or held_out < least:
         return f'{asked} is never "met": that takes {f"{least:,} at least" if least else "a target below 1"}'
-    if settings["options"].get("compression_rate"):
+    if has_given_size(settings):
         return f"{asked}: the size is given, and the verdict follows from it"
     kept = share_of_rate(search, held_out, target, confidence or ADVISED)
     cost = "more than these images allow" if kept is None else f"about {1 - kept:.0%} of the rate"

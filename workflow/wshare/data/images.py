@@ -157,10 +157,9 @@ class ImageFile(Images):
 
     Attributes: `labels` int64 [N], None where the dataset has none, `fingerprint` (hexadecimal SHA-256), `shape`
     [C, H, W], `batch_size`, `skipped`, the number of images of the split that were left out as unreadable, `held_out`,
-    the number of those that the dataset holds out. `limit`
-    keeps the first images only; they are in random order in the file, so this is a random sample. FormatError if the
-    file is not whole, or was made with another `preprocessing`, if one is given; each image is compared with its
-    checksum when it is read.
+    the number of those that the dataset holds out. `limit` keeps the first images only; they are in random order in the
+    file, so this is a random sample. FormatError if the file is not whole, or was made with another `preprocessing`, if
+    one is given; each image is compared with its checksum when it is read.
     """
 
     def __init__(self, path: str | Path, limit: int | None = None, preprocessing: dict | None = None):

@@ -39,9 +39,14 @@ def least_images(target: float) -> int | None:
     return math.ceil(math.log(TAIL) / math.log(target)) if target < 1 else None
 
 
+def has_given_size(settings: dict) -> bool:
+    """Whether a search, complete as in a configuration, is for a size and not for its quality target."""
+    return bool(settings["options"].get("compression_rate"))
+
+
 def goes_by_confidence(settings: dict) -> bool:
     """Whether a search, complete as in a configuration, asks for a confidence: one to a given size does not."""
-    return settings["confidence"] is not None and not settings["options"].get("compression_rate")
+    return settings["confidence"] is not None and not has_given_size(settings)
 
 
 def unconfirmed(search: int, held_out: int, quality: float, target: float, confidence: float) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wshare.evaluation.chances import has_given_size
 from wshare.evaluation.intervals import CONFIDENCE, METHODS, Counts, deciding_images, interval, margin, verdict
 from wshare.tasks.task import AGREEMENT, Score, Task, own_figures
 from wshare.version import __version__
@@ -124,8 +125,7 @@ def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int,
 
 def _accepted(recipe: dict) -> bool | None:
     """Whether the search confirmed its target on the search images; None of one that was asked for a size."""
-    asked_for_a_size = recipe["settings"]["options"].get("compression_rate")
-    return None if asked_for_a_size else recipe["on_search_images"]["meets_target"]
+    return None if has_given_size(recipe["settings"]) else recipe["on_search_images"]["meets_target"]
 
 
 def _version(package: str) -> str | None:
