@@ -249,6 +249,7 @@ def test_the_model_and_the_callers_settings_stay_as_they_are(result):
     assert not any(tensor.is_inference() for tensor in found.model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_layers_are_chosen_by_name(result):
     found = compressed(labels=LABELS, exclude=["fc"], include=["re:.*(c|wise).*"])
     assert list(found.recipe["layers"]) == ["conv", "depthwise", "pointwise"]

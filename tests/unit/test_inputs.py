@@ -84,6 +84,7 @@ def test_other_methods_do_not_let_images_drift_either(method):
 # Probabilities.
 
 
+@pytest.mark.slow
 def test_a_network_that_ends_in_softmax_gives_the_figures_of_its_logits(result, caplog):
     model = probable()
     with caplog.at_level(logging.INFO, "wshare"):
@@ -102,6 +103,7 @@ def test_a_network_that_ends_in_softmax_gives_the_figures_of_its_logits(result, 
     assert not any(module._forward_hooks for part in (model, found.model) for module in part.modules())
 
 
+@pytest.mark.slow
 def test_a_recipe_of_probabilities_is_applied_again():
     model = probable()
     found = compressed(model)
@@ -109,6 +111,7 @@ def test_a_recipe_of_probabilities_is_applied_again():
     assert api.apply_recipe(model, found.recipe, "recipe", search)[0] == found.packed
 
 
+@pytest.mark.slow
 def test_a_network_that_ends_in_log_softmax_is_as_good_as_one_with_logits(result):
     found = compressed(nn.Sequential(network(), nn.LogSoftmax(1)))
     assert found.metrics["compressed"]["kl"] == pytest.approx(result.metrics["compressed"]["kl"], rel=1e-3)
@@ -156,6 +159,7 @@ def test_a_transposed_view_of_another_parameter_is_refused_by_name(monkeypatch):
     assert "use encoder.weight itself in forward" in found
 
 
+@pytest.mark.slow
 def test_parameters_over_one_memory_are_tied_so_that_the_loaded_file_is_what_was_measured(tmp_path):
     model = AutoEncoder(same=True)
     found = compressed(model)
@@ -185,6 +189,7 @@ def test_an_image_that_is_searched_with_and_held_out_is_told(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_nothing_that_is_passed_in_changes():
     model = InPlace(True).train()
     model[0][0].weight.grad = torch.ones_like(model[0][0].weight)
@@ -202,6 +207,7 @@ def test_nothing_that_is_passed_in_changes():
 # What is loaded.
 
 
+@pytest.mark.slow
 def test_a_loaded_network_is_in_evaluation_mode(tmp_path):
     model = nn.Sequential(network(), nn.Dropout(0.9), nn.BatchNorm1d(CLASSES))
     found = compressed(model.eval())

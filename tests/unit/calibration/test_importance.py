@@ -35,6 +35,7 @@ def test_it_is_the_mean_square_of_each_images_gradient_with_sampled_labels():
         np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_estimates_the_expectation_over_the_networks_own_labels():
     """With many copies of one image, the sampled labels average to the sum over all labels."""
     model, image = network(), images(1)

@@ -87,6 +87,7 @@ def test_a_convolutions_inputs_are_those_of_unfold(options, channels, outputs, g
     check(measured(module, batch), patches(module, both_ways(batch)), 4)
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 5), st.integers(0, 3), st.integers(1, 5), st.integers(1, 2), st.integers(5, 13), st.integers(9, 12)
 )

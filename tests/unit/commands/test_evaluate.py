@@ -170,6 +170,7 @@ def test_a_class_map_may_be_a_file(results, capsys, tmp_path):
     assert sum(part["top5"] for part in found) == pytest.approx(5)
 
 
+@pytest.mark.slow
 def test_a_limit_draws_the_same_images_each_time(results, capsys):
     first, again, all_images = (
         numbers(capsys, results, "--class-map", "sorted", *limit)

@@ -109,6 +109,7 @@ def test_a_folder_that_lacks_a_class_ends_in_one_line(capsys, command):
     assert "--images: 5 class folders, but the network has 6 classes, " in line(capsys)
 
 
+@pytest.mark.slow
 def test_images_that_are_there_twice_end_in_one_line(capsys):
     for path in sorted(Path("images").rglob("*.png")):
         path.with_name(f"again-{path.name}").symlink_to(path.name)

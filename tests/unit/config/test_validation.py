@@ -291,6 +291,7 @@ def strings_of_the_code() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_code_reads_every_key_of_the_schema():
     assert KEYS - strings_of_the_code() == set()
 

@@ -74,6 +74,7 @@ def test_a_damaged_image_is_found_on_its_way_to_a_device(random_images, tmp_path
         all_of(DeviceImages(ImageFile(path), CPU, room))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "size"), [(8, 1024), (224, 128), (299, 71), (4096, 1)])
 def test_a_batch_fits_a_device(side, size):
     images = DeviceImages(ImageArray(torch.zeros(1, 3, side, side), None), CPU, PLENTY)

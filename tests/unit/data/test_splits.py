@@ -91,6 +91,7 @@ def assert_near(found, share):
     assert (found <= np.ceil(share + 1e-9)).all()
 
 
+@pytest.mark.slow
 @given(counts=COUNTS, shares=st.tuples(st.floats(0.01, 0.5), st.floats(0.01, 0.5)), seed=st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_each_split_gets_of_each_label_its_share_rounded_up_or_down(counts, shares, seed):
@@ -103,6 +104,7 @@ def test_each_split_gets_of_each_label_its_share_rounded_up_or_down(counts, shar
     assert not set(splits["search"]) & set(splits["held_out"])
 
 
+@pytest.mark.slow
 @given(counts=COUNTS, seed=st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_all_three_splits_get_their_shares_where_no_image_is_left(counts, seed):
@@ -116,6 +118,7 @@ def test_all_three_splits_get_their_shares_where_no_image_is_left(counts, seed):
     np.testing.assert_array_equal(np.sort(np.concatenate(list(splits.values()))), np.arange(total))
 
 
+@pytest.mark.slow
 @given(counts=COUNTS, seed=st.integers(0, 2**32))
 @settings(max_examples=30, deadline=None)
 def test_what_a_network_is_trained_on_does_not_change_with_the_number_of_held_out_images(counts, seed):

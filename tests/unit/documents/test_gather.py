@@ -86,6 +86,7 @@ def test_a_file_scored_elsewhere_has_that_quality_and_no_verdict(gather, results
     assert (row["relative_quality"], row["verdict"], row["lost"]) == (0.5, "", "")
 
 
+@pytest.mark.slow
 def test_splits_are_gathered_from_a_folder_a_seed_also_before_all_are_finished(gather, tmp_path):
     splits = importlib.import_module("splits")
     for seed in (0, 1):

@@ -10,6 +10,7 @@ from wshare.models.fusion import fused
 from wshare.models.zoo import NETWORKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lenet5", "resnet_ds"])
 def test_predict_gives_the_same_bits_on_any_number_of_threads(name, random_images):
     torch.manual_seed(0)

@@ -101,6 +101,7 @@ def test_c_gives_back_every_tensor_to_the_bit(small):
     check(*small)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("name", ["tiny", "resnet_ds"])
 def test_c_gives_back_the_networks(tmp_path, name):
@@ -144,6 +145,7 @@ def test_indices_take_their_width_and_constants_no_bits(small):
     assert mean[5:7] == (1, 0)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_every_wrong_byte_is_found(small, tmp_path):
     """In the head, in the entries and in the data, one bit at a time."""

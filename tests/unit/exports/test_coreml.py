@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import coremltools
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,8 @@ EXAMPLE = torch.zeros(1, 3, 6, 7)
 
 def read(path: Path) -> list:
     """Operations of a package, read back from its files."""
+    # It takes two seconds to import.
+    import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load
 
     model = coremltools.models.MLModel(str(path), skip_model_load=True)

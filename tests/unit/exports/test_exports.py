@@ -74,6 +74,7 @@ def test_onnx_runs_as_the_network(tmp_path, name):
     check(model, packed, tmp_path / "net.onnx", images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ks", [(1,), (2,), (8,), (100,), (256,), (257, 4096)])
 def test_onnx_holds_indices_of_any_width(tmp_path, ks):
     """Grouped, depthwise, tied and own layers; without optimisation, weights are expanded as the graph says."""

@@ -105,6 +105,7 @@ def test_both_proofs_are_needed(make):
     assert not any(value.isnan().any() for value in module.state_dict().values())
 
 
+@pytest.mark.slow
 def test_attention_keeps_its_output_projection():
     torch.manual_seed(0)
     module = torchvision_source.build("vit_b_32", {"image_size": 32, "num_classes": 4}).eval()

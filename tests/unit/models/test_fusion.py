@@ -172,6 +172,7 @@ def test_the_network_itself_and_its_copies_stay_as_they_are():
     np.testing.assert_array_equal(forward(model, sample()), before)
 
 
+@pytest.mark.slow
 def test_a_network_is_not_kept_alive():
     model = fast(networks.tiny().eval())
     fused(model, sample(1, 8))

@@ -35,6 +35,7 @@ def test_unknown_builder():
         registry.build({"builder": {"kind": "embeded"}, "dropped": []})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

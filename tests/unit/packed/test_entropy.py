@@ -27,6 +27,7 @@ def test_indices_come_back_for_every_k_from_1_to_4096():
         assert np.array_equal(unpack_indices(octets, bits, indices.size), indices.ravel())
 
 
+@pytest.mark.slow
 @given(st.integers(1, 31), st.lists(st.integers(0, 2**31 - 1), max_size=50), st.sampled_from([8, 16, 64]))
 def test_blocks_join_without_a_gap(bits, values, block):
     indices = np.array(values, dtype=np.uint32) & np.uint32(2**bits - 1)

@@ -37,6 +37,7 @@ def intervals(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     return np.split(np.sort(values), np.cumsum(np.round(sizes).astype(int))[:-1])
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.integers(-60, 60), st.integers(1, 6)), min_size=1, max_size=9, unique_by=lambda pair: pair[0]

@@ -62,6 +62,7 @@ def codebooks(result: Sweep) -> list[np.ndarray]:
     return [result.codebook(k) for k in range(1, len(result.inertia) + 1)]
 
 
+@pytest.mark.slow
 @given(WEIGHTS)
 def test_inertia_of_every_k_is_that_of_ckwrap_and_kmeans1d(weights):
     result = sweep(weights, k_max=len(weights))
@@ -72,6 +73,7 @@ def test_inertia_of_every_k_is_that_of_ckwrap_and_kmeans1d(weights):
             assert inertia == pytest.approx(expected, rel=1e-9, abs=1e-9 * result.inertia[0])
 
 
+@pytest.mark.slow
 @given(WEIGHTS, SEEDS, st.sampled_from([1e-38, 1e-12, 1.0, 1e12]))
 def test_weighted_inertia_of_every_k_is_that_of_ckwrap(weights, seed, scale):
     """The clustering minimises importance plus a trace of 1e-6 of its mean, and is exact for that measure."""
@@ -122,6 +124,7 @@ def test_inertia_never_rises_with_k(weights, weighting, seed):
     assert (np.diff(falling) <= slack * falling[0]).all()
 
 
+@pytest.mark.slow
 @given(WEIGHTS, SEEDS)
 def test_reported_inertia_is_that_of_the_codebook(weights, seed):
     importance = np.random.default_rng(seed).exponential(size=len(weights)).astype(np.float32)
@@ -163,6 +166,7 @@ def test_a_constant_layer_has_one_value_and_no_inertia(count, method):
     assert result.codebook(8).tolist() == [np.float32(0.1)]
 
 
+@pytest.mark.slow
 def test_binned_sweep_of_a_million_laplacian_weights_is_within_a_thousandth_of_the_optimum():
     """The optimum at k = 256 is a constant: `kmeans1d.cluster` found it for this very array in six minutes.
 
@@ -214,6 +218,7 @@ def test_bins_resolve_the_bulk_whatever_lies_far_away(shape):
         assert coarse.inertia[255] <= 1.001 * apart
 
 
+@pytest.mark.slow
 def test_binned_weighted_inertia_bounds_that_of_the_codebook():
     weights = laplacian(40_000)
     importance = np.random.default_rng(1).exponential(size=weights.size).astype(np.float32) * 1e-9

@@ -32,6 +32,9 @@ from wshare.stages.report_model import program, report_model
 from ...rules import settings_of_stage
 from .made_up import LAYERS, LOSSES, METHODS, MODEL, report_files, write_reports, write_results
 
+# The reports that these tests read take ten seconds to write.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 SECTIONS = [
@@ -125,7 +128,6 @@ def metrics(folder: Path) -> dict[str, dict]:
     return {name: read_json(folder / "results" / MODEL / "search" / name / "metrics.json") for name in METHODS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page", "study"])
 def test_page_is_whole_html(name, request):
     found = request.getfixturevalue(name)
@@ -137,7 +139,6 @@ def test_page_is_whole_html(name, request):
     assert len(found.find("h1")) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page", "study"])
 def test_page_loads_nothing_and_is_small(name, request):
     found = request.getfixturevalue(name)
@@ -254,7 +255,6 @@ def test_images_whose_prediction_changed_are_shown(page, folder, metrics):
     assert f"The top-1 prediction changed for {len(rows)} of 60 held-out images" in article[2]
 
 
-@pytest.mark.slow
 def test_names_of_the_networks_classes_are_shown(tmp_path):
     root = write_results(tmp_path)
     # The roughest of the made-up searches.
@@ -344,7 +344,6 @@ def test_one_combination_has_no_trace_to_draw(tmp_path):
     assert not (root / "report" / "figures" / "rate_distortion" / "trace.svg").exists()
 
 
-@pytest.mark.slow
 def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(tmp_path, page):
     root = write_results(tmp_path, ("slope",), skipped=3)
     write_reports(tmp_path)
@@ -353,7 +352,6 @@ def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(
     assert all("nreadable" not in article[2] for article in page.find("article"))
 
 
-@pytest.mark.slow
 def test_figures_are_those_of_the_page(drawn):
     report = drawn / "results" / MODEL / "report"
     page, figures = Page(report / "index.html"), report / "figures"
@@ -367,7 +365,6 @@ def test_figures_are_those_of_the_page(drawn):
     assert all("<svg" in path.read_text() for path in figures.rglob("*.svg"))
 
 
-@pytest.mark.slow
 def test_reports_are_the_same_each_time(drawn, tmp_path):
     results = shutil.copytree(drawn / "results", tmp_path / "results")
     before = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}
@@ -396,7 +393,6 @@ def test_study_compares_all_searches(study, metrics):
     assert {e[1]["href"] for e in study.inside(table, "a")} == {f"../{MODEL}/report/index.html"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["report_model", "report_study"])
 def test_reports_import_no_torch(stage):
     program = f"import sys, wshare.stages.{stage}; assert 'torch' not in sys.modules"
@@ -545,7 +541,6 @@ def test_numbers_read_well(text, expected):
     assert text == expected
 
 
-@pytest.mark.slow
 def test_a_search_that_kept_all_layers_dense_has_no_histograms(tmp_path):
     root = write_results(tmp_path, ("slope",), dense=True)
     report = root / "report"
@@ -557,7 +552,6 @@ def test_a_search_that_kept_all_layers_dense_has_no_histograms(tmp_path):
 NAMES = ("low", "kl", "bits", "images", "slope", "chosen", "k", "layer", "index", "model", "con", "weight")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rate_distortion", "slope"])
 def test_layers_named_like_anything_are_shown_right(tmp_path, method):
     """Names of columns of tables, of files on other systems, and of what lies in them."""

@@ -78,6 +78,7 @@ def test_a_network_that_knows_its_classes_passes():
     assert read_json("model.json")["outputs"] == "logits"
 
 
+@pytest.mark.slow
 def test_a_network_that_ends_in_softmax_has_the_baseline_of_its_logits():
     write_folders(Path("images"), COUNT)
     fetch()
@@ -200,6 +201,7 @@ def test_a_class_map_beyond_the_networks_classes_stops():
     assert message(evaluate).startswith("search images: class index 6, but the network has classes 0 to 5")
 
 
+@pytest.mark.slow
 def test_a_folder_that_lacks_a_class_is_matched_by_name_or_told():
     write_folders(Path("images"), 2 * COUNT)
     fetch()

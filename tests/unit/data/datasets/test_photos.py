@@ -168,6 +168,7 @@ def test_a_crop_is_resized_to_the_network_and_not_cut_again(tmp_path):
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_stored_splits_share_no_photograph_and_the_seed_decides_their_bytes(tmp_path):
     first, again, other = (stored(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     for one, same, different in zip(first, again, other, strict=True):

@@ -45,6 +45,7 @@ def test_timm_preprocessing_and_state():
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 
 
+@pytest.mark.slow
 def test_timm_local_checkpoint(tmp_path):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -58,6 +59,7 @@ def test_timm_local_checkpoint(tmp_path):
     assert "weights of another shape: classifier.weight [7, 1024]" in error(settings)
 
 
+@pytest.mark.slow
 def test_timm_names_the_classes_of_pretrained_weights(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
     module = timm.create_model("mobilenetv3_small_050")

@@ -36,6 +36,7 @@ def mirror(tmp_path, monkeypatch):
         thread.join()
 
 
+@pytest.mark.slow
 def test_torchvision_downloads_verifies_and_describes(mirror, tmp_path):
     url, folder = mirror
     torch.manual_seed(0)

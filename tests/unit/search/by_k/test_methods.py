@@ -326,6 +326,7 @@ def test_nothing_feasible_gives_the_best_quality_measured(name):
     assert network.loss(chosen) == min(map(network.loss, network.measured))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_choice_is_the_smallest_measured_that_meets_the_target(name):
     network = three_layers()
@@ -345,6 +346,7 @@ def test_a_search_stays_within_its_budget(name, target):
     assert 0 < len(network.measured) <= METHODS[name].load().combinations(OPTIONS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_same_seed_measures_the_same_in_the_same_order(name):
     first, second = three_layers(), three_layers()
@@ -392,6 +394,7 @@ def test_two_step_samples_by_each_of_three_designs():
     assert len({*network.measured} - expected) <= 1
 
 
+@pytest.mark.slow
 def test_two_step_with_other_seeds_samples_elsewhere():
     first, second = three_layers(), three_layers()
     search(first, "two_step", 0.97, seed=0)
@@ -399,6 +402,7 @@ def test_two_step_with_other_seeds_samples_elsewhere():
     assert first.measured != second.measured
 
 
+@pytest.mark.slow
 def test_two_step_takes_a_seed_of_its_own():
     own, configured = three_layers(), three_layers()
     METHODS["two_step"].load().choose(own.problem(0.97, seed=0), OPTIONS["two_step"] | {"seed": 1})
@@ -414,6 +418,7 @@ def test_two_step_copes_with_layers_that_have_one_candidate_left():
     assert METHODS["two_step"].load().choose(problem, OPTIONS["two_step"]) == (32, 32, 32)
 
 
+@pytest.mark.slow
 def test_two_step_is_near_the_optimum_of_its_candidates():
     """Six layers whose loss is linear in their inertia: 20 samples teach the regression what the front needs."""
     network = Additive([100, 3000, 800, 5000, 1500, 400], [3e-3, 1e-4, 5e-4, 2e-5, 1e-4, 1e-3])

@@ -143,6 +143,7 @@ def test_a_killed_search_goes_on_where_it_stopped(study, name):
     assert study.forwarded == 0
 
 
+@pytest.mark.slow
 def test_a_search_with_other_settings_inputs_or_code_starts_anew(study):
     study.run("uniform")
     total = study.forwarded

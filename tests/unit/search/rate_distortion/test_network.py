@@ -101,6 +101,7 @@ def norms_of(model: nn.Module) -> list[str]:
     return [key for key, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_nothing(random_images):
     model = alive(networks.tiny())
     network = prepared(model, random_images(4))
@@ -111,6 +112,7 @@ def test_the_number_of_threads_changes_nothing(random_images):
         assert all(np.array_equal(other[key], array) for key, array in results[0].items())
 
 
+@pytest.mark.slow
 def test_a_second_pass_gives_the_same(random_images):
     """Factors and codebooks that are kept from a first price are not changed by it."""
     model = alive(networks.tiny())
@@ -123,6 +125,7 @@ def test_a_second_pass_gives_the_same(random_images):
         assert all(np.array_equal(found[key], array) for key, array in expected.items())
 
 
+@pytest.mark.slow
 def test_a_low_slope_hardly_changes_the_outputs_and_a_high_one_does(random_images):
     model = alive(networks.tiny())
     images = random_images(16)

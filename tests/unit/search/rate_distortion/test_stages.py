@@ -319,6 +319,7 @@ def test_the_recipe_meets_the_divergence_that_is_allowed(study):
     assert recipe["on_search_images"]["meets_target"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [6, 9])
 def test_a_size_is_met_from_below_with_one_evaluation(study, rate):
     """Whatever the quality: no images can confirm a target of 1, and none have to."""
@@ -367,6 +368,7 @@ def test_layers_are_probed_again_if_the_first_slope_was_far_off(study, monkeypat
     assert 1 / 4 < slope_of(far) / slope_of(near) < 4
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_the_recipe_or_the_file(study):
     study.measure_inputs()
     recipe = study.search(threads=1)
@@ -407,6 +409,7 @@ def search_in_float16(
 TARGET = {"quality_target": 0.5, "max_kl": 0.02, "evaluations": 8}
 
 
+@pytest.mark.slow
 def test_float16_leads_to_the_same_recipe_and_float32_confirms_it(study, monkeypatch, caplog):
     study.measure_inputs()
     plain = study.search(**TARGET)
@@ -440,6 +443,7 @@ def test_a_network_that_float16_changes_is_searched_in_float32(study, monkeypatc
         assert predictions.calls.count(True) == 1
 
 
+@pytest.mark.slow
 def test_where_float32_gives_another_verdict_it_searches_again(study, monkeypatch, caplog):
     study.measure_inputs()
     plain = study.search(**TARGET)
@@ -456,6 +460,7 @@ def test_where_float32_gives_another_verdict_it_searches_again(study, monkeypatc
     assert slope_of(recipe) == slope_of(plain)
 
 
+@pytest.mark.slow
 def test_a_slope_beyond_the_range_of_float16_is_measured_in_float32(study, monkeypatch, caplog):
     study.measure_inputs()
     plain = study.search(**TARGET)
@@ -476,6 +481,7 @@ def test_weights_come_back_after_a_measurement(study, monkeypatch):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_recipe_for_other_weights_is_refused(study):
     study.measure_inputs()
     study.search()
@@ -512,6 +518,7 @@ def test_a_target_of_all_accuracy_needs_a_divergence(study):
         study.search(quality_target=1.0, confidence=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float16", "float32"])
 def test_norms_that_are_not_folded_are_kept_as_asked(study, kind):
     study.measure_inputs()
