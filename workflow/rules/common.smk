@@ -267,15 +267,20 @@ def if_any_needs(artifact, file):
 # The weights file where the user names one.
 
 
+def weights_path(wildcards):
+    """The file that a model's weights are read from, empty where it names none."""
+    return os.path.expanduser(config["models"][wildcards.model]["path"] or "")
+
+
 def local_weights(wildcards):
     """That file, so that replacing it counts as a change."""
-    path = config["models"][wildcards.model]["path"]
+    path = weights_path(wildcards)
     return [path] if path else []
 
 
 def local_hash(wildcards):
     """SHA-256 of that file, if there is one: one that takes its place may be older than what was made of the last."""
-    path = config["models"][wildcards.model]["path"]
+    path = weights_path(wildcards)
     return hash_of(path, os.stat(path).st_mtime_ns) if path and os.path.isfile(path) else ""
 
 

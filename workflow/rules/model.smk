@@ -49,6 +49,7 @@ rule fetch_model:
             "models.{model}.url",
             "models.{model}.path",
             "models.{model}.sha256",
+            "models.{model}.key",
             "models.{model}.classes",
             "models.{model}.arguments",
             "models.{model}.preprocessing",

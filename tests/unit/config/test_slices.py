@@ -181,6 +181,7 @@ def test_the_tables_above_edit_every_key():
     paths = {part for path, value, _ in CHANGES + FETCHED for part in path.split(".")}
     covered = paths | {
         "function",
+        "key",
         "task",
         "channels",
         "crop",

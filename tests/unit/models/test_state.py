@@ -65,10 +65,10 @@ def test_state_is_a_contiguous_copy(tmp_path):
 
 def test_weights_that_do_not_fit_are_named(user_settings):
     state = user_state()
-    torch.save({f"backbone.{name}": value for name, value in state.items()}, "weights.pth")
+    torch.save({f"{name}_old": value for name, value in state.items()}, "weights.pth")
     message = error(user_settings)
     assert "missing 0.weight, 0.bias, 3.weight and 1 more" in message
-    assert "unexpected backbone.0.weight, backbone.0.bias, backbone.3.weight and 1 more" in message
+    assert "unexpected 0.weight_old, 0.bias_old, 3.weight_old and 1 more" in message
     torch.save(state, "weights.pth")
     assert "another shape: 0.weight [4, 1, 3, 3] where the network has [8, 1, 3, 3]" in error(
         user_settings | {"arguments": {"width": 8}}

@@ -12,6 +12,7 @@ from wshare.commands.common import (
     Architecture,
     Arguments,
     Enlarge,
+    Key,
     Preprocessing,
     Spec,
     Threads,
@@ -35,6 +36,7 @@ def apply(
     architecture: Architecture = None,
     spec: Spec = None,
     weights: Weights = None,
+    key: Key = None,
     images: Annotated[Path | None, "folder of images at any depth; labels are not looked at"] = None,
     search_images: Annotated[Path | None, "in place of --images, images/search.h5 of a results folder"] = None,
     limit: Annotated[int, "so many images of the folder, taken at random"] = 512,
@@ -57,7 +59,7 @@ def apply(
     if (images is None) == (search_images is None):
         raise UserError("--images and --search-images: give one of the two")
     chosen = read_recipe(recipe)
-    module, description = network_of(architecture, spec, weights, arguments, preprocessing)
+    module, description = network_of(architecture, spec, weights, key, arguments, preprocessing)
     with tempfile.TemporaryDirectory() as folder:
         if search_images is not None:
             sample = ImageFile(search_images, preprocessing=description["preprocessing"])

@@ -25,12 +25,15 @@ from wshare.tasks.table import DEFAULT, task
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
 
-Architecture = Annotated[str, "torchvision name, timm:<name> or python:<module>:<function>"]
+Architecture = Annotated[str, "torchvision name, timm:<name>, python:<module>:<function> or onnx:<file>"]
 Spec = Annotated[Path | None, "model.json of a results folder, in place of --architecture"]
 Weights = Annotated[
     Path | None,
     "float32 weights, a safetensors file or a torch state dict; without it the published ones, or those of the Python "
     "function",
+]
+Key = Annotated[
+    str | None, "of a checkpoint that holds several networks, the key, or the names' prefix, of the one to take"
 ]
 Arguments = Annotated[dict, "keyword arguments of the function that builds the architecture"]
 Preprocessing = Annotated[
@@ -50,7 +53,12 @@ Threads = Annotated[int, "threads; the result does not depend on them"]
 
 
 def network_of(
-    architecture: str | None, spec: Path | None, weights: Path | None, arguments: dict, preprocessing: dict
+    architecture: str | None,
+    spec: Path | None,
+    weights: Path | None,
+    key: str | None,
+    arguments: dict,
+    preprocessing: dict,
 ) -> tuple[nn.Module, dict]:
     """The float32 network that the flags name, and its description, as model.json holds it.
 
@@ -71,8 +79,12 @@ def network_of(
         check_description(description, spec, ("task", "input", "preprocessing"))
         return model, description
     settings: dict = {"task": DEFAULT, "arguments": arguments, "preprocessing": preprocessing}
-    if weights:
-        settings |= {"source": "file", "architecture": architecture, "path": str(weights)}
+    if architecture.startswith("onnx:"):
+        if weights:
+            raise UserError(f"--weights {weights}: an ONNX file holds its weights; leave the flag out")
+        settings |= {"source": "onnx", "path": architecture.removeprefix("onnx:")}
+    elif weights:
+        settings |= {"source": "file", "architecture": architecture, "path": str(weights), "key": key}
     else:
         source, name = spelled(architecture)
         settings |= {"source": source, "architecture": name}

@@ -15,6 +15,7 @@ from wshare.commands.common import (
     ClassMap,
     Enlarge,
     Folder,
+    Key,
     Limit,
     NoLabels,
     Preprocessing,
@@ -52,10 +53,11 @@ def evaluate(
     images: Folder,
     architecture: Annotated[
         str | None,
-        "torchvision name, timm:<name> or python:<module>:<function>, for a file that lies in no results folder",
+        "torchvision name, timm:<name>, python:<module>:<function> or onnx:<file>, for a file outside a results folder",
     ] = None,
     spec: Spec = None,
     weights: Weights = None,
+    key: Key = None,
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     enlarge: Enlarge = True,
@@ -76,7 +78,7 @@ def evaluate(
     state = load_packed(packed)
     if architecture is None:
         spec = spec or Path(os.path.normpath(packed.parent / "../../model/model.json"))
-    reference, description = network_of(architecture, spec, weights, arguments, preprocessing)
+    reference, description = network_of(architecture, spec, weights, key, arguments, preprocessing)
     reference = with_logits(fast(reference), description)
     _check_reference(packed, reference)
     compressed = with_logits(fast(build(description)), description)

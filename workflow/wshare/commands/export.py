@@ -5,9 +5,11 @@ from typing import Annotated
 
 import torch
 
-from wshare.commands.common import Arguments, Preprocessing, check_output
+from wshare.commands.common import CACHE, Arguments, Preprocessing, check_output
 from wshare.errors import UserError
 from wshare.exports.table import FORMATS
+from wshare.models.description import Fetched
+from wshare.models.registry import fetch
 from wshare.models.sources.file import of_state
 from wshare.names import closest
 from wshare.packed.format import load_packed
@@ -20,7 +22,8 @@ def export(
     to: Annotated[str, f"format to write: {', '.join(FORMATS)}"],
     output: Annotated[Path, "file to write"],
     architecture: Annotated[
-        str | None, "torchvision name, timm:<name> or python:<module>:<function>; for formats that hold the graph"
+        str | None,
+        "torchvision name, timm:<name>, python:<module>:<function> or onnx:<file>; for formats that hold the graph",
     ] = None,
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
@@ -41,8 +44,14 @@ def export(
     elif architecture is None:
         raise UserError(f"--to {to}: this format holds the network's graph; give --architecture")
     else:
-        settings = {"architecture": architecture, "arguments": arguments, "preprocessing": preprocessing}
-        fetched = of_state(settings, load_packed(file), str(file), f"packed file {file}")
+        fetched = _network(architecture, file, {"arguments": arguments, "preprocessing": preprocessing})
         example = torch.zeros(1, *fetched.spec["input"])
         chosen.write(file, output, fetched.module, example)
     print(f"{output}: written, {chosen.description}")
+
+
+def _network(architecture: str, file: Path, settings: dict) -> Fetched:
+    """The network of an architecture; weights are those of the packed file, or of the ONNX file that it was."""
+    if architecture.startswith("onnx:"):
+        return fetch(settings | {"source": "onnx", "path": architecture.removeprefix("onnx:")}, CACHE)
+    return of_state(settings | {"architecture": architecture}, load_packed(file), str(file), f"packed file {file}")

@@ -18,16 +18,21 @@ from wshare.packed.format import load_packed, read_shared
 from wshare.quantize.codebooks import Shared, row_scale
 from wshare.quantize.cost import index_bits
 
-# The first with BitwiseAnd and BitwiseOr.
 OPSET = 18
+# The first with BitShift, which expands indices.
+LEAST_OPSET = 11
 
 
 def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tensor) -> None:
     """Write the network with input `images` [N, C, H, W], N free, and output `logits`.
 
     Weights are the packed file's to the bit. A batch norm that only shifts becomes the bias of the convolution before
-    it. UserError if the network cannot be exported, or uses a shared tensor otherwise than by its name.
+    it. A network that came from an ONNX file becomes that file's own graph, with its inputs and outputs. UserError if
+    the network cannot be exported, or uses a shared tensor otherwise than by its name.
     """
+    if isinstance(getattr(model, "file", None), onnx.ModelProto):
+        _write_own(packed, output, model)
+        return
     network = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
     load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
@@ -38,6 +43,47 @@ def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tens
         _share(graph_file.graph, shared, packed)
         checker.check_model(graph_file, full_check=True)
         onnx.save(graph_file, temporary)
+
+
+def _write_own(packed: Path, output: Path, model: nn.Module) -> None:
+    """Write the graph that the network came from; `model.initialisers` says which tensor is which of its."""
+    graph_file = onnx.ModelProto.FromString(model.file.SerializeToString())
+    opset = max(entry.version for entry in graph_file.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < LEAST_OPSET:
+        raise UserError(
+            f"export onnx: the graph is of opset {opset}, which cannot expand indices; convert the ONNX file to opset "
+            f"{LEAST_OPSET} or later (onnx.version_converter) and compress that"
+        )
+    graph = graph_file.graph
+    dense = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = _Nodes(graph)
+    shared, others = read_shared(packed)
+    for name, (own, transposed) in model.initialisers.items():
+        if name in others:
+            value = others[name].T if transposed else others[name]
+            kind = helper.tensor_dtype_to_np_dtype(dense[own].data_type)
+            dense[own].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.astype(kind)), own))
+        elif own in dense:
+            # Layers that use one initialiser are tied: the first has it.
+            graph.initializer.remove(dense.pop(own))
+            nodes.expand(own, shared[name], transposed)
+    nodes.made += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes.made)
+    left = next((tensor.name for tensor in graph.initializer if not _has_values(tensor)), None)
+    if left is not None:
+        raise UserError(
+            f"export onnx: {left!r} of the graph is not among what a packed file holds; export dense instead"
+        )
+    _merge_shifts(graph)
+    with atomic(output) as temporary:
+        checker.check_model(graph_file, full_check=True)
+        onnx.save(graph_file, temporary)
+
+
+def _has_values(tensor: TensorProto) -> bool:
+    kinds = ("raw", "float", "double", "int32", "int64", "uint64", "string")
+    return not np.prod(tuple(tensor.dims)) or any(len(getattr(tensor, f"{kind}_data")) for kind in kinds)
 
 
 def _exported(network: nn.Module, example: torch.Tensor, path: Path) -> onnx.ModelProto:
@@ -89,15 +135,17 @@ class _Nodes:
         self.graph, self.names = graph, set()
         self.made: list[onnx.NodeProto] = []
 
-    def expand(self, name: str, tensor: Shared) -> None:
+    def expand(self, name: str, tensor: Shared, transposed: bool = False) -> None:
         """Compute the weight `name`."""
+        indices = tensor.indices.T if transposed else tensor.indices
         if tensor.exponents is None:
-            self.gathered(tensor.codebook, tensor.indices, tensor.indices.shape, name)
+            self.gathered(tensor.codebook, indices, indices.shape, name)
             return
         # Outputs have few different scales.
         scales, outputs = np.unique(row_scale(tensor.exponents), return_inverse=True)
         column = tensor.layout.per_output(outputs, tensor.indices.shape)
-        unscaled = self.gathered(tensor.codebook, tensor.indices, tensor.indices.shape)
+        column = column.T if transposed else column
+        unscaled = self.gathered(tensor.codebook, indices, indices.shape)
         self.add("Mul", [unscaled, self.gathered(scales, column, column.shape)], name)
 
     def gathered(self, codebook: np.ndarray, indices: np.ndarray, shape: tuple[int, ...], name: str = "") -> str:
@@ -110,19 +158,13 @@ class _Nodes:
 
     def indices(self, indices: np.ndarray, bits: int) -> str:
         """Indices, int32 [n], put together from their fields."""
-        parts: list[str] = []
-        place = 0
+        whole, place = "", 0
         for width, packed in zip(widths(bits), fields(indices, bits), strict=True):
-            field = self.field(packed, width, indices.size)
-            if place % 8:
-                shifted = self.add("BitShift", [field, self.constant(np.uint8(place % 8))], direction="LEFT")
-                parts[-1] = self.add("BitwiseOr", [parts[-1], shifted])
-            else:
-                parts.append(field)
+            part = self.add("Cast", [self.field(packed, width, indices.size)], to=TensorProto.INT32)
+            if place:
+                part = self.add("Mul", [part, self.constant(np.int32(1 << place))])
+            whole = self.add("Add", [whole, part]) if whole else part
             place += width
-        whole, *high = [self.add("Cast", [part], to=TensorProto.INT32) for part in parts]
-        for part in high:
-            whole = self.add("Add", [whole, self.add("Mul", [part, self.constant(np.int32(256))])])
         return whole
 
     def field(self, packed: np.ndarray, width: int, count: int) -> str:
@@ -131,7 +173,8 @@ class _Nodes:
             return self.constant(packed)
         places = self.constant(np.arange(0, 8, width, dtype=np.uint8))
         shifted = self.add("BitShift", [self.constant(packed[:, None]), places], direction="RIGHT")
-        masked = self.add("BitwiseAnd", [shifted, self.constant(np.uint8((1 << width) - 1))])
+        # The bits of one index; graphs of older opsets have no BitwiseAnd.
+        masked = self.add("Mod", [shifted, self.constant(np.uint8(1 << width))])
         flat = self.add("Reshape", [masked, self.constant(np.array([-1]))])
         if count == packed.size * 8 // width:
             return flat
@@ -175,7 +218,7 @@ def _merge_shifts(graph: onnx.GraphProto) -> None:
         if before is None or before.op_type != "Conv" or len(before.input) != 2 or uses.count(norm.input[0]) != 1:
             continue
         scale, shift, mean, variance = norm.input[1:]
-        eps = np.float32(next(item.f for item in norm.attribute if item.name == "epsilon"))
+        eps = np.float32(next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5))
         arrays = [numpy_helper.to_array(values[name]) for name in (scale, mean, variance)]
         if (arrays[0] == 1).all() and (arrays[1] == 0).all() and (np.sqrt(arrays[2] + eps) == 1).all():
             before.input.append(shift)

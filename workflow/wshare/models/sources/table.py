@@ -44,6 +44,7 @@ BUILDERS = {
     "torchvision": "sources.torchvision",
     "timm": "sources.timm",
     "efficientnet_lite": "sources.efficientnet_lite",
+    "onnx": "sources.onnx",
     "python": "sources.python",
     "embedded": "zoo",
 }
@@ -53,12 +54,37 @@ SPELLED = ("torchvision", "timm", "python")
 SOURCES = {
     source.name: source
     for source in (
-        Source("train", None, ("embedded",), keys=("training",)),
-        Source("torchvision", "sources.torchvision", ("torchvision",), ("weights", "url", "path", "sha256", "classes")),
-        Source("timm", "sources.timm", ("timm",), ("weights", "path", "sha256", "classes")),
-        Source("efficientnet_lite", "sources.efficientnet_lite", ("efficientnet_lite",), ("classes",)),
-        Source("file", "sources.file", SPELLED, ("path", "sha256", "classes"), required=("path",)),
-        Source("python", "sources.python", ("python",), ("classes",)),
+        Source("train", None, ("embedded",), keys=("architecture", "training"), required=("architecture",)),
+        Source(
+            "torchvision",
+            "sources.torchvision",
+            ("torchvision",),
+            keys=("architecture", "weights", "url", "path", "sha256", "classes"),
+            required=("architecture",),
+        ),
+        Source(
+            "timm",
+            "sources.timm",
+            ("timm",),
+            keys=("architecture", "weights", "path", "sha256", "key", "classes"),
+            required=("architecture",),
+        ),
+        Source(
+            "efficientnet_lite",
+            "sources.efficientnet_lite",
+            ("efficientnet_lite",),
+            keys=("architecture", "classes"),
+            required=("architecture",),
+        ),
+        Source(
+            "file",
+            "sources.file",
+            SPELLED,
+            keys=("architecture", "path", "sha256", "key", "classes"),
+            required=("architecture", "path"),
+        ),
+        Source("onnx", "sources.onnx", ("onnx",), ("architecture", "path", "sha256", "classes"), required=("path",)),
+        Source("python", "sources.python", ("python",), ("architecture", "classes"), required=("architecture",)),
     )
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wshare.errors import UserError, one_line
 from wshare.models.description import Fetched, finish
 from wshare.models.state import load_state
-from wshare.models.weights_file import read_state
+from wshare.models.weights_file import fitting, read_state
 from wshare.names import closest
 
 
@@ -28,8 +28,9 @@ def fetch(settings: dict, cache: Path) -> Fetched:
         if settings.get("classes"):
             arguments = {"num_classes": settings["classes"]} | arguments
         module = build(name, arguments)
-        path = Path(settings["path"])
-        load_state(module, read_state(path, settings.get("sha256")), str(path))
+        path = Path(settings["path"]).expanduser()
+        weights = read_state(path, settings.get("sha256"), settings.get("key"))
+        load_state(module, fitting(weights, module.state_dict(), str(path)), str(path))
         source = f"file {path}"
         # Without a tag they may be weights of the user's own, for classes that nobody here knows.
         categories = categories_of(module) if "." in name else None
