@@ -186,6 +186,8 @@ def test_the_tables_above_edit_every_key():
         "channels",
         "crop",
         "interpolation",
+        "letterbox",
+        "order",
         "std",
         "max_bits",
         "population",

@@ -82,3 +82,33 @@ def test_small_image_is_only_cropped_without_enlarge(size, resize):
 def test_large_image_is_resized_without_enlarge(size):
     image, options = PIL.Image.fromarray(noise(*size, 3)), preprocessing(resize=30, crop=24)
     np.testing.assert_array_equal(prepare(image, options, enlarge=False), by_torchvision(image, options))
+
+
+@pytest.mark.parametrize("size", [(31, 47), (60, 33), (5, 64)])
+@pytest.mark.parametrize("resize", [None, 52, [40, 61]])
+@pytest.mark.parametrize("crop", [[16, 25], [52, 20]])
+def test_inputs_need_not_be_square(size, resize, crop):
+    image = PIL.Image.fromarray(noise(*size, 3))
+    options = preprocessing(resize, crop)
+    np.testing.assert_array_equal(prepare(image, options), by_torchvision(image, options))
+
+
+def test_channels_may_be_in_the_order_of_opencv():
+    image = PIL.Image.fromarray(noise(4, 5, 3))
+    found = prepare(image, preprocessing() | {"order": "bgr"})
+    np.testing.assert_array_equal(found, noise(4, 5, 3).transpose(2, 0, 1)[::-1])
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("size", "inside"), [((20, 40), (16, 32)), ((40, 20), (24, 12)), ((48, 64), (24, 32))])
+def test_a_letterbox_keeps_the_proportions_and_is_filled_around(size, inside):
+    image = PIL.Image.fromarray(noise(*size, 3))
+    found = prepare(image, preprocessing(crop=[24, 32]) | {"letterbox": 114})
+    assert found.shape == (3, 24, 32)
+    top, left = ((whole - part) // 2 for whole, part in zip((24, 32), inside, strict=True))
+    middle = (slice(None), slice(top, top + inside[0]), slice(left, left + inside[1]))
+    expected = image.resize(inside[::-1], PIL.Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(found[middle], np.asarray(expected).transpose(2, 0, 1))
+    outside = np.ones(found.shape, bool)
+    outside[middle] = False
+    assert (found[outside] == 114).all()

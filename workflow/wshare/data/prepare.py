@@ -10,6 +10,7 @@ import PIL.Image
 
 from wshare.data.dataset import Dataset, UnreadableImage, listed
 from wshare.errors import UserError
+from wshare.models.preprocessing import sides
 
 _log = logging.getLogger(__name__)
 
@@ -21,21 +22,26 @@ def prepare(image: PIL.Image.Image, preprocessing: Mapping[str, Any], enlarge: b
     """Pixels a network sees, before normalization: uint8 [C,H,W].
 
     Equal, pixel for pixel, to torchvision's Resize and CenterCrop on PIL images. `preprocessing` is complete, as
-    `complete_preprocessing` gives it; `resize` may be [height, width] too, and `crop` None. What lies outside the image
-    is 0. Without `enlarge` an image that would grow is not resized.
+    `complete_preprocessing` gives it; `crop` may be None. What lies outside the image is 0, or the value of a
+    letterbox. Without `enlarge` an image that would grow is not resized.
     """
     channels, interpolation = preprocessing["channels"], PIL.Image.Resampling[preprocessing["interpolation"].upper()]
     image = image.convert("L" if channels == 1 else "RGB")
-    if preprocessing["resize"] is not None:
-        width, height = _resized(image.size, preprocessing["resize"])
+    # Descriptions of before have no letterbox and no order.
+    letterbox, resize = preprocessing.get("letterbox"), preprocessing["resize"]
+    if letterbox is not None:
+        resize = _fitted(image.size, preprocessing["crop"])
+    if resize is not None:
+        width, height = _resized(image.size, resize)
         if enlarge or (width <= image.width and height <= image.height):
             image = image.resize((width, height), interpolation)
     if preprocessing["crop"] is not None:
-        side = preprocessing["crop"]
-        left, top = (_crop_start(length, side) for length in image.size)
-        image = image.crop((left, top, left + side, top + side))
+        image = _cropped(image, preprocessing["crop"], letterbox or 0)
     pixels = np.array(image)
-    return pixels[np.newaxis] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if channels == 1:
+        return pixels[np.newaxis]
+    pixels = pixels[:, :, ::-1] if preprocessing.get("order") == "bgr" else pixels
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def prepared(
@@ -50,7 +56,11 @@ def prepared(
     None stands for one that is unreadable, and its error is added to `skipped`; without such a list it is raised.
     """
     # A crop is the network's view already: a second one, at the centre, would cut it again.
-    shape = {**preprocessing, "resize": [preprocessing["crop"]] * 2} if dataset.cropped else preprocessing
+    shape = (
+        {**preprocessing, "resize": sides(preprocessing["crop"]), "letterbox": None}
+        if dataset.cropped
+        else preprocessing
+    )
     for i in chosen:
         try:
             yield prepare(dataset.read(i), shape, enlarge)
@@ -108,6 +118,23 @@ def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, i
     width, height = size
     longer = int(resize * max(size) / min(size))
     return (resize, longer) if width <= height else (longer, resize)
+
+
+def _fitted(size: tuple[int, int], crop: int | Sequence[int]) -> list[int]:
+    """Height and width of the largest image of these proportions that fits inside the crop."""
+    (width, height), (high, wide) = size, sides(crop)
+    scale = min(high / height, wide / width)
+    return [max(1, round(height * scale)), max(1, round(width * scale))]
+
+
+def _cropped(image: PIL.Image.Image, crop: int | Sequence[int], fill: int) -> PIL.Image.Image:
+    height, width = sides(crop)
+    left, top = _crop_start(image.width, width), _crop_start(image.height, height)
+    if left >= 0 and top >= 0:
+        return image.crop((left, top, left + width, top + height))
+    canvas = PIL.Image.new(image.mode, (width, height), (fill,) * len(image.getbands()))
+    canvas.paste(image, (-left, -top))
+    return canvas
 
 
 def _crop_start(length: int, side: int) -> int:

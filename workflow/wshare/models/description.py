@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError, one_line
-from wshare.models.preprocessing import complete_preprocessing
+from wshare.models.preprocessing import complete_preprocessing, sides
 from wshare.models.state import check_finite
 
 
@@ -46,7 +46,7 @@ def finish(
     module = module.float().eval()
     check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
-    shape = [preprocessing["channels"], preprocessing["crop"], preprocessing["crop"]]
+    shape = [preprocessing["channels"], *sides(preprocessing["crop"])]
     _check_input(module, shape, settings["architecture"])
     spec = {
         "name": settings["architecture"],

@@ -5,33 +5,36 @@ import math
 from wshare.errors import UserError
 from wshare.names import closest
 
-PREPROCESSING = ("channels", "resize", "crop", "interpolation", "mean", "std")
+PREPROCESSING = ("channels", "order", "resize", "crop", "letterbox", "interpolation", "mean", "std")
+ORDERS = ("rgb", "bgr")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
     """What happens to an image before the network sees it: `given` over `found`, checked, every key present.
 
-    `channels` 1 or 3; `resize` of the shorter side in pixels, or None; `crop`, the side of the centre crop in pixels;
-    `interpolation` of the resize; `mean` and `std`, one a channel, on the scale where pixels run from 0 to 1
-    (0 and 1, so no change, where neither is known).
+    `channels` 1 or 3, in the `order` rgb or bgr; `resize` of the shorter side in pixels, or to [height, width], or
+    None; `crop`, the network's input, cut out at the centre, the side of a square or [height, width]; `letterbox`,
+    instead of the two, the value from 0 to 255 around an image that is resized to fit inside the crop, or None;
+    `interpolation` of the resize; `mean` and `std`, one a channel, on the scale where pixels run from 0 to 1 (0 and 1,
+    so no change, where neither is known).
     """
     given = given or {}
     for key in given:
         if key not in PREPROCESSING:
             raise UserError(f"preprocessing: {key!r}: no such key. {closest(key, PREPROCESSING)}")
-    merged = {"channels": 3, "resize": None, "crop": None, "interpolation": "bilinear"} | found | given
-    channels, resize, crop = merged["channels"], merged["resize"], merged["crop"]
+    neutral = {"order": "rgb", "resize": None, "crop": None, "letterbox": None, "interpolation": "bilinear"}
+    merged = {"channels": 3} | neutral | found | given
+    if merged["letterbox"] is not None and "resize" not in given:
+        # What a source knows of the resize is for its own crop.
+        merged["resize"] = None
+    channels = merged["channels"]
     if channels not in (1, 3):
         raise UserError(f"preprocessing.channels: {channels!r}: must be 1 (gray) or 3 (colour)")
-    if not isinstance(crop, int) or crop < 1:
-        raise UserError(f"preprocessing.crop: {crop!r}: must be the side of the network's input in pixels")
-    if resize is not None and (not isinstance(resize, int) or resize < crop):
-        raise UserError(f"preprocessing.resize: {resize!r}: must be null or at least preprocessing.crop ({crop})")
-    if merged["interpolation"] not in INTERPOLATIONS:
-        raise UserError(
-            f"preprocessing.interpolation: {merged['interpolation']!r}: must be one of {', '.join(INTERPOLATIONS)}"
-        )
+    _check_geometry(merged, sides(merged["crop"]))
+    for key, known in (("interpolation", INTERPOLATIONS), ("order", ORDERS)):
+        if merged[key] not in known:
+            raise UserError(f"preprocessing.{key}: {merged[key]!r}: must be one of {', '.join(known)}")
     for key, neutral in (("mean", 0.0), ("std", 1.0)):
         values = merged.get(key) or [neutral] * channels
         if not _are_numbers(values) or len(values) != channels or (key == "std" and min(values) <= 0):
@@ -41,6 +44,37 @@ def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
             )
         merged[key] = list(map(float, values))
     return {key: merged[key] for key in PREPROCESSING}
+
+
+def sides(crop: object) -> list[int]:
+    """Height and width of the network's input; UserError if `crop` is neither a side nor both."""
+    size = [crop, crop] if _is_length(crop) else crop
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(map(_is_length, size)):
+        raise UserError(
+            f"preprocessing.crop: {crop!r}: must be the side of the network's input in pixels, or [height, width]"
+        )
+    return list(size)
+
+
+def _check_geometry(merged: dict, crop: list[int]) -> None:
+    resize, letterbox = merged["resize"], merged["letterbox"]
+    if letterbox is not None:
+        if not isinstance(letterbox, int) or isinstance(letterbox, bool) or not 0 <= letterbox <= 255:
+            raise UserError(f"preprocessing.letterbox: {letterbox!r}: must be null or a pixel value from 0 to 255")
+        if resize is not None:
+            raise UserError("preprocessing.resize: not read with letterbox; remove one of the two keys")
+        return
+    sizes = [resize, resize] if _is_length(resize) else resize
+    fits = isinstance(sizes, list | tuple) and len(sizes) == 2 and all(map(_is_length, sizes))
+    if resize is not None and not (fits and all(size >= side for size, side in zip(sizes, crop, strict=True))):
+        raise UserError(
+            f"preprocessing.resize: {resize!r}: must be null, the shorter side, or [height, width], at least "
+            f"preprocessing.crop ({crop[0]} x {crop[1]})"
+        )
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _are_numbers(values: object) -> bool:

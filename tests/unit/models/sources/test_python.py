@@ -15,6 +15,8 @@ def test_python(user_module):
         "channels": 1,
         "resize": None,
         "crop": 8,
+        "order": "rgb",
+        "letterbox": None,
         "interpolation": "bilinear",
         "mean": [0.0],
         "std": [1.0],

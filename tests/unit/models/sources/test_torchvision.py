@@ -55,6 +55,8 @@ def test_torchvision_downloads_verifies_and_describes(mirror, tmp_path):
         "channels": 3,
         "resize": 256,
         "crop": 224,
+        "order": "rgb",
+        "letterbox": None,
         "interpolation": "bilinear",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import FormatError, UserError, one_line
 from wshare.models.description import Fetched, finish
-from wshare.models.preprocessing import complete_preprocessing
+from wshare.models.preprocessing import complete_preprocessing, sides
 from wshare.models.weights_file import checked_file
 
 # Largest difference from ONNX Runtime's outputs, as a share of the largest: sums in another order differ by less.
@@ -35,7 +35,7 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     networks = _library(path)
     proto = _read(path, networks)
     shape, channels_last = _input(proto, path)
-    known = {"channels": shape[0], "crop": shape[1]} if all(shape) else {"channels": shape[0] or 3}
+    known = {"channels": shape[0] or 3} | ({"crop": _crop(*shape[1:])} if all(shape[1:]) else {})
     preprocessing = complete_preprocessing(known, settings.get("preprocessing"))
     images = _noise(preprocessing)
     expected = _runtime_outputs(path, images, channels_last)
@@ -98,10 +98,14 @@ def _input(proto: object, path: Path) -> tuple[tuple[int | None, ...], bool]:
     return tuple(sizes[3:] + sizes[1:3] if channels_last else sizes[1:]), channels_last
 
 
+def _crop(height: int, width: int) -> int | list[int]:
+    return height if height == width else [height, width]
+
+
 def _noise(preprocessing: dict) -> Tensor:
     """Images [IMAGES, C, H, W] of noise, preprocessed as real ones are."""
-    channels, side = preprocessing["channels"], preprocessing["crop"]
-    pixels = torch.rand(IMAGES, channels, side, side, generator=torch.Generator().manual_seed(0))
+    shape = (IMAGES, preprocessing["channels"], *sides(preprocessing["crop"]))
+    pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     return (pixels - mean) / std
 
