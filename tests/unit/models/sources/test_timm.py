@@ -29,8 +29,6 @@ def test_timm_preprocessing_and_state():
         "channels": 3,
         "resize": 235,
         "crop": 224,
-        "order": "rgb",
-        "letterbox": None,
         "interpolation": "bicubic",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
