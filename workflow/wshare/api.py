@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
+from wshare.data.loading import Batches, gathered
 from wshare.data.splits import held_out_count, split_indices
 from wshare.errors import UserError
 from wshare.evaluation.baseline import check_accuracy, check_repeats
@@ -60,9 +61,6 @@ if TYPE_CHECKING:
 # Of the configuration's schema.
 CONFIDENCE = complete_search({"method": DEFAULT})["confidence"]
 _log = logging.getLogger(__name__)
-
-# Images as a user gives them: [N, C, H, W], or batches of them, with labels or without.
-Batches = Tensor | np.ndarray | Iterable[Tensor | Sequence]
 
 
 @dataclass(frozen=True)
@@ -144,13 +142,15 @@ class Result:
 def compress(
     model: nn.Module,
     images: Batches,
-    labels: Tensor | np.ndarray | Sequence[int] | None = None,
+    labels: Tensor | np.ndarray | Sequence | None = None,
     quality: float = 0.99,
     confidence: float | None = CONFIDENCE,
     *,
     method: str = DEFAULT,
     task: str = tasks.DEFAULT,
-    held_out: "float | Batches | tuple[Batches, Sequence[int]]" = 0.5,
+    held_out: "float | Batches | tuple[Batches, Sequence]" = 0.5,
+    input: str | Callable | None = None,
+    preprocess: Callable | None = None,
     options: Mapping[str, object] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -161,9 +161,11 @@ def compress(
 
     `model` takes images [N, C, H, W] and gives outputs of its `task`: logits, or probabilities, [N, classes] for
     classification. It is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as
-    the model takes them, or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are
-    class indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with
-    it.
+    the model takes them, or an iterable of batches, images or (images, labels), such as a DataLoader, or a dataset of
+    such items. Of a batch that is a mapping or another object `input` is the key of the images, or a function that
+    gives images or (images, labels); pictures of PIL go through `preprocess`, one by one. All are read once; what takes
+    more than 2 GiB lies in a temporary file. `labels` are class indices [N]; without labels the model's own top-1
+    predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
     their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
@@ -186,7 +188,7 @@ def compress(
     search = {"method": method, "quality_target": quality, "confidence": confidence}
     settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
     with _reproducible():
-        both = _splits(model, images, labels, held_out, seed)
+        both = _splits(model, images, labels, held_out, seed, input, preprocess)
     return compress_images(model, *both, settings, task, include, exclude, threads)
 
 
@@ -436,26 +438,34 @@ def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
 
 
 def _splits(
-    model: nn.Module, images: Batches, labels: Sequence[int] | None, held_out: object, seed: int
+    model: nn.Module,
+    images: Batches,
+    labels: Sequence | None,
+    held_out: object,
+    seed: int,
+    take: str | Callable | None,
+    preprocess: Callable | None,
 ) -> tuple[ImageArray, ImageArray]:
     """Search images and held-out images, each in random order."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    pixels, classes = _gathered(images, labels, "images", device)
+    pixels, known = gathered(images, labels, "images", device, take, preprocess)
     if isinstance(held_out, int | float) and not isinstance(held_out, bool):
         count = held_out_count(held_out, len(pixels), "held_out")
         sizes = {"search": len(pixels) - count, "held_out": count}
-        chosen = split_indices(len(pixels), classes, sizes, seed)
-        return tuple(_dealt(pixels, classes, chosen[name], seed) for name in ("search", "held_out"))
+        # Masks and sets of labels tell no kinds of images.
+        kinds = known if known is not None and known.ndim == 1 and known.dtype.kind == "i" else None
+        chosen = split_indices(len(pixels), kinds, sizes, seed)
+        return tuple(_dealt(pixels, known, chosen[name], seed) for name in ("search", "held_out"))
     others = held_out if isinstance(held_out, tuple) else (held_out, None)
-    other_pixels, other_classes = _gathered(*others, "held_out", device)
-    if (classes is None) != (other_classes is None):
+    other_pixels, other_known = gathered(*others, "held_out", device, take, preprocess)
+    if (known is None) != (other_known is None):
         raise UserError("held_out: give labels with both the search images and the held-out images, or with neither")
     if other_pixels.shape[1:] != pixels.shape[1:]:
         raise UserError(f"held_out: images {list(other_pixels.shape[1:])}, but images are {list(pixels.shape[1:])}")
     _check_apart(pixels, other_pixels)
     return (
-        _dealt(pixels, classes, np.arange(len(pixels)), seed),
-        _dealt(other_pixels, other_classes, np.arange(len(other_pixels)), seed),
+        _dealt(pixels, known, np.arange(len(pixels)), seed),
+        _dealt(other_pixels, other_known, np.arange(len(other_pixels)), seed),
     )
 
 
@@ -475,69 +485,7 @@ def _check_apart(search: Tensor, held_out: Tensor) -> None:
 def _dealt(pixels: Tensor, labels: np.ndarray | None, chosen: np.ndarray, seed: int) -> ImageArray:
     # In random order, so that the first images are a fair sample: the workflow does the same.
     order = np.random.default_rng(seed).permutation(chosen)
-    return ImageArray(pixels[torch.from_numpy(order)], None if labels is None else labels[order])
-
-
-def _gathered(
-    images: Batches, labels: Sequence[int] | None, where: str, device: torch.device
-) -> tuple[Tensor, np.ndarray | None]:
-    """All images, float32 [N, C, H, W] on the CPU, and labels int64 [N] or None; UserError names `where`."""
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
-    if isinstance(images, Tensor):
-        return _checked(images, where, device), _classes(labels, len(images), where)
-    pixels: list[Tensor] = []
-    classes: list[Tensor] = []
-    try:
-        batches = iter(images)
-    except TypeError:
-        raise UserError(f"{where}: a {type(images).__name__}; give a tensor [N, C, H, W] or batches of them") from None
-    for batch in batches:
-        batch, *given = (batch,) if isinstance(batch, Tensor) else batch
-        if not isinstance(batch, Tensor) or len(given) > 1:
-            raise UserError(f"{where}: a batch is images, or (images, labels); map yours to that")
-        pixels.append(_checked(batch, where, device))
-        classes += [torch.as_tensor(part).cpu() for part in given]
-        if pixels[0].shape[1:] != batch.shape[1:]:
-            raise UserError(
-                f"{where}: batches {list(pixels[0].shape)} and {list(batch.shape)}; resize them to one shape"
-            )
-    if not pixels:
-        raise UserError(f"{where}: no image")
-    if classes and labels is not None:
-        raise UserError(f"{where}: batches bring labels, and labels are given too; leave one out")
-    if classes and len(classes) != len(pixels):
-        raise UserError(f"{where}: some batches bring labels and some do not")
-    found = torch.cat(pixels)
-    return found, _classes(torch.cat(classes) if classes else labels, len(found), where)
-
-
-def _checked(images: Tensor, where: str, device: torch.device) -> Tensor:
-    if images.ndim != 4:
-        raise UserError(f"{where}: {list(images.shape)}; give a tensor [N, C, H, W] or batches of them (a DataLoader)")
-    if not images.numel():
-        raise UserError(f"{where}: {list(images.shape)} holds no image")
-    if not images.is_floating_point():
-        raise UserError(f"{where}: {images.dtype}; give float images as the model takes them, scaled and normalised")
-    if images.device not in (device, torch.device("cpu")):
-        raise UserError(
-            f"{where}: on {images.device}, but the model is on {device}; pass them with .to({str(device)!r})"
-        )
-    images = images.detach().cpu().float().contiguous()
-    if not images.isfinite().all():
-        raise UserError(f"{where}: holds NaN or infinite values")
-    return images
-
-
-def _classes(labels: Sequence[int] | None, count: int, where: str) -> np.ndarray | None:
-    if labels is None:
-        return None
-    found = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if found.shape != (count,) or found.dtype.kind not in "iu":
-        raise UserError(
-            f"{where}: {count} images, but labels are {found.dtype} {list(found.shape)}; give one integer an image"
-        )
-    return found.astype(np.int64)
+    return ImageArray(pixels, None if labels is None else labels[order], order)
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> object:

@@ -199,24 +199,28 @@ class ImageFile(Images):
 
 
 class ImageArray(Images):
-    """Images in memory: float32 [N, C, H, W] as a network takes them, and labels int64 [N] or None."""
+    """Images in memory, or in a file that is mapped there: those `chosen` of float32 [N, ...], as a network takes them.
 
-    def __init__(self, images: torch.Tensor, labels: np.ndarray | None):
+    `labels` are those of the chosen ones, in their order, or None. Images are copied batch by batch alone.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: np.ndarray | None, chosen: np.ndarray | None = None):
         self._images, self.labels = images, labels
-        self.keys = tuple(map(str, range(len(images))))
+        self._chosen = torch.from_numpy(np.arange(len(images)) if chosen is None else chosen)
+        self.keys = tuple(map(str, range(len(self._chosen))))
         self.shape = tuple(images.shape[1:])
         self.batch_size = batch_size(self.shape)
         digest = hashlib.sha256()
-        for image in images:
-            digest.update(image.numpy().tobytes())
+        for place in self._chosen:
+            digest.update(images[place].numpy().tobytes())
         if labels is not None:
-            digest.update(labels.astype("<i8").tobytes())
+            digest.update(labels.astype("<f4" if labels.dtype.kind == "f" else "<i8").tobytes())
         self.fingerprint = digest.hexdigest()
         self._first = 0
 
     def stored(self, first: int, stop: int) -> torch.Tensor:
         """Images, float32 [stop - first, C, H, W]."""
-        return self._images[self._first + first : self._first + stop]
+        return self._images[self._chosen[self._first + first : self._first + stop]]
 
     def prepared(self, stored: torch.Tensor) -> torch.Tensor:
         """As they are."""

@@ -66,6 +66,10 @@ def _are_probabilities(outputs: np.ndarray) -> bool:
 def check_labels(labels: np.ndarray | None, description: dict, where: str) -> None:
     """UserError unless all labels are class indices of the network, from 0 on."""
     classes = description["classes"]
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise UserError(
+            f"{where}: labels are {labels.dtype} {list(labels.shape)}; give one class index, an integer, an image"
+        )
     if labels is None or 0 <= labels.min() <= labels.max() < classes:
         return
     wrong = labels.min() if labels.min() < 0 else labels.max()
