@@ -86,3 +86,15 @@ def test_shipped_studies_can_be_planned(tmp_path: Path):
         assert run.returncode == 0, run.stdout + run.stderr
         assert "fetch_model" in run.stdout + run.stderr
         assert "lenet5" not in run.stdout + run.stderr
+
+
+def test_a_target_that_is_taken_for_a_configuration_is_told(tmp_path: Path):
+    shutil.copy(CONFIG, tmp_path)
+    target = tmp_path / "results" / "metrics.json"
+    target.parent.mkdir()
+    target.write_text('{"verdict": "met"}')
+    run = snakemake(tmp_path, "--dry-run", "--configfile", str(tmp_path / "config.yaml"), str(target))
+    assert run.returncode == 1
+    assert (
+        "results/metrics.json: read as a configuration; --configfile takes all that follows" in run.stdout + run.stderr
+    )

@@ -1,5 +1,6 @@
 """The workflow as a module of another one, in another folder, with its own configuration and other names of rules."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,22 @@ def test_another_workflow_runs_this_one_below_a_prefix(folder: Path, study: Path
             assert again.read_bytes() == (study / "results/tiny/search" / search / name).read_bytes(), again
     again = run(folder, "--dry-run")
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_git_address_ends_in_one_line(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "workflow", source / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *command], cwd=source, check=True)
+    address = f'gitfile({str(source)!r}, path="workflow/Snakefile", ref="HEAD")'
+    lines = ['configfile: "study.yaml"', "module wshare:", f"    snakefile: {address}", "    config: config"]
+    (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from wshare as wshare_*", ""]))
+    shutil.copy(CONFIG, tmp_path / "study.yaml")
+    done = run(tmp_path, "--dry-run", "--cores", "1")
+    assert done.returncode == 1
+    assert (
+        "workflow/rules@HEAD: the rules run the Python package beside them; clone the repository"
+        in done.stdout + done.stderr
+    )
+    assert "TypeError" not in done.stdout + done.stderr

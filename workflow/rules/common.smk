@@ -9,6 +9,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+if not isinstance(workflow.current_basedir, os.PathLike):
+    raise WorkflowError(
+        f"{workflow.current_basedir.get_path_or_uri(secret_free=True)}: the rules run the Python package beside them; "
+        "clone the repository, and give the path of workflow/Snakefile in the clone"
+    )
 WORKFLOW = Path(workflow.current_basedir).parent
 sys.path.insert(0, str(WORKFLOW))
 from wshare.config.code_hash import code_hash
@@ -31,6 +36,10 @@ from wshare.files.sealed import read_json
 from wshare.names import check_patterns, layer_name
 
 prepare_for_jobs(WORKFLOW, sys.argv if workflow.is_main_process else [])
+
+for path in workflow.configfiles:
+    if Path(path).is_relative_to(Path("results").resolve()):
+        raise WorkflowError(f"{path}: read as a configuration; --configfile takes all that follows, so put targets first")
 
 try:
     config = with_image_folders(complete(config))

@@ -499,3 +499,19 @@ def test_a_json_file_or_table_of_another_version_is_refused(path):
     write_sealed(path, ["a"], [{"a": 1}], {})
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
     assert "of version 2, and this wshare reads 1" in refused(lambda: read_sealed(path), path)
+
+
+def test_without_unix_locks_files_are_read_and_writing_says_what_to_do(tmp_path):
+    program = """
+import sys
+
+sys.modules["fcntl"] = None
+import wshare
+from wshare.files.atomic import write_text
+
+assert callable(wshare.load_packed) and callable(wshare.load)
+write_text("file", "text")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "files are written under Unix file locks, which linux lacks; run wshare in WSL" in done.stderr
+    assert not (tmp_path / "file").exists()

@@ -1,11 +1,11 @@
 """Files that are either whole or absent."""
 
 import errno
-import fcntl
 import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +71,14 @@ def _alone_in(folder: Path) -> Iterator[Path]:
 
 def _locked(lock: Path) -> int:
     """Handle that holds the lock file, which is made with its folder; it is free again however its process ends."""
+    try:
+        # Not at the top: Windows has none, and packed files can be read there.
+        import fcntl
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{lock.parent.parent}: files are written under Unix file locks, which {sys.platform} lacks; run wshare in "
+            "WSL or a Linux container (packed files can be read here)"
+        ) from None
     while True:
         lock.parent.mkdir(exist_ok=True)
         # A process that is through removes folder and lock, even in between these lines.
