@@ -280,7 +280,7 @@ class Unused(nn.Sequential):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": nn.Sequential(nn.Flatten())}, "model: no layer is left to share of the network's 0"),
+        ({"model": nn.Sequential(nn.Flatten())}, "model: the network has no layer that can be shared"),
         ({"model": with_nan()}, "model: fc.weight holds 1 NaN or infinite values of"),
         ({"model": with_nan_statistics()}, "NaN or infinite values of"),
         ({"model": "net"}, "model: a str, not an nn.Module"),

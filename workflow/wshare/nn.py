@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError
-from wshare.models.kinds.table import kind_of, type_names
+from wshare.models.kinds.table import kind_of
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
 from wshare.packed.container import Source, where
@@ -110,7 +110,7 @@ def _layer(model: nn.Module, name: str, tensor: Shared, packed: str) -> nn.Modul
     path, _, leaf = name.rpartition(".")
     layer = dict(model.named_modules(remove_duplicate=False)).get(path)
     if leaf != "weight" or kind_of(layer) is None:
-        raise UserError(f"{packed}: {name!r} is no weight of a {type_names('or')} layer; check the architecture")
+        raise UserError(f"{packed}: {name!r} is no weight of a layer that can be shared; check the architecture")
     if layer.weight.shape != tensor.indices.shape:
         shapes = f"{list(tensor.indices.shape)} where the network has {list(layer.weight.shape)}"
         raise UserError(f"{packed}: {name!r} is {shapes}; check architecture, arguments and classes")

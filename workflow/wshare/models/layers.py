@@ -54,9 +54,10 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
                 }
             )
     if not layers:
+        if not candidates:
+            raise UserError(f"{where}: the network has no layer that can be shared; such are {type_names()}")
         raise UserError(
-            f"{where}: no layer is left to share of the network's {len(candidates)} {type_names('and')} layers; "
-            "change include or exclude"
+            f"{where}: no layer is left to share of the {len(candidates)} that can be; change include or exclude"
         )
     _check_folders(layers, where)
     return {"layers": layers, "parameters": parameters, "dropped": dropped}
@@ -82,7 +83,7 @@ def _status(
     if isinstance(module, BATCH_NORMS):
         return False, "batch norm: kept as one scale and one shift a channel"
     if kind_of(module) is None:
-        return False, f"{type(module).__name__} is neither {type_names('nor')}"
+        return False, f"{type(module).__name__} is no kind of layer that can be shared"
     if leaf != "weight":
         return False, f"{leaf} of a layer: few values, kept exact"
     if parameter.dtype != torch.float32 or parameter.numel() == 0:
