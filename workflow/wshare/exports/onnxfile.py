@@ -20,6 +20,8 @@ from wshare.quantize.cost import index_bits
 
 # The first with BitwiseAnd and BitwiseOr.
 OPSET = 18
+# Operators whose third input is a bias.
+BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tensor) -> None:
@@ -166,19 +168,22 @@ def _name_once(graph: onnx.GraphProto) -> None:
 
 
 def _merge_shifts(graph: onnx.GraphProto) -> None:
-    """Take out the batch norms that only shift what a convolution without bias gives to nothing else."""
+    """Take out the batch norms that only shift what a layer without bias, or with zeros, gives to nothing else."""
     values = {tensor.name: tensor for tensor in graph.initializer}
     uses = [name for node in graph.node for name in node.input] + [output.name for output in graph.output]
     makers = {name: node for node in graph.node for name in node.output}
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         before = makers.get(norm.input[0])
-        if before is None or before.op_type != "Conv" or len(before.input) != 2 or uses.count(norm.input[0]) != 1:
+        if before is None or before.op_type not in BIASED or uses.count(norm.input[0]) != 1:
+            continue
+        # A bias that was merged into the norm is left as zeros.
+        if any(name not in values or numpy_helper.to_array(values[name]).any() for name in before.input[2:]):
             continue
         scale, shift, mean, variance = norm.input[1:]
         eps = np.float32(next(item.f for item in norm.attribute if item.name == "epsilon"))
         arrays = [numpy_helper.to_array(values[name]) for name in (scale, mean, variance)]
         if (arrays[0] == 1).all() and (arrays[1] == 0).all() and (np.sqrt(arrays[2] + eps) == 1).all():
-            before.input.append(shift)
+            before.input[2:] = [shift]
             before.output[0] = norm.output[0]
             makers[norm.output[0]] = before
             graph.node.remove(norm)

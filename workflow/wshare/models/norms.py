@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from wshare.quantize.batch_norm import BatchNorm, norm_scale
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Instance norms, whose statistics are those of each image, are no subclasses of these.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wshare.packed.container import Source, opened
-from wshare.packed.format import load_packed, read_index
+from wshare.packed.format import is_merged, load_packed, read_index
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Contents:
 
     @property
     def other_bytes(self) -> int:
-        """Bytes of no shared tensor: folded and kept batch norms, kept tensors and the header."""
+        """Bytes of no shared tensor: folded and kept batch norms, merged biases, kept tensors and the header."""
         return self.bytes - sum(tensor.bytes for tensor in self.shared)
 
 
@@ -59,7 +59,11 @@ def contents(source: Source) -> Contents:
         with opened(source) as file:
             shared = [_shared_v1(file, name, shape) for name, (shape, _) in index["shared"].items()]
     else:
-        shared = [SharedTensor(name, tuple(shape), k, size) for name, (shape, k, size) in index["shared"].items()]
+        shared = [
+            SharedTensor(name, tuple(shape), k, size)
+            for name, (shape, k, size) in index["shared"].items()
+            if not is_merged(shape, k)
+        ]
     own = [tensor for name, tensor in state.items() if name not in index["aliases"]]
     return Contents(
         version=index["version"],
