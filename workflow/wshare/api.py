@@ -11,7 +11,6 @@ The five lines are
 and, where the network is used, `wshare.load("net.wshare.safetensors", model)`.
 """
 
-import copy
 import hashlib
 import logging
 import os
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
 from wshare.data.splits import held_out_count, split_indices
-from wshare.errors import UserError
+from wshare.errors import UserError, one_line
 from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
@@ -40,7 +39,8 @@ from wshare.files.atomic import write_bytes
 from wshare.models.forward import forward
 from wshare.models.layers import inspect
 from wshare.models.outputs import PROBABILITIES, TOLD, with_logits
-from wshare.models.state import check_finite, fast, load_state, shared_memory, state_of, tie
+from wshare.models.plain import check_network, check_values, fold_weights, is_folded, plain_copy, unwrapped
+from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
@@ -194,11 +194,13 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     """The model, filled with the weights of a packed file and in evaluation mode.
 
     Names and shapes must be those of the model; if not, UserError names the first that differ, and the model is left
-    as it was. FormatError if the file is damaged. The compressed weights are for evaluation: batch norms hold a scale
-    and a shift, and no statistics to go on training with.
+    as it was. FormatError if the file is damaged. A model in a wrapper, such as DataParallel, is filled inside it;
+    weights that are computed from others, as by weight_norm, become parameters. The compressed weights are for
+    evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
     """
-    state = load_packed(path)
-    own = model.state_dict()
+    state, module = load_packed(path), unwrapped(model)
+    check_values(module, "model")
+    own = (module if is_folded(module) else plain_copy(module, "model", told=False)).state_dict()
     wrong = [
         f"{name} ({_shape(state, name)} in the file, {_shape(own, name)} in the model)"
         for name in [*own, *(name for name in state if name not in own)]
@@ -207,8 +209,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
-    load_state(model, state, str(path))
-    return model.eval()
+    model.eval()
+    fold_weights(module, "model")
+    load_state(module, state, str(path))
+    return model
 
 
 def compress_images(
@@ -235,7 +239,7 @@ def compress_images(
         known = _described(kind, work, (search, held_out))
         work = with_logits(work, known)
         float32 = save(state_of(work))
-        description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
+        description = {"name": type(work).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
         reference, held_out_reference = (predict(work, sample, threads) for sample in (search, held_out))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
@@ -246,7 +250,7 @@ def compress_images(
         searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
         packed, sizes = _packed(kind, searched.recipe, artifacts, reference, threads, len(float32))
         done = time.perf_counter()
-        fresh, temperature = with_logits(_working_copy(model), known), searched.recipe["temperature"]
+        fresh, temperature = with_logits(_working_copy(model, told=False), known), searched.recipe["temperature"]
         quality = _quality(kind, fresh, packed, held_out, held_out_reference, temperature, threads)
         compressed = _compressed(model, packed)
     hashes = {
@@ -379,19 +383,13 @@ def _reproducible() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _working_copy(model: nn.Module) -> nn.Module:
-    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode; its weights are checked.
+def _working_copy(model: nn.Module, told: bool = True) -> nn.Module:
+    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode, without wrappers; checked.
 
-    Parameters that lie in one memory are one there, too: copying would part them.
+    The log says what was taken off, if `told`.
     """
-    shared = shared_memory(model, "model")
-    try:
-        copied = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise UserError(
-            f"model: cannot be copied ({str(error).splitlines()[0]}); remove weight norms and the like first"
-        ) from error
-    tie(copied, shared)
+    check_network(model, "model")
+    copied = plain_copy(model, "model", told)
     check_finite(copied, "model")
     return fast(copied.cpu().float().eval())
 
@@ -421,16 +419,16 @@ def _described(kind: Task, model: nn.Module, samples: Iterable[Images]) -> dict:
 def _outputs(model: nn.Module, images: Tensor, shape: Sequence[int]) -> np.ndarray:
     try:
         return forward(model, images)
-    except (RuntimeError, AttributeError) as error:
+    except Exception as error:
+        # A network may run any code, which fails in any way.
         raise UserError(
-            f"model: fails on images {list(shape)} ({str(error).strip().splitlines()[0]}); "
-            "give images as the model takes them"
+            f"model: fails on images {list(shape)} ({one_line(error)}); give images as the model takes them"
         ) from error
 
 
 def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
-    """A copy of the model, on its device and in its types, with the compressed weights."""
-    compressed = copy.deepcopy(model).eval()
+    """A copy of the model, without wrappers, on its device and in its types, with the compressed weights."""
+    compressed = plain_copy(model, "model", told=False).eval()
     load_state(compressed, load_packed(packed), "the packed file")
     return compressed
 

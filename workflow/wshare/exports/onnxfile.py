@@ -1,6 +1,5 @@
 """ONNX with shared weights: codebooks and indices as constants, and the nodes that expand them."""
 
-import copy
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from wshare.errors import UserError
 from wshare.files.atomic import atomic
+from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
 from wshare.packed.format import load_packed, read_shared
@@ -30,7 +30,7 @@ def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tens
     Weights are the packed file's to the bit. A batch norm that only shifts becomes the bias of the convolution before
     it. UserError if the network cannot be exported, or uses a shared tensor otherwise than by its name.
     """
-    network = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    network = plain_copy(model, "model", told=False).eval().to(memory_format=torch.contiguous_format)
     load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
     with atomic(output) as temporary:
