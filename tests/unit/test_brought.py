@@ -174,3 +174,31 @@ def test_what_cannot_be_compressed_is_told_before_anything_is_searched(monkeypat
         scripted = torch.jit.script(net())
     with pytest.raises(UserError, match="^model: a program of torch.jit"):
         compress(scripted)
+
+
+class Auxiliary(nn.Module):
+    """A network with a head that evaluation never calls, and an attention that lends its projection to a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.spare = net(), nn.Linear(5, 200)
+        self.attention = nn.MultiheadAttention(5, 1, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.net(images)[:, None]
+        return (found + self.attention(found, found, found)[0])[:, 0]
+
+
+@pytest.mark.slow
+def test_layers_that_are_never_called_are_kept_and_told(tmp_path):
+    model = Auxiliary().eval()
+    result = compress(model)
+    assert list(result.recipe["layers"]) == ["net.0", "net.3"]
+    assert "ONLY " in str(result)
+    assert "(never called: take it out of the network, unless another part uses its weight)" in str(result)
+    assert torch.equal(result.model.spare.weight, model.spare.weight)
+    kept = [row["name"] for row in result.parameters if "never called" in row["reason"]]
+    assert kept == ["spare.weight", "attention.out_proj.weight"]
+    result.save(tmp_path / "packed")
+    found = wshare.load(tmp_path / "packed", Auxiliary())
+    assert torch.equal(found(IMAGES), result.model(IMAGES))

@@ -36,8 +36,9 @@ from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
 from wshare.files.atomic import write_bytes
+from wshare.models.coverage import told as told_coverage
 from wshare.models.forward import forward
-from wshare.models.layers import inspect
+from wshare.models.layers import Choice, inspect
 from wshare.models.outputs import PROBABILITIES, TOLD, with_logits
 from wshare.models.plain import check_network, check_values, fold_weights, is_folded, plain_copy, unwrapped
 from wshare.models.state import check_finite, fast, load_state, state_of
@@ -73,6 +74,7 @@ class Result:
     settings of all layers, as recipe.json does, and `metrics` sizes, quality on the held-out images and the verdict,
     as metrics.json does; `seconds` is what the search and the evaluation took. `front` has a row for each combination
     that was measured on the search images, as front.csv does, and `losses` one for each layer that was probed.
+    `parameters` lists every parameter once, as layers.json does: whether it is shared, and why if it is not.
     """
 
     model: nn.Module
@@ -81,6 +83,7 @@ class Result:
     seconds: dict[str, float]
     front: list[dict]
     losses: list[dict]
+    parameters: list[dict] = field(repr=False)
     packed: bytes = field(repr=False)
 
     def __str__(self) -> str:
@@ -94,6 +97,7 @@ class Result:
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
+            f"{told_coverage(self.parameters)}\n"
             f"{self.metrics['measure']} {quality.text(after[quality.key])} on {after['images']:,} held-out images, "
             f"{share} of float32 (95 % interval {' to '.join(ends)}): "
             f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}{told}"
@@ -235,8 +239,9 @@ def compress_images(
     kind = tasks.task(task)
     with _reproducible():
         work = _working_copy(model)
-        names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
         known = _described(kind, work, (search, held_out))
+        table = inspect(work, [], Choice(include, exclude), search.batch(0)[:2])
+        names = [layer["name"] for layer in table["layers"]]
         work = with_logits(work, known)
         float32 = save(state_of(work))
         description = {"name": type(work).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
@@ -263,7 +268,9 @@ def compress_images(
         quality, settings["quality_target"], sizes, searched.recipe, settings["seed"], hashes
     )
     seconds = {"search": done - started, "evaluate_packed": time.perf_counter() - done}
-    return Result(compressed, searched.recipe, metrics, seconds, searched.front, searched.losses, packed)
+    return Result(
+        compressed, searched.recipe, metrics, seconds, searched.front, searched.losses, table["parameters"], packed
+    )
 
 
 def apply_recipe(
@@ -283,7 +290,7 @@ def apply_recipe(
         work = _working_copy(model)
         work = with_logits(work, _described(kind, work, [images]))
         # Layers that the recipe leaves out stay as they are.
-        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
+        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], Choice())["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
         check_layers(recipe, where, shapes, "it was made for another architecture")
         float32 = save(state_of(work))

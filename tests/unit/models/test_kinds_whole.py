@@ -12,7 +12,7 @@ from wshare.calibration.statistics import input_statistics
 from wshare.exports.table import FORMATS
 from wshare.models.folding import folded_norms
 from wshare.models.kinds.table import shareable
-from wshare.models.layers import inspect, replaced
+from wshare.models.layers import Choice, inspect, replaced
 from wshare.models.state import fast, state_of
 from wshare.nn import compressed
 from wshare.packed.compressed import Compressed
@@ -48,7 +48,7 @@ def rank(request) -> int:
 
 
 def test_each_kind_is_listed(rank):
-    found = inspect(network(rank), [], [], [], "here")["layers"]
+    found = inspect(network(rank), [], Choice())["layers"]
     assert [layer["type"] for layer in found] == [
         f"Conv{rank}d",
         f"ConvTranspose{rank}d",

@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from wshare.errors import UserError
-from wshare.models.layers import inspect, replaced
+from wshare.models.layers import Choice, inspect, replaced
 
 
 class Mixed(nn.Module):
@@ -26,7 +26,7 @@ class Mixed(nn.Module):
 
 
 def listed(model: nn.Module, include: tuple = (), exclude: tuple = ()) -> dict:
-    return inspect(model, [], list(include), list(exclude), "models.m.layers")
+    return inspect(model, [], Choice(list(include), list(exclude), "models.m.layers"))
 
 
 def shared(table: dict) -> list[str]:
@@ -57,7 +57,7 @@ def test_each_parameter_has_its_reason():
         entry["name"]: (entry["status"], entry["reason"]) for entry in listed(Mixed(), (), ["conv"])["parameters"]
     }
     assert reasons["scale"] == ("kept", "Mixed is no kind of layer that can be shared")
-    assert reasons["conv.weight"] == ("kept", "excluded by the configuration")
+    assert reasons["conv.weight"] == ("kept", "named in models.m.layers.exclude")
     assert reasons["conv.bias"] == ("kept", "bias of a layer: few values, kept exact")
     assert reasons["depthwise.weight"] == ("shared", "Conv2d weight")
     assert reasons["bn.weight"] == reasons["bn.bias"]
@@ -136,7 +136,9 @@ def test_a_pattern_that_matches_no_layer_is_an_error_with_the_closest_name(key, 
 def test_a_network_without_a_layer_to_share_is_refused():
     with pytest.raises(UserError, match="the network has no layer that can be shared; such are Conv1d, Conv2d"):
         listed(nn.BatchNorm2d(3))
-    with pytest.raises(UserError, match="no layer is left to share of the 6 that can be; change include or exclude"):
+    with pytest.raises(
+        UserError, match="no layer is left to share of the 6 that can be: named in models.m.layers.exclude; change"
+    ):
         listed(Mixed(), (), ["re:.*"])
 
 

@@ -45,7 +45,8 @@ def input_statistics(
     for name, sums in gathered.items():
         if not sums.called:
             raise UserError(
-                f"layer {name!r} is never called; exclude it from sharing (key layers.exclude of the model)"
+                f"layer {name!r} is never called for these images; exclude it from sharing (exclude= in Python, "
+                "layers.exclude of the model in a configuration)"
             )
     return {name: sums.statistics(images) for name, sums in gathered.items()}
 
