@@ -24,7 +24,7 @@ from torch import nn
 from wshare.artifacts.weights import read_layer, write_weights
 from wshare.errors import FormatError, UserError
 from wshare.files.sealed import read_json
-from wshare.models.layers import inspect
+from wshare.models.layers import Choice, inspect
 from wshare.models.weights_file import read_state
 from wshare.packed.format import load_packed
 
@@ -352,7 +352,7 @@ def nested(*names: str) -> nn.Module:
 def test_layer_names_stay_in_their_folders(tmp_path, fault, names):
     row = fault(9, "layer named like a path", data="a folder of its own below layers/, or refused")
     model = nested(*names)
-    table = inspect(model, [], [], [], "models.m.layers")
+    table = inspect(model, [], Choice(where="models.m.layers"))
     base = (tmp_path / "layers").resolve()
     for layer in table["layers"]:
         folder = (base / layer["folder"]).resolve()
@@ -373,7 +373,7 @@ def test_layer_names_stay_in_their_folders(tmp_path, fault, names):
 def test_layer_names_that_cannot_be_folders_are_refused(fault, names, message):
     row = fault(9, "layer named like a path", data="a folder of its own below layers/, or refused")
     with pytest.raises(UserError, match=message):
-        inspect(nested(*names), [], [], [], "models.m.layers")
+        inspect(nested(*names), [], Choice(where="models.m.layers"))
     row.round(True)
 
 

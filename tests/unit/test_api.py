@@ -111,6 +111,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
         "classes": 10,
         "builder": {"kind": "embedded", "name": "tiny", "arguments": {}},
         "dropped": [],
+        "input": [1, 8, 8],
     }
     preprocessing = {"mean": MEAN, "std": STD}
     files = {
@@ -281,7 +282,7 @@ class Unused(nn.Sequential):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": nn.Sequential(nn.Flatten())}, "model: no layer is left to share of the network's 0"),
+        ({"model": nn.Sequential(nn.Flatten())}, "model: the network has no layer that can be shared"),
         ({"model": with_nan()}, "model: fc.weight holds 1 NaN or infinite values of"),
         ({"model": with_nan_statistics()}, "NaN or infinite values of"),
         ({"model": "net"}, "model: a str, not an nn.Module"),
@@ -293,7 +294,11 @@ class Unused(nn.Sequential):
             {"model": nn.Sequential(nn.Conv2d(3, 4, 3))},
             r"model: fails on images \[1, 8, 8\] .*; give images as the model takes them",
         ),
-        ({"model": Unused()}, "layer 'spare' is never called; exclude it"),
+        (
+            {"exclude": ["cnov"]},
+            "^exclude.'cnov': no such layer. Did you mean 'conv'.* `model.named_modules..` has them",
+        ),
+        ({"exclude": ["re:.*"]}, "share of the 4 that can be: named in exclude; change include or exclude$"),
         ({"images": IMAGES[:0]}, "images: .* holds no image"),
         ({"images": []}, "images: no image"),
         ({"images": IMAGES[0, 0, 0]}, r"images: \[8\]; give a tensor \[N, C, H, W\] or batches"),
@@ -317,7 +322,7 @@ class Unused(nn.Sequential):
         ({"quality": 1.0}, r"set options\.max_kl"),
         ({"options": {"evaluation": 3}}, "options.evaluation: unknown key. Did you mean 'evaluations'"),
         ({"options": {"max_kl": 0.1, "compression_rate": 8}}, "options.max_kl: not read with compression_rate"),
-        ({"exclude": ["conv9"]}, "model.exclude.'conv9': no such layer. Did you mean 'conv'"),
+        ({"exclude": ["conv9"]}, "^exclude.'conv9': no such layer. Did you mean 'conv'.* `model.named_modules"),
         ({"held_out": 89}, "held_out: 89 of 90 images; it takes one held-out image and two search images"),
         ({"held_out": 0.001}, "held_out: 0.001 of 90 images"),
         ({"held_out": IMAGES[:9], "labels": LABELS}, "held_out: give labels with both"),

@@ -165,7 +165,7 @@ def test_weights_in_float64_are_those_in_float32(packed):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.ReLU()), "'0.weight' is no weight of a Conv2d or Linear layer"),
+        (nn.Sequential(nn.ReLU()), "'0.weight' is no weight of a layer that can be shared"),
         (nn.Sequential(nn.Conv2d(3, 9, 3)), r"'0.weight' is \[8, 3, 3, 3\] where the network has \[9, 3, 3, 3\]"),
         (nn.Sequential(*network(), nn.Linear(20, 3)), "missing 9.weight, 9.bias"),
         (nn.Sequential(*network()[:2], nn.ReLU(), *network()[3:]), "unexpected"),

@@ -23,7 +23,7 @@ FLOORS = (
     {"calibration", "packed"},
     {"search", "report", "exports", "nn"},
     {"config"},
-    {"api"},
+    {"api", "data_free"},
     {"stages", "commands"},
     {"cli"},
     {"__main__"},

@@ -11,7 +11,6 @@ The five lines are
 and, where the network is used, `wshare.load("net.wshare.safetensors", model)`.
 """
 
-import copy
 import hashlib
 import logging
 import os
@@ -32,16 +31,18 @@ from tqdm import tqdm
 from wshare.config.validation import complete_search, defaults
 from wshare.data.images import ImageArray, Images
 from wshare.data.loading import Batches, gathered
-from wshare.data.splits import held_out_count, split_indices
-from wshare.errors import UserError
+from wshare.data.splits import held_out_count, kinds_of, split_indices
+from wshare.errors import UserError, one_line
 from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, describe
 from wshare.files.atomic import write_bytes
+from wshare.models.coverage import told as told_coverage
 from wshare.models.forward import forward
-from wshare.models.layers import inspect
+from wshare.models.layers import Choice, inspect
 from wshare.models.outputs import PROBABILITIES, TOLD, with_logits
-from wshare.models.state import check_finite, fast, load_state, shared_memory, state_of, tie
+from wshare.models.plain import check_network, check_values, fold_weights, is_folded, plain_copy, unwrapped
+from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
@@ -71,6 +72,7 @@ class Result:
     settings of all layers, as recipe.json does, and `metrics` sizes, quality on the held-out images and the verdict,
     as metrics.json does; `seconds` is what the search and the evaluation took. `front` has a row for each combination
     that was measured on the search images, as front.csv does, and `losses` one for each layer that was probed.
+    `parameters` lists every parameter once, as layers.json does: whether it is shared, and why if it is not.
     """
 
     model: nn.Module
@@ -79,6 +81,7 @@ class Result:
     seconds: dict[str, float]
     front: list[dict]
     losses: list[dict]
+    parameters: list[dict] = field(repr=False)
     packed: bytes = field(repr=False)
 
     def __str__(self) -> str:
@@ -92,6 +95,7 @@ class Result:
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, "
             f"{self.metrics['bits_per_weight']:.2f} bits a weight\n"
+            f"{told_coverage(self.parameters)}\n"
             f"{self.metrics['measure']} {quality.text(after[quality.key])} on {after['images']:,} held-out images, "
             f"{share} of float32 (95 % interval {' to '.join(ends)}): "
             f"{self.metrics['verdict']} at {self.metrics['quality_target']:.4g}{told}"
@@ -196,11 +200,13 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     """The model, filled with the weights of a packed file and in evaluation mode.
 
     Names and shapes must be those of the model; if not, UserError names the first that differ, and the model is left
-    as it was. FormatError if the file is damaged. The compressed weights are for evaluation: batch norms hold a scale
-    and a shift, and no statistics to go on training with.
+    as it was. FormatError if the file is damaged. A model in a wrapper, such as DataParallel, is filled inside it;
+    weights that are computed from others, as by weight_norm, become parameters. The compressed weights are for
+    evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
     """
-    state = load_packed(path)
-    own = model.state_dict()
+    state, module = load_packed(path), unwrapped(model)
+    check_values(module, "model")
+    own = (module if is_folded(module) else plain_copy(module, "model", told=False)).state_dict()
     wrong = [
         f"{name} ({_shape(state, name)} in the file, {_shape(own, name)} in the model)"
         for name in [*own, *(name for name in state if name not in own)]
@@ -209,8 +215,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
-    load_state(model, state, str(path))
-    return model.eval()
+    model.eval()
+    fold_weights(module, "model")
+    load_state(module, state, str(path))
+    return model
 
 
 def compress_images(
@@ -233,11 +241,12 @@ def compress_images(
     kind = tasks.task(task)
     with _reproducible():
         work = _working_copy(model)
-        names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
         known = _described(kind, work, (search, held_out))
+        table = inspect(work, [], Choice(include, exclude), search.batch(0)[:2])
+        names = [layer["name"] for layer in table["layers"]]
         work = with_logits(work, known)
         float32 = save(state_of(work))
-        description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
+        description = {"name": type(work).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
         reference, held_out_reference = (predict(work, sample, threads) for sample in (search, held_out))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
@@ -248,7 +257,7 @@ def compress_images(
         searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
         packed, sizes = _packed(kind, searched.recipe, artifacts, reference, threads, len(float32))
         done = time.perf_counter()
-        fresh, temperature = with_logits(_working_copy(model), known), searched.recipe["temperature"]
+        fresh, temperature = with_logits(_working_copy(model, told=False), known), searched.recipe["temperature"]
         quality = _quality(kind, fresh, packed, held_out, held_out_reference, temperature, threads)
         compressed = _compressed(model, packed)
     hashes = {
@@ -261,7 +270,9 @@ def compress_images(
         quality, settings["quality_target"], sizes, searched.recipe, settings["seed"], hashes
     )
     seconds = {"search": done - started, "evaluate_packed": time.perf_counter() - done}
-    return Result(compressed, searched.recipe, metrics, seconds, searched.front, searched.losses, packed)
+    return Result(
+        compressed, searched.recipe, metrics, seconds, searched.front, searched.losses, table["parameters"], packed
+    )
 
 
 def apply_recipe(
@@ -281,7 +292,7 @@ def apply_recipe(
         work = _working_copy(model)
         work = with_logits(work, _described(kind, work, [images]))
         # Layers that the recipe leaves out stay as they are.
-        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
+        found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], Choice())["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
         check_layers(recipe, where, shapes, "it was made for another architecture")
         float32 = save(state_of(work))
@@ -381,19 +392,13 @@ def _reproducible() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _working_copy(model: nn.Module) -> nn.Module:
-    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode; its weights are checked.
+def _working_copy(model: nn.Module, told: bool = True) -> nn.Module:
+    """Copy of the model as the workflow's stages have it: CPU, float32, evaluation mode, without wrappers; checked.
 
-    Parameters that lie in one memory are one there, too: copying would part them.
+    The log says what was taken off, if `told`.
     """
-    shared = shared_memory(model, "model")
-    try:
-        copied = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise UserError(
-            f"model: cannot be copied ({str(error).splitlines()[0]}); remove weight norms and the like first"
-        ) from error
-    tie(copied, shared)
+    check_network(model, "model")
+    copied = plain_copy(model, "model", told)
     check_finite(copied, "model")
     return fast(copied.cpu().float().eval())
 
@@ -423,16 +428,16 @@ def _described(kind: Task, model: nn.Module, samples: Iterable[Images]) -> dict:
 def _outputs(model: nn.Module, images: Tensor, shape: Sequence[int]) -> np.ndarray:
     try:
         return forward(model, images)
-    except (RuntimeError, AttributeError) as error:
+    except Exception as error:
+        # A network may run any code, which fails in any way.
         raise UserError(
-            f"model: fails on images {list(shape)} ({str(error).strip().splitlines()[0]}); "
-            "give images as the model takes them"
+            f"model: fails on images {list(shape)} ({one_line(error)}); give images as the model takes them"
         ) from error
 
 
 def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
-    """A copy of the model, on its device and in its types, with the compressed weights."""
-    compressed = copy.deepcopy(model).eval()
+    """A copy of the model, without wrappers, on its device and in its types, with the compressed weights."""
+    compressed = plain_copy(model, "model", told=False).eval()
     load_state(compressed, load_packed(packed), "the packed file")
     return compressed
 
@@ -452,9 +457,7 @@ def _splits(
     if isinstance(held_out, int | float) and not isinstance(held_out, bool):
         count = held_out_count(held_out, len(pixels), "held_out")
         sizes = {"search": len(pixels) - count, "held_out": count}
-        # Masks and sets of labels tell no kinds of images.
-        kinds = known if known is not None and known.ndim == 1 and known.dtype.kind == "i" else None
-        chosen = split_indices(len(pixels), kinds, sizes, seed)
+        chosen = split_indices(len(pixels), kinds_of(known), sizes, seed)
         return tuple(_dealt(pixels, known, chosen[name], seed) for name in ("search", "held_out"))
     others = held_out if isinstance(held_out, tuple) else (held_out, None)
     other_pixels, other_known = gathered(*others, "held_out", device, take, preprocess)

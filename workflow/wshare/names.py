@@ -9,6 +9,8 @@ from wshare.errors import UserError
 
 # How alike a known name has to be to one that is unknown (difflib's ratio), and how many are listed where none is.
 LEAST_ALIKE, MOST_LISTED = 0.5, 12
+# Where a configuration's reader finds the names of layers.
+LISTED = "`inspect_model` lists them in layers.json"
 
 
 def folder_name(layer: str) -> str:
@@ -30,12 +32,12 @@ def matches(pattern: str, name: str) -> bool:
     return pattern == name
 
 
-def check_patterns(patterns: Iterable[str], names: list[str], where: str) -> None:
-    """UserError if a pattern matches none of the layer names; `where` is its place in the configuration."""
+def check_patterns(patterns: Iterable[str], names: list[str], key: str, listed: str = LISTED) -> None:
+    """UserError if a pattern matches none of the layer names; `key` is its place, `listed` says where names are."""
     for pattern in patterns:
         if not any(matches(pattern, name) for name in names):
             hint = closest(pattern.removeprefix("re:"), names)
-            raise UserError(f"{where}.{pattern!r}: no such layer. {hint} `inspect_model` lists them in layers.json")
+            raise UserError(f"{key}.{pattern!r}: no such layer. {hint} {listed}")
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

@@ -3,15 +3,16 @@
 For inference: weights carry no gradient, and each forward pass pays for expanding them again.
 """
 
-import copy
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError
-from wshare.models.kinds.table import kind_of, type_names
+from wshare.models.kinds.table import kind_of
+from wshare.models.plain import plain_copy, unwrapped
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
 from wshare.packed.container import Source, where
@@ -25,30 +26,40 @@ class SharedTensor(nn.Module):
 
     A field holds some bits of all indices, uint8, as `wshare.packed.bitfields` cuts them: ceil(log2 k) bits an index in
     all. Calling it gives the tensor, the same to the bit as `wshare.load_packed`, with `strides` (of C order by
-    default).
+    default), in the type of the network: `dtype`, or what the module is moved to, such as by `half()`.
     """
 
-    def __init__(self, tensor: Shared, strides: tuple[int, ...] | None = None):
+    def __init__(self, tensor: Shared, strides: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.shape, self.bits, self.strides = tensor.indices.shape, index_bits(len(tensor.codebook)), strides
         self.layout = tensor.layout
         self.register_buffer("codebook", torch.from_numpy(tensor.codebook.copy()))
         scale = None if tensor.exponents is None else torch.from_numpy(row_scale(tensor.exponents))
         self.register_buffer("scale", scale)
+        # Of the network's type, which it follows; what is stored stays float32, so that values are rounded but once.
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
         for i, packed in enumerate(fields(tensor.indices, self.bits)):
             self.register_buffer(f"field{i}", torch.from_numpy(packed))
 
     def forward(self) -> Tensor:
-        """The tensor in the codebook's type."""
+        """The tensor in the network's type."""
         weight = self.codebook.index_select(0, self._indices()).reshape(self.shape)
         if self.scale is not None:
             # The groups as an axis of their own, where a scale stands for the outputs of each.
             wide = weight.view(self.layout.split(self.shape))
             wide *= self.scale.reshape(self.layout.column(self.shape))
+        weight = weight.to(self.like.dtype)
         # Strides choose the kernel, even where axes of length 1 leave the order in memory the same.
         if self.strides in (None, weight.stride()):
             return weight
         return weight.new_empty_strided(self.shape, self.strides).copy_(weight)
+
+    def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> "SharedTensor":
+        stored = {name: self._buffers[name] for name in ("codebook", "scale") if self._buffers[name] is not None}
+        super()._apply(move, recurse)
+        for name, tensor in stored.items():
+            self._buffers[name] = tensor.to(self._buffers[name].device)
+        return self
 
     def _indices(self) -> Tensor:
         """Indices, int32 [n]."""
@@ -87,16 +98,19 @@ def compressed(model: nn.Module, packed: Source) -> nn.Module:
     network's or shares what is no weight of a layer of a known kind.
     """
     shared, others = read_shared(packed)
-    layers = {name: _layer(model, name, tensor, where(packed)) for name, tensor in shared.items()}
+    module = unwrapped(model)
+    for name, tensor in shared.items():
+        _check_layer(module, name, tensor, where(packed))
     # Weights that go away need no copy.
-    copied = copy.deepcopy(model, {id(layer.weight): layer.weight for layer in layers.values()})
+    given = (module.get_submodule(name.removesuffix(".weight"))._parameters.get("weight") for name in shared)
+    copied = plain_copy(module, "model", told=False, borrowed=(weight for weight in given if weight is not None))
     made: dict[int, SharedTensor] = {}
     own: dict[str, Tensor] = {}
     for name, tensor in shared.items():
         path = name.removesuffix(".weight")
         layer = copied.get_submodule(path)
         if id(tensor) not in made:
-            made[id(tensor)] = SharedTensor(tensor, layer.weight.stride())
+            made[id(tensor)] = SharedTensor(tensor, layer.weight.stride(), layer.weight.dtype)
         del layer.weight
         layer.__class__ = _class(type(layer))
         layer.shared = made[id(tensor)]
@@ -105,16 +119,15 @@ def compressed(model: nn.Module, packed: Source) -> nn.Module:
     return copied
 
 
-def _layer(model: nn.Module, name: str, tensor: Shared, packed: str) -> nn.Module:
-    """The layer whose weight is called `name`."""
+def _check_layer(model: nn.Module, name: str, tensor: Shared, packed: str) -> None:
+    """UserError unless `name` is the weight of a layer of the tensor's shape."""
     path, _, leaf = name.rpartition(".")
     layer = dict(model.named_modules(remove_duplicate=False)).get(path)
     if leaf != "weight" or kind_of(layer) is None:
-        raise UserError(f"{packed}: {name!r} is no weight of a {type_names('or')} layer; check the architecture")
+        raise UserError(f"{packed}: {name!r} is no weight of a layer that can be shared; check the architecture")
     if layer.weight.shape != tensor.indices.shape:
         shapes = f"{list(tensor.indices.shape)} where the network has {list(layer.weight.shape)}"
         raise UserError(f"{packed}: {name!r} is {shapes}; check architecture, arguments and classes")
-    return layer
 
 
 @functools.cache

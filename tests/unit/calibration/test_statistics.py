@@ -200,7 +200,9 @@ def test_a_layer_that_is_never_called_is_an_error_and_no_hook_stays():
             return self.used(inputs)
 
     network = Unused().eval()
-    with pytest.raises(UserError, match=r"layer 'idle' is never called; exclude it from sharing \(key layers.exclude"):
+    with pytest.raises(
+        UserError, match=r"layer 'idle' is never called for these images; exclude it from sharing \(exclude="
+    ):
         input_statistics(network, [images(1)], ["used", "idle"], 0)
     assert not network.used._forward_hooks
     assert not network.idle._forward_hooks

@@ -151,6 +151,10 @@ def test_inspect_lists_every_layer_and_adds_up(capsys):
     # Lengths and checksums of a section count for the layer here, and for the header there.
     parts = sizes["indices"] + sizes["codebooks"] + sizes["scales"]
     assert parts < layers < parts + 16 * len(LAYERS)
+    # What is neither a layer's weight nor of a batch norm: the bias of the last layer.
+    weights = sum(np.prod(layer["shape"]) for layer in found["layers"].values())
+    assert found["shared_share"] == weights / (weights + 10)
+    assert lines[-1] == f"{found['shared_share']:.1%} of the weights are shared"
     assert found["dense_bytes"] == sum(tensor.nbytes for tensor in load_packed("net.safetensors").values())
 
 

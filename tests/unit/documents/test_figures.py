@@ -113,7 +113,6 @@ def test_every_row_tells_which_version_measured_it(tables, name):
     assert all(re.fullmatch(r"\S+, \d{4}-\d\d-\d\d", row["measured"]) for row in tables.Files()[name])
 
 
-@pytest.mark.xfail(strict=True, reason="benchmarks/splits.py has yet to be run with this version")
 def test_the_headline_is_the_mean_of_five_splits_at_least(tables):
     seeds = {
         name: {row["seed"] for row in tables.Files()["splits"] if row["search"] == name} for name in tables.TARGETS

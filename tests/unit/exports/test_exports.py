@@ -191,3 +191,21 @@ def test_layers_with_a_forward_pass_of_their_own_are_exported(tmp_path):
     images = noise(IMAGES, 1, 5, 5)
     FORMATS["onnx"].write(packed, tmp_path / "net.onnx", model, images[:1])
     check(model, packed, tmp_path / "net.onnx", images)
+
+
+class Decomposed(nn.Module):
+    """What no ONNX operator computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images):
+        return torch.linalg.svdvals(self.conv(images).flatten(2))
+
+
+def test_a_network_that_torch_cannot_export_ends_in_one_line_and_prints_no_graph(tmp_path, capfd):
+    packed = pack(Decomposed(), tmp_path / "packed")
+    with pytest.raises(UserError, match="export onnx: torch cannot export this network .*svd.*; export dense instead"):
+        FORMATS["onnx"].write(packed, tmp_path / "net.onnx", Decomposed(), noise(1, 3, 8, 8))
+    assert capfd.readouterr().out == ""

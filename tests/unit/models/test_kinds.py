@@ -14,7 +14,7 @@ from wshare.exports.table import FORMATS
 from wshare.models.folding import folded_norms
 from wshare.models.kinds import linear, table
 from wshare.models.kinds.kind import Kind
-from wshare.models.layers import inspect, replaced
+from wshare.models.layers import Choice, inspect, replaced
 from wshare.models.norms import batch_norms
 from wshare.models.state import state_of
 from wshare.nn import compressed
@@ -77,13 +77,13 @@ def packed(path: Path, model: nn.Module) -> Quantised:
 
 
 def test_layers_of_the_kind_are_listed():
-    found = inspect(network(), [], [], [], "here")
+    found = inspect(network(), [], Choice())
     assert [(layer["name"], layer["type"], layer["shape"]) for layer in found["layers"]] == [
         ("1", "Mixing", [12, 6]),
         ("4", "Linear", [4, 6]),
     ]
-    with pytest.raises(UserError, match="the network's 2 Conv2d, Linear and Mixing layers"):
-        inspect(network(), [], [], ["1", "4"], "here")
+    with pytest.raises(UserError, match="no layer is left to share of the 2 that can be"):
+        inspect(network(), [], Choice(exclude=["1", "4"]))
 
 
 def test_statistics_are_those_of_the_inputs():

@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from wshare.errors import UserError
-from wshare.models.layers import inspect, replaced
+from wshare.models.layers import Choice, inspect, replaced
 
 
 class Mixed(nn.Module):
@@ -19,13 +19,14 @@ class Mixed(nn.Module):
         self.grouped = nn.Conv2d(8, 8, 1, groups=2, bias=False)
         self.bn = nn.BatchNorm2d(8)
         self.up = nn.ConvTranspose2d(8, 8, 2)
+        self.cells = nn.LSTM(8, 2)
         self.head = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8))
         self.head[2].weight = self.head[0].weight
         self.again = self.conv
 
 
 def listed(model: nn.Module, include: tuple = (), exclude: tuple = ()) -> dict:
-    return inspect(model, [], list(include), list(exclude), "models.m.layers")
+    return inspect(model, [], Choice(list(include), list(exclude), "models.m.layers"))
 
 
 def shared(table: dict) -> list[str]:
@@ -55,15 +56,16 @@ def test_each_parameter_has_its_reason():
     reasons = {
         entry["name"]: (entry["status"], entry["reason"]) for entry in listed(Mixed(), (), ["conv"])["parameters"]
     }
-    assert reasons["scale"] == ("kept", "Mixed is neither Conv2d nor Linear")
-    assert reasons["conv.weight"] == ("kept", "excluded by the configuration")
+    assert reasons["scale"] == ("kept", "Mixed is no kind of layer that can be shared")
+    assert reasons["conv.weight"] == ("kept", "named in models.m.layers.exclude")
     assert reasons["conv.bias"] == ("kept", "bias of a layer: few values, kept exact")
     assert reasons["depthwise.weight"] == ("shared", "Conv2d weight")
     assert reasons["bn.weight"] == reasons["bn.bias"]
     assert reasons["bn.weight"] == ("kept", "batch norm: kept as one scale and one shift a channel")
-    assert reasons["up.weight"] == ("kept", "ConvTranspose2d is neither Conv2d nor Linear")
+    assert reasons["up.weight"] == ("shared", "ConvTranspose2d weight")
+    assert reasons["cells.weight_ih_l0"] == ("kept", "LSTM is no kind of layer that can be shared")
     assert reasons["head.0.weight"] == ("shared", "Linear weight")
-    assert reasons["head.1.weight"] == ("kept", "LayerNorm is neither Conv2d nor Linear")
+    assert reasons["head.1.weight"] == ("kept", "LayerNorm is no kind of layer that can be shared")
 
 
 def test_tied_weights_are_one_layer_with_an_alias():
@@ -71,7 +73,7 @@ def test_tied_weights_are_one_layer_with_an_alias():
     assert entries["head.0.weight"] == ["head.2.weight"]
     assert entries["conv.weight"] == ["again.weight"]
     assert "head.2.weight" not in entries
-    assert shared(listed(Mixed())) == ["conv", "depthwise", "grouped", "head.0"]
+    assert shared(listed(Mixed())) == ["conv", "depthwise", "grouped", "up", "head.0"]
 
 
 def test_layers_tell_type_shape_groups_and_folder():
@@ -99,15 +101,15 @@ def test_weights_of_other_types_are_kept():
 @pytest.mark.parametrize(
     ("include", "exclude", "expected"),
     [
-        ((), (), ["conv", "depthwise", "grouped", "head.0"]),
+        ((), (), ["conv", "depthwise", "grouped", "up", "head.0"]),
         (["conv"], (), ["conv"]),
         (["re:.*ed"], (), ["grouped"]),
         (["re:de.*", "head.0"], (), ["depthwise", "head.0"]),
-        ((), ["conv", "re:head.*"], ["depthwise", "grouped"]),
+        ((), ["conv", "re:head.*"], ["depthwise", "grouped", "up"]),
         (["conv", "grouped"], ["conv"], ["grouped"]),
-        (["re:.*"], ["re:.*e.*"], ["conv"]),
+        (["re:.*"], ["re:.*e.*"], ["conv", "up"]),
         # Any of the names of tied weights counts.
-        ((), ["head.2"], ["conv", "depthwise", "grouped"]),
+        ((), ["head.2"], ["conv", "depthwise", "grouped", "up"]),
         (["head.2"], (), ["head.0"]),
         # A pattern names the whole of a layer's name, not a part.
         (["re:con.|depth.*"], (), ["conv", "depthwise"]),
@@ -132,9 +134,12 @@ def test_a_pattern_that_matches_no_layer_is_an_error_with_the_closest_name(key, 
 
 
 def test_a_network_without_a_layer_to_share_is_refused():
-    for model, exclude in ((nn.BatchNorm2d(3), []), (Mixed(), ["re:.*"])):
-        with pytest.raises(UserError, match="no layer is left to share"):
-            listed(model, (), exclude)
+    with pytest.raises(UserError, match="the network has no layer that can be shared; such are Conv1d, Conv2d"):
+        listed(nn.BatchNorm2d(3))
+    with pytest.raises(
+        UserError, match="no layer is left to share of the 6 that can be: named in models.m.layers.exclude; change"
+    ):
+        listed(Mixed(), (), ["re:.*"])
 
 
 def test_replaced_weights_act_and_the_old_ones_come_back_to_the_bit():

@@ -506,12 +506,18 @@ def test_plan_says_what_is_known_and_no_more(tmp_path):
     assert "jobs known now: 1 train_model, 1 inspect_model, 2 search" in text
     assert "more jobs follow" in text
     assert "minutes" not in text
-    write_json(tmp_path / "lenet5" / "model" / "layers.json", {"layers": [{"weights": 1000}, {"weights": 500}]})
+    parameters = [
+        {"name": "a.weight", "shape": [1000], "status": "shared", "reason": ""},
+        {"name": "b.weight", "shape": [10, 50], "status": "kept", "reason": "LSTM"},
+    ]
+    table = {"layers": [{"weights": 1000}], "parameters": parameters}
+    write_json(tmp_path / "lenet5" / "model" / "layers.json", table)
     files = [str(tmp_path / name) for name in ("s.tsv", "u.tsv")]
     write_text(files[0], "s\th:m:s\tmax_rss\n90\tx\t1\n")
     jobs = [("compress", None), *(("search", file) for file in files)]
     text = plan(config, tmp_path, jobs)
-    assert "2 layers with 1,500 weights; 12 candidates for k; " in text
+    told = "ONLY 66.7% of 1,500 parameters are shared; kept as they are: 33.3% b.weight (LSTM)"
+    assert f"1 layers with 1,000 weights; {told}; 12 candidates for k; " in text
     # One of the two jobs never ran: nobody can tell the time.
     assert "minutes" not in text
     write_text(files[1], "s\th:m:s\tmax_rss\n60\tx\t1\n")

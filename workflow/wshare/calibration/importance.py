@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from wshare.errors import UserError
 from wshare.progress import PROGRESS
 from wshare.tasks.task import Task
 
@@ -18,7 +19,8 @@ def fisher_diagonal(
 
     F = E[(d log p(y|x) / dw)^2] with y drawn from the network's own output, which makes it the true
     Fisher information and not the empirical one (Kunstner et al. 2019, eq. 3 against eq. 5). Images are
-    taken one at a time, since the square of a batch's summed gradient is not the sum of squares.
+    taken one at a time, since the square of a batch's summed gradient is not the sum of squares. UserError if the
+    outputs have no gradient.
     """
     generator = torch.Generator().manual_seed(seed)
     # A network may come frozen.
@@ -29,6 +31,11 @@ def fisher_diagonal(
         for image in batch:
             # A copy: a network may write into its input, and these images are needed again.
             likelihood = task.log_likelihood(model(image[None].clone()), generator)
+            if not likelihood.requires_grad:
+                raise UserError(
+                    "model: its outputs have no gradient, from which the importance of weights follows; take "
+                    "torch.no_grad, detach and the like out of forward"
+                )
             # A layer that the output does not depend on has a gradient of zero.
             gradients = torch.autograd.grad(likelihood, parameters, materialize_grads=True)
             for total, gradient in zip(sums, gradients, strict=True):

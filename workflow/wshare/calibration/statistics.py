@@ -23,17 +23,19 @@ MOST_COLUMNS = 8192
 def input_statistics(
     model: nn.Module, batches: Iterable[torch.Tensor], layers: list[str], seed: int
 ) -> dict[str, InputStatistics]:
-    """Statistics of the layers' inputs over all images, and over their mirror images, by layer.
+    """Statistics of the layers' inputs over all inputs, and over their mirror images where they are pictures, by layer.
 
     UserError names a layer that no image reaches.
     """
     gathered = {name: _Sums(model.get_submodule(name), seed) for name in layers}
-    hooks = [model.get_submodule(name).register_forward_hook(sums.add) for name, sums in gathered.items()]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(sums.add, with_kwargs=True) for name, sums in gathered.items()
+    ]
     images = 0
     try:
         with torch.inference_mode(), tqdm(batches, desc="calibration", unit="batch", **PROGRESS) as bar:
             for batch in bar:
-                for view in (batch, batch.flip(3).contiguous(memory_format=torch.channels_last)):
+                for view in _views(batch):
                     # A copy: a network may write into its input, and these images are needed again.
                     model(view.clone())
                     images += len(view)
@@ -43,9 +45,22 @@ def input_statistics(
     for name, sums in gathered.items():
         if not sums.called:
             raise UserError(
-                f"layer {name!r} is never called; exclude it from sharing (key layers.exclude of the model)"
+                f"layer {name!r} is never called for these images; exclude it from sharing (exclude= in Python, "
+                "layers.exclude of the model in a configuration)"
             )
     return {name: sums.statistics(images) for name, sums in gathered.items()}
+
+
+def _views(batch: torch.Tensor) -> list[torch.Tensor]:
+    """The batch, and its mirror image where the last axis may be a picture's width: [N, C, H, W] and [N, C, D, H, W].
+
+    A mirrored photograph, or slice of a volume, is as likely as the other. Sound backwards is not, so that sequences
+    [N, C, T] are taken as they are, as vectors [N, F] are.
+    """
+    if batch.ndim not in (4, 5):
+        return [batch]
+    order = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
+    return [batch, batch.flip(-1).contiguous(memory_format=order)]
 
 
 def calibrate(model: nn.Module, images: Images, layers: list[str], seed: int) -> Calibration:
@@ -74,12 +89,14 @@ class _Sums:
         """Whether the layer was."""
         return self._samples > 0
 
-    def add(self, module: nn.Module, arguments: tuple, output: torch.Tensor) -> None:
+    def add(self, module: nn.Module, arguments: tuple, named: dict, output: torch.Tensor) -> None:
+        """What one call of the layer took and gave: a forward hook."""
+        taken = arguments[0] if arguments else named["input"]
         count = self._kind.positions(module, output)
         if count not in self._places:
             self._places[count] = torch.randperm(count, generator=self._generator)[:POSITIONS].sort().values
         # [groups, columns, samples]
-        inputs = self._kind.inputs(module, arguments[0], output, self._places[count])
+        inputs = self._kind.inputs(module, taken, output, self._places[count])
         self._samples += inputs.shape[2]
         ones = inputs.new_ones(inputs.shape[2])
         if not inputs.is_cuda:

@@ -6,14 +6,13 @@ from typing import Annotated
 
 import numpy as np
 
-from wshare.api import CONFIDENCE, compress_images
+from wshare.api import CONFIDENCE, Result, compress_images
 from wshare.commands.common import (
     CORES,
     Architecture,
     Arguments,
     ClassMap,
     Enlarge,
-    Folder,
     Key,
     Limit,
     NoLabels,
@@ -30,7 +29,8 @@ from wshare.commands.common import (
 from wshare.config.validation import complete_search
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile
-from wshare.data.splits import held_out_count, split_indices
+from wshare.data.splits import held_out_count, kinds_of, split_indices
+from wshare.data_free import DataFree, compress_data_free
 from wshare.errors import UserError
 from wshare.files.sealed import write_json
 from wshare.search.methods import DEFAULT, METHODS
@@ -42,8 +42,9 @@ MOST_SEEDS = 1 << 63
 def compress(
     *,
     architecture: Architecture,
-    images: Folder,
     output: Annotated[Path, "packed file to write"],
+    images: Annotated[Path | None, "folder of images, one folder a class; without it --k"] = None,
+    k: Annotated[int | None, "in place of --images: shared values of each layer; the quality is then unknown"] = None,
     weights: Weights = None,
     key: Key = None,
     class_map: ClassMap = None,
@@ -71,8 +72,10 @@ def compress(
       wshare compress --architecture mobilenet_v2 --weights w.safetensors --images photos --class-map sorted \\
           --quality 0.99 --output net.wshare.safetensors
 
-    Choices look at one part of the images, the verdict at the other.
+    Choices look at one part of the images, the verdict at the other. With --k no image is looked at.
     """
+    if (images is None) == (k is None):
+        raise UserError("--images and --k: give images, or a number of shared values a layer, which looks at no image")
     check_at_least(1, limit=limit, threads=threads)
     check_at_least(0, seed=seed)
     if seed >= MOST_SEEDS:
@@ -81,6 +84,12 @@ def compress(
         raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
     for path in filter(None, (output, recipe, metrics)):
         check_output(path)
+    if k is not None:
+        if recipe:
+            raise UserError(f"--recipe {recipe}: without images there is no search, and no recipe; leave the flag out")
+        model, _ = network_of(architecture, None, weights, key, arguments, preprocessing)
+        _write(compress_data_free(model, k, seed=seed), output, metrics)
+        return
     search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
@@ -92,9 +101,13 @@ def compress(
         result = compress_images(
             model, *both, settings, spec["task"], threads=threads, categories=spec.get("categories")
         )
-    result.save(output)
     if recipe:
         write_json(recipe, result.recipe)
+    _write(result, output, metrics)
+
+
+def _write(result: Result | DataFree, output: Path, metrics: Path | None) -> None:
+    result.save(output)
     if metrics:
         write_json(metrics, result.metrics)
     print(f"{result}\n{output}: written")
@@ -107,7 +120,7 @@ def _splits(
     count = len(dataset.keys)
     taken = count if limit is None else min(limit, count)
     kept = held_out_count(held_out, taken, "--held-out")
-    splits = split_indices(count, dataset.labels, {"search": taken - kept, "held_out": kept}, seed)
+    splits = split_indices(count, kinds_of(dataset.labels), {"search": taken - kept, "held_out": kept}, seed)
     seen: dict[bytes, tuple[str, str]] = {}
     return [
         decoded(

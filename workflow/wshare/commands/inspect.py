@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from wshare.commands.tables import print_json, print_table
+from wshare.models.coverage import LOUD, MOST
 from wshare.packed.contents import Contents, contents
 
 
@@ -34,9 +35,26 @@ def inspect(file: Annotated[Path, "packed file"], /, *, json: Annotated[bool, "p
     total = described(found)
     print(
         f"\n{len(found.shared)} shared layers, {found.folded_batch_norms} batch norms folded and "
-        f"{found.batch_norms} kept, {found.kept} tensors kept: {found.other_bytes:,} bytes with the header\n"
+        f"{found.batch_norms} kept, {_kept(found)} tensors kept: {found.other_bytes:,} bytes with the header\n"
         f"total {found.bytes:,} bytes ({found.format}, version {found.version}) for {found.dense_bytes:,} bytes of "
-        f"plain tensors: {total['compression_rate']:.2f}x, {total['bits_per_value']:.2f} bits a value"
+        f"plain tensors: {total['compression_rate']:.2f}x, {total['bits_per_value']:.2f} bits a value\n"
+        f"{_coverage(found)}"
+    )
+
+
+def _kept(found: Contents) -> int:
+    return len(found.kept) + found.counters
+
+
+def _coverage(found: Contents) -> str:
+    """The share of weights that are shared, and, if that is little, the largest of the others."""
+    line = f"{found.share:.1%} of the weights are shared"
+    if found.share >= LOUD:
+        return line
+    largest = ", ".join(f"{name} ({count:,})" for name, count in list(found.kept.items())[:MOST])
+    return (
+        f"ONLY {line}; the largest tensors that are kept: {largest}; the result of the compression, or layers.json, "
+        "says why"
     )
 
 
@@ -56,7 +74,8 @@ def described(found: Contents) -> dict:
         },
         "folded_batch_norms": found.folded_batch_norms,
         "batch_norms": found.batch_norms,
-        "kept_tensors": found.kept,
+        "kept_tensors": _kept(found),
+        "shared_share": found.share,
         "other_bytes": found.other_bytes,
         "bytes": found.bytes,
         "dense_bytes": found.dense_bytes,

@@ -8,6 +8,7 @@ from wshare.config.slices import method_of, studies
 from wshare.evaluation.chances import ADVISED, chance_of_met, has_given_size, least_images, share_of_rate
 from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
+from wshare.models.coverage import told
 
 
 def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) -> str:
@@ -48,8 +49,10 @@ def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
     parts = []
     listed = results / name / "model" / "layers.json"
     if fresh and listed.exists():
-        layers = read_json(listed)["layers"]
+        table = read_json(listed)
+        layers = table["layers"]
         parts.append(f"{len(layers)} layers with {sum(layer['weights'] for layer in layers):,} weights")
+        parts.append(told(table["parameters"]))
         if any("sensitivity" in method_of(config, search).needs for search in searches):
             parts.append(f"{len(config['clustering']['candidates'])} candidates for k")
     for key, words in (("search", "search images"), ("held_out", "held-out images")):

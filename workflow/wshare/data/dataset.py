@@ -1,6 +1,6 @@
 """A collection of images, read one by one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from wshare.errors import UserError
+from wshare.errors import UserError, one_line
 
 # Unreadable images that an error names.
 MOST_NAMED = 20
@@ -27,10 +27,12 @@ class UnreadableImage(UserError):
 class Dataset:
     """One image collection, read image by image.
 
-    `labels` is int64 [N], the class index of the network's output, or None. `keys` are N unique, stable names (path
+    `labels` is int64 [N], the class index of the network's output, or None; of other tasks than classification it is
+    int64 or float32 [N, ...]. `keys` are N unique, stable names (path
     below the folder, or the index as text); their order is the order of the images. `read(i)` decodes image
     i to mode "L" or "RGB" as Pillow converts it (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and
-    rounded, where Pillow would clip it) and raises UserError if it cannot. `classes` is None where the source
+    rounded, where Pillow would clip it) and raises UserError if it cannot; where the network takes no pictures it gives
+    float32 arrays as the network takes them. `classes` is None where the source
     does not know the number of classes. `splits` holds the image indices of each split where the source deals
     them out itself. Images that are `cropped` already are resized to the network's input as they are. `folders` are
     names of the classes by index, where nothing but their order gives the indices; see `data.matching`. `apart` tells
@@ -39,7 +41,7 @@ class Dataset:
 
     labels: np.ndarray | None
     keys: tuple[str, ...]
-    read: Callable[[int], PIL.Image.Image]
+    read: Callable[[int], PIL.Image.Image | np.ndarray]
     classes: int | None
     splits: Mapping[str, np.ndarray] | None = None
     cropped: bool = False
@@ -85,8 +87,8 @@ def from_arrays(images: np.ndarray, labels: Any, where: str, classes: int | None
 def from_reader(read: Callable, count: int, labels: Any, where: str, classes: int | None) -> Dataset:
     """Dataset of `count` images that `read(i)` gives, named by their index.
 
-    `labels` are integers [count] or None. UserError, opening with `where`, if there is no image, or the labels are not
-    class indices.
+    `labels` are numbers [count, ...] or None; one integer an image is its class index. UserError, opening with `where`,
+    if there is no image, or the labels are not such.
     """
     if count == 0:
         raise UserError(f"{where}: holds no image")
@@ -94,10 +96,12 @@ def from_reader(read: Callable, count: int, labels: Any, where: str, classes: in
     if labels is None:
         return Dataset(None, keys, read, classes)
     labels = np.asarray(labels)
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+    if labels.shape[:1] != (count,) or labels.dtype.kind not in "biuf":
         raise UserError(
-            f"{where}: {count} images, but labels are {labels.dtype} {list(labels.shape)}; give one integer an image"
+            f"{where}: {count} images, but labels are {labels.dtype} {list(labels.shape)}; give one an image"
         )
+    if labels.ndim > 1 or labels.dtype.kind == "f":
+        return Dataset(labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64), keys, read, None)
     if labels.min() < 0 or (classes is not None and labels.max() >= classes):
         raise UserError(
             f"{where}: labels from {labels.min()} to {labels.max()}; they must be class indices from 0 "
@@ -118,6 +122,16 @@ def source_folder(settings: Mapping[str, Any]) -> Path:
 
 def _read_array(images: np.ndarray, index: int) -> PIL.Image.Image:
     return PIL.Image.fromarray(images[index])
+
+
+def read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
+    """The image file of that key below a folder, decoded; UnreadableImage if it cannot be."""
+    path = root / keys[index]
+    try:
+        with PIL.Image.open(path) as image:
+            return as_rgb(image)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise UnreadableImage(path, one_line(error)) from None
 
 
 def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -44,9 +44,9 @@ def write_images(
 
     `held_out` is the number of images that the dataset holds out: a search goes by how fine a verdict they allow.
 
-    Each image is uint8 [C, H, W], all of one shape, or None if it is skipped: it is counted, and left out with its
-    label and its key. `labels` is int64 [N] or None; `keys` names each image.
-    `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, kept for the readers.
+    Each image is uint8 [C, H, W], or float32 as a network takes it, all of one shape, or None if it is skipped: it is
+    counted, and left out with its label and its key. `labels` is [N, ...] of whole numbers or float32, or None;
+    `keys` names each image. `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, for the readers.
     The fingerprint is the SHA-256 over all pixels and, where there are any, labels, in order.
     """
     digest = hashlib.sha256()
@@ -61,7 +61,7 @@ def write_images(
                 check_space(Path(path), len(keys) * image.nbytes)
                 shape = (len(keys), *image.shape)
                 chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
-                stored = file.create_dataset("images", shape, "u1", chunks=chunk, fletcher32=True)
+                stored = file.create_dataset("images", shape, _stored_type(image), chunks=chunk, fletcher32=True)
             stored[len(kept)] = image
             kept.append(position)
             checksums.append(zlib.crc32(image.tobytes()))
@@ -70,7 +70,7 @@ def write_images(
         if labels is not None:
             if len(labels) != len(keys):
                 raise ValueError(f"{len(labels)} labels for {len(keys)} images")
-            labels = np.asarray(labels, dtype="<i8")[kept]
+            labels = np.asarray(labels, dtype="<f4" if np.asarray(labels).dtype.kind == "f" else "<i8")[kept]
             digest.update(labels.tobytes())
         table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
         given = {} if labels is None else {"labels": labels}
@@ -80,6 +80,10 @@ def write_images(
         counts = np.array([len(keys) - len(kept), held_out])
         file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped_and_held_out=counts)
     return digest.hexdigest()
+
+
+def _stored_type(image: np.ndarray) -> str:
+    return "u1" if image.dtype == np.uint8 else "<f4"
 
 
 def _hash(preprocessing: dict) -> str:
@@ -182,7 +186,7 @@ class ImageFile(Images):
         self._images = h5py.File(path, "r")["images"]
 
     def stored(self, first: int, stop: int) -> torch.Tensor:
-        """Pixels, uint8 [stop - first, C, H, W]."""
+        """Pixels, uint8 [stop - first, C, H, W], or arrays, float32."""
         place = slice(self._first + first, self._first + stop)
         try:
             pixels = self._images[place]
@@ -194,7 +198,9 @@ class ImageFile(Images):
         return torch.from_numpy(pixels)
 
     def prepared(self, stored: torch.Tensor) -> torch.Tensor:
-        """Normalised as the file tells."""
+        """Pixels normalised as the file tells; arrays as they are."""
+        if stored.is_floating_point():
+            return stored
         return normalised(stored, self._mean, self._std)
 
 

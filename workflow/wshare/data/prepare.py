@@ -18,14 +18,18 @@ _log = logging.getLogger(__name__)
 MOST_NOTED = 10
 
 
-def prepare(image: PIL.Image.Image, preprocessing: Mapping[str, Any], enlarge: bool = True) -> np.ndarray:
-    """Pixels a network sees, before normalization: uint8 [C,H,W].
+def prepare(image: PIL.Image.Image | np.ndarray, preprocessing: Mapping[str, Any], enlarge: bool = True) -> np.ndarray:
+    """Pixels a network sees, before normalization: uint8 [C,H,W]; an array as it is, float32.
 
     Equal, pixel for pixel, to torchvision's Resize and CenterCrop on PIL images. `preprocessing` is complete, as
     `complete_preprocessing` gives it; `crop` may be None. What lies outside the image is 0, or the value of a
-    letterbox. Without `enlarge` an image that would grow is not resized.
+    letterbox. Without `enlarge` an image that would grow is not resized. UserError if the network takes no pictures, or
+    an array has another shape than it takes.
     """
+    if isinstance(image, np.ndarray):
+        return _array(image, [preprocessing["channels"], *sides(preprocessing["crop"])])
     channels, interpolation = preprocessing["channels"], PIL.Image.Resampling[preprocessing["interpolation"].upper()]
+    _check_picture(preprocessing)
     image = image.convert("L" if channels == 1 else "RGB")
     # Descriptions of before have no letterbox and no order.
     letterbox, resize = preprocessing.get("letterbox"), preprocessing["resize"]
@@ -118,6 +122,25 @@ def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, i
     width, height = size
     longer = int(resize * max(size) / min(size))
     return (resize, longer) if width <= height else (longer, resize)
+
+
+def _array(image: np.ndarray, shape: list[int]) -> np.ndarray:
+    if list(image.shape) != shape:
+        raise UserError(
+            f"an array of the dataset is {list(image.shape)}, but the network takes {shape} (preprocessing.channels "
+            "and .crop); give arrays as it takes them"
+        )
+    return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def _check_picture(preprocessing: Mapping[str, Any]) -> None:
+    """UserError unless the network takes pictures."""
+    crop = preprocessing["crop"]
+    if preprocessing["channels"] not in (1, 3) or (crop is not None and len(sides(crop)) != 2):
+        raise UserError(
+            f"preprocessing: the network takes {preprocessing['channels']} channels of {crop}, which no picture is; "
+            "give arrays (source python)"
+        )
 
 
 def _fitted(size: tuple[int, int], crop: int | Sequence[int]) -> list[int]:

@@ -15,7 +15,12 @@ def splits_of(dataset: Dataset, sizes: Mapping[str, int | float], seed: int) -> 
     """Image indices of each split: those of the source where it deals them out, else `split_indices`."""
     if dataset.splits is not None:
         return dataset.splits
-    return split_indices(len(dataset.keys), dataset.labels, sizes, seed)
+    return split_indices(len(dataset.keys), kinds_of(dataset.labels), sizes, seed)
+
+
+def kinds_of(labels: np.ndarray | None) -> np.ndarray | None:
+    """Labels by which images are dealt, class indices [N]; None of others, such as masks and sets of labels."""
+    return labels if labels is not None and labels.ndim == 1 and labels.dtype.kind == "i" else None
 
 
 def held_out_count(held_out: float, total: int, where: str) -> int:

@@ -1,6 +1,5 @@
 """Core ML packages whose weights are palettized with the packed file's codebooks (iOS 18, macOS 15)."""
 
-import copy
 import shutil
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from torch import nn
 
 from wshare.errors import UserError
+from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
 from wshare.packed.format import load_packed, read_shared
 from wshare.quantize.codebooks import Shared, row_scale
@@ -46,7 +46,7 @@ def write_coreml(packed: Path, output: Path, model: nn.Module, example: torch.Te
 
 def convert(packed: Path, model: nn.Module, example: torch.Tensor) -> "coremltools.models.MLModel":
     """The network as a Core ML model, not loaded."""
-    network = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    network = plain_copy(model, "model", told=False).eval().to(memory_format=torch.contiguous_format)
     load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
     # Passes are found by name, and need an instance each.

@@ -1,7 +1,11 @@
 """ONNX with shared weights: codebooks and indices as constants, and the nodes that expand them."""
 
-import copy
+import ctypes
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from torch import nn
 
 from wshare.errors import UserError
 from wshare.files.atomic import atomic
+from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
 from wshare.packed.format import load_packed, read_shared
@@ -21,6 +26,8 @@ from wshare.quantize.cost import index_bits
 OPSET = 18
 # The first with BitShift, which expands indices.
 LEAST_OPSET = 11
+# Operators whose third input is a bias.
+BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tensor) -> None:
@@ -33,7 +40,7 @@ def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tens
     if isinstance(getattr(model, "file", None), onnx.ModelProto):
         _write_own(packed, output, model)
         return
-    network = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    network = plain_copy(model, "model", told=False).eval().to(memory_format=torch.contiguous_format)
     load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
     with atomic(output) as temporary:
@@ -94,23 +101,40 @@ def _exported(network: nn.Module, example: torch.Tensor, path: Path) -> onnx.Mod
         # What a network checks of its input's shape is not part of the graph.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
-            torch.onnx.export(
-                network,
-                (example.contiguous(),),
-                str(path),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-                # Both keep tensors under their names and with their values.
-                training=torch.onnx.TrainingMode.PRESERVE,
-                do_constant_folding=False,
-            )
+            with _unprinted():
+                torch.onnx.export(
+                    network,
+                    (example.contiguous(),),
+                    str(path),
+                    dynamo=False,
+                    opset_version=OPSET,
+                    input_names=["images"],
+                    output_names=["logits"],
+                    dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+                    # Both keep tensors under their names and with their values.
+                    training=torch.onnx.TrainingMode.PRESERVE,
+                    do_constant_folding=False,
+                )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"export onnx: torch cannot export this network ({reason}); export dense instead") from None
     return onnx.load(path)
+
+
+@contextmanager
+def _unprinted() -> Iterator[None]:
+    """Drop what is written to standard output, from C++ too: where torch fails, it prints pages of its graph."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        # What C++ has yet to write goes nowhere, too.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _share(graph: onnx.GraphProto, shared: dict[str, Shared], packed: Path) -> None:
@@ -209,19 +233,22 @@ def _name_once(graph: onnx.GraphProto) -> None:
 
 
 def _merge_shifts(graph: onnx.GraphProto) -> None:
-    """Take out the batch norms that only shift what a convolution without bias gives to nothing else."""
+    """Take out the batch norms that only shift what a layer without bias, or with zeros, gives to nothing else."""
     values = {tensor.name: tensor for tensor in graph.initializer}
     uses = [name for node in graph.node for name in node.input] + [output.name for output in graph.output]
     makers = {name: node for node in graph.node for name in node.output}
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         before = makers.get(norm.input[0])
-        if before is None or before.op_type != "Conv" or len(before.input) != 2 or uses.count(norm.input[0]) != 1:
+        if before is None or before.op_type not in BIASED or uses.count(norm.input[0]) != 1:
+            continue
+        # A bias that was merged into the norm is left as zeros.
+        if any(name not in values or numpy_helper.to_array(values[name]).any() for name in before.input[2:]):
             continue
         scale, shift, mean, variance = norm.input[1:]
         eps = np.float32(next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5))
         arrays = [numpy_helper.to_array(values[name]) for name in (scale, mean, variance)]
         if (arrays[0] == 1).all() and (arrays[1] == 0).all() and (np.sqrt(arrays[2] + eps) == 1).all():
-            before.input.append(shift)
+            before.input[2:] = [shift]
             before.output[0] = norm.output[0]
             makers[norm.output[0]] = before
             graph.node.remove(norm)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError, one_line
+from wshare.models.plain import check_network, fold_weights, unwrapped
 from wshare.models.preprocessing import complete_preprocessing, sides
 from wshare.models.state import check_finite
 
@@ -43,7 +44,10 @@ def finish(
     last word. `categories` are names for the outputs. UserError if a weight or a statistic is not finite, the input
     does not fit, or the output is no tensor [N, ...].
     """
-    module = module.float().eval()
+    check_network(module, origin)
+    module = unwrapped(module, origin).eval()
+    fold_weights(module, origin)
+    module = module.float()
     check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
     shape = [preprocessing["channels"], *sides(preprocessing["crop"])]

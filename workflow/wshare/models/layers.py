@@ -1,7 +1,8 @@
 """Which parameters of a network are shared, which are kept, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,19 +11,41 @@ from torch import nn
 from wshare.errors import UserError
 from wshare.models.kinds.table import kind_of, shareable, type_names
 from wshare.models.norms import BATCH_NORMS
-from wshare.names import check_patterns, folder_name, matches
+from wshare.names import LISTED, check_patterns, folder_name, matches
 
 
-def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: list[str], where: str) -> dict:
+@dataclass(frozen=True)
+class Choice:
+    """Layers to share, by exact names or `re:` patterns: those of `include`, or all, without those of `exclude`.
+
+    `where` is the key of the configuration that holds both, empty for arguments of a Python function.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    where: str = ""
+
+    def key(self, name: str) -> str:
+        """What a message calls `include` or `exclude`."""
+        return f"{self.where}.{name}" if self.where else name
+
+    def check(self, candidates: list[str]) -> None:
+        """UserError if a pattern matches none of these layers."""
+        listed = LISTED if self.where else "`model.named_modules()` has them"
+        check_patterns(self.include, candidates, self.key("include"), listed)
+        check_patterns(self.exclude, candidates, self.key("exclude"), listed)
+
+
+def inspect(model: nn.Module, dropped: list[str], choice: Choice, sample: torch.Tensor | None = None) -> dict:
     """Every parameter exactly once, with status and reason, and the layers that are shared.
 
-    `include` and `exclude` hold exact names or `re:` patterns of layers; exclude wins, and either names tied
-    weights by any of their layers. `dropped` names parts of the published network that evaluation does not
-    use. Returns the content of layers.json.
+    `choice` names tied weights by any of their layers. `dropped` names parts of the published network that evaluation
+    does not use. Layers that are not called for a `sample` of inputs, if there is one, are kept: nothing tells what
+    they take. Returns the content of layers.json.
     """
     candidates = shareable(model)
-    check_patterns(include, candidates, f"{where}.include")
-    check_patterns(exclude, candidates, f"{where}.exclude")
+    choice.check(candidates)
+    idle = set() if sample is None else never_called(model, candidates, sample)
     owners = {f"{name}.{leaf}": module for name, module in model.named_modules() for leaf in module._parameters}
     tied: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -31,7 +54,7 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
     for parameter, names in tied.items():
         name, *aliases = names
         layer = name.rpartition(".")[0]
-        shared, reason = _status(names, owners.get(name, model), parameter, include, exclude)
+        shared, reason = _status(names, owners.get(name, model), parameter, choice, idle)
         parameters.append(
             {
                 "name": name,
@@ -54,43 +77,69 @@ def inspect(model: nn.Module, dropped: list[str], include: list[str], exclude: l
                 }
             )
     if not layers:
+        place = choice.where or "model"
+        if not candidates:
+            raise UserError(f"{place}: the network has no layer that can be shared; such are {type_names()}")
         raise UserError(
-            f"{where}: no layer is left to share of the network's {len(candidates)} {type_names('and')} layers; "
-            "change include or exclude"
+            f"{place}: no layer is left to share of the {len(candidates)} that can be: "
+            f"{_reasons(parameters, candidates)}; change {choice.key('include')} or {choice.key('exclude')}"
         )
-    _check_folders(layers, where)
+    _check_folders(layers, choice)
     return {"layers": layers, "parameters": parameters, "dropped": dropped}
 
 
-def _check_folders(layers: list[dict], where: str) -> None:
+def never_called(model: nn.Module, layers: Iterable[str], sample: torch.Tensor) -> set[str]:
+    """Those of the layers that one forward pass does not call: parts of training, or weights that another part uses."""
+    called: set[str] = set()
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, __, name=name: called.add(name))
+        for name in layers
+    ]
+    try:
+        with torch.inference_mode():
+            model(sample.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return set(layers) - called
+
+
+def _reasons(parameters: list[dict], candidates: list[str]) -> str:
+    weights = {f"{name}.weight" for name in candidates}
+    return ", ".join(dict.fromkeys(entry["reason"] for entry in parameters if entry["name"] in weights))
+
+
+def _check_folders(layers: list[dict], choice: Choice) -> None:
     """UserError if two layers would share a folder where file names do not tell a from A."""
     seen: dict[str, str] = {}
     for layer in layers:
         other = seen.setdefault(layer["folder"].casefold(), layer["name"])
         if other != layer["name"]:
             raise UserError(
-                f"{where}: layers {other!r} and {layer['name']!r} would share a folder on some systems; "
-                "rename one of the modules, or exclude one"
+                f"{choice.where or 'model'}: layers {other!r} and {layer['name']!r} would share a folder on some "
+                f"systems; rename one of the modules, or name one in {choice.key('exclude')}"
             )
 
 
 def _status(
-    names: list[str], module: nn.Module, parameter: torch.Tensor, include: list[str], exclude: list[str]
+    names: list[str], module: nn.Module, parameter: torch.Tensor, choice: Choice, idle: set[str]
 ) -> tuple[bool, str]:
     layers = [name.rpartition(".")[0] for name in names]
     leaf = names[0].rpartition(".")[2]
     if isinstance(module, BATCH_NORMS):
         return False, "batch norm: kept as one scale and one shift a channel"
     if kind_of(module) is None:
-        return False, f"{type(module).__name__} is neither {type_names('nor')}"
+        return False, f"{type(module).__name__} is no kind of layer that can be shared"
     if leaf != "weight":
         return False, f"{leaf} of a layer: few values, kept exact"
     if parameter.dtype != torch.float32 or parameter.numel() == 0:
         return False, f"{parameter.numel()} values of type {parameter.dtype}: only float32 weights are shared"
-    if any(matches(pattern, layer) for pattern in exclude for layer in layers):
-        return False, "excluded by the configuration"
-    if include and not any(matches(pattern, layer) for pattern in include for layer in layers):
-        return False, "not included by the configuration"
+    if any(matches(pattern, layer) for pattern in choice.exclude for layer in layers):
+        return False, f"named in {choice.key('exclude')}"
+    if choice.include and not any(matches(pattern, layer) for pattern in choice.include for layer in layers):
+        return False, f"not named in {choice.key('include')}"
+    if layers[0] in idle:
+        return False, "never called: take it out of the network, unless another part uses its weight"
     return True, f"{type(module).__name__} weight"
 
 

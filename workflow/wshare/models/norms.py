@@ -2,10 +2,13 @@
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wshare.quantize.batch_norm import BatchNorm, norm_scale
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# All of torch's, and those of libraries that do without its check of dimensions. Instance norms, whose statistics are
+# those of each image, are no subclasses.
+BATCH_NORMS = (_BatchNorm,)
 
 
 def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:

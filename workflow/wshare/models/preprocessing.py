@@ -13,11 +13,11 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
     """What happens to an image before the network sees it: `given` over `found`, checked, every key present.
 
-    `channels` 1 or 3, in the `order` rgb or bgr; `resize` of the shorter side in pixels, or to [height, width], or
-    None; `crop`, the network's input, cut out at the centre, the side of a square or [height, width]; `letterbox`,
-    instead of the two, the value from 0 to 255 around an image that is resized to fit inside the crop, or None;
-    `interpolation` of the resize; `mean` and `std`, one a channel, on the scale where pixels run from 0 to 1 (0 and 1,
-    so no change, where neither is known).
+    `channels`, 1 or 3 of pictures, in the `order` rgb or bgr; `resize` of the shorter side in pixels, or to [height,
+    width], or None; `crop`, the network's input, cut out at the centre, the side of a square or [height, width];
+    `letterbox`, instead of the two, the value from 0 to 255 around an image that is resized to fit inside the crop, or
+    None; `interpolation` of the resize; `mean` and `std`, one a channel, on the scale where pixels run from 0 to 1 (0
+    and 1, so no change, where neither is known).
     """
     given = given or {}
     for key in given:
@@ -29,8 +29,8 @@ def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
         # What a source knows of the resize is for its own crop.
         merged["resize"] = None
     channels = merged["channels"]
-    if channels not in (1, 3):
-        raise UserError(f"preprocessing.channels: {channels!r}: must be 1 (gray) or 3 (colour)")
+    if not _is_length(channels):
+        raise UserError(f"preprocessing.channels: {channels!r}: must be a number from 1 on; pictures have 1 or 3")
     _check_geometry(merged, sides(merged["crop"]))
     for key, known in (("interpolation", INTERPOLATIONS), ("order", ORDERS)):
         if merged[key] not in known:
@@ -47,11 +47,12 @@ def complete_preprocessing(found: dict, given: dict | None = None) -> dict:
 
 
 def sides(crop: object) -> list[int]:
-    """Height and width of the network's input; UserError if `crop` is neither a side nor both."""
+    """Height and width of the network's input, or other lengths of one that is no picture; UserError if it is none."""
     size = [crop, crop] if _is_length(crop) else crop
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(map(_is_length, size)):
+    if not isinstance(size, list | tuple) or not 1 <= len(size) <= 3 or not all(map(_is_length, size)):
         raise UserError(
-            f"preprocessing.crop: {crop!r}: must be the side of the network's input in pixels, or [height, width]"
+            f"preprocessing.crop: {crop!r}: must be the side of the network's input in pixels, or [height, width] "
+            "(of arrays [length], or three lengths)"
         )
     return list(size)
 
@@ -65,11 +66,11 @@ def _check_geometry(merged: dict, crop: list[int]) -> None:
             raise UserError("preprocessing.resize: not read with letterbox; remove one of the two keys")
         return
     sizes = [resize, resize] if _is_length(resize) else resize
-    fits = isinstance(sizes, list | tuple) and len(sizes) == 2 and all(map(_is_length, sizes))
+    fits = isinstance(sizes, list | tuple) and len(sizes) == len(crop) == 2 and all(map(_is_length, sizes))
     if resize is not None and not (fits and all(size >= side for size, side in zip(sizes, crop, strict=True))):
         raise UserError(
             f"preprocessing.resize: {resize!r}: must be null, the shorter side, or [height, width], at least "
-            f"preprocessing.crop ({crop[0]} x {crop[1]})"
+            f"preprocessing.crop ({' x '.join(map(str, crop))})"
         )
 
 

@@ -14,11 +14,15 @@ CPU = torch.device("cpu")
 def fast(model: nn.Module, device: torch.device = CPU) -> nn.Module:
     """The model on a device, with its convolutions in the order in which float32 kernels are fastest there.
 
-    On a CPU that is channels_last, about twice as fast; on a GPU the usual one, by up to a sixth. Every evaluation uses
-    it, since the order of sums differs between the two.
+    On a CPU that is channels_last for images, about twice as fast; on a GPU the usual one, by up to a sixth. Every
+    evaluation uses it, since the order of sums differs between the two. Sequences and volumes keep the usual order.
     """
-    order = torch.contiguous_format if device.type == "cuda" else torch.channels_last
-    return model.to(device, memory_format=order)
+    model.to(device)
+    order, ranks = (torch.contiguous_format, (4, 5)) if device.type == "cuda" else (torch.channels_last, (4,))
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point() and tensor.ndim in ranks:
+            tensor.data = tensor.data.to(memory_format=order)
+    return model
 
 
 def check_finite(module: nn.Module, origin: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wshare.packed.container import Source, opened
-from wshare.packed.format import load_packed, read_index
+from wshare.packed.format import is_merged, load_packed, read_index
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class SharedTensor:
 class Contents:
     """A packed file: `format` is "fixed" or "entropy", `bytes` the size of the file.
 
-    `values` counts the numbers of the state dict that it stands for, `dense_bytes` their bytes as plain tensors.
+    `values` counts the numbers of the state dict that it stands for, `dense_bytes` their bytes as plain tensors;
+    `kept` holds the numbers in each float tensor that is stored as it is, the most first, and `counters` counts others.
     """
 
     version: int
@@ -40,14 +41,21 @@ class Contents:
     shared: tuple[SharedTensor, ...]
     folded_batch_norms: int
     batch_norms: int
-    kept: int
+    kept: dict[str, int]
+    counters: int
     values: int
     dense_bytes: int
     bytes: int
 
     @property
+    def share(self) -> float:
+        """Share of all weights that are shared; those of batch norms and merged biases, small as they are, left out."""
+        shared = sum(tensor.weights for tensor in self.shared)
+        return shared / max(1, shared + sum(self.kept.values()))
+
+    @property
     def other_bytes(self) -> int:
-        """Bytes of no shared tensor: folded and kept batch norms, kept tensors and the header."""
+        """Bytes of no shared tensor: folded and kept batch norms, merged biases, kept tensors and the header."""
         return self.bytes - sum(tensor.bytes for tensor in self.shared)
 
 
@@ -59,7 +67,12 @@ def contents(source: Source) -> Contents:
         with opened(source) as file:
             shared = [_shared_v1(file, name, shape) for name, (shape, _) in index["shared"].items()]
     else:
-        shared = [SharedTensor(name, tuple(shape), k, size) for name, (shape, k, size) in index["shared"].items()]
+        shared = [
+            SharedTensor(name, tuple(shape), k, size)
+            for name, (shape, k, size) in index["shared"].items()
+            if not is_merged(shape, k)
+        ]
+    kept = {name: state[name].numel() for name in index["kept"] if state[name].is_floating_point()}
     own = [tensor for name, tensor in state.items() if name not in index["aliases"]]
     return Contents(
         version=index["version"],
@@ -67,7 +80,8 @@ def contents(source: Source) -> Contents:
         shared=tuple(shared),
         folded_batch_norms=len(index.get("folded", ())),
         batch_norms=len(index["batch_norm"]),
-        kept=len(index["kept"]),
+        kept=dict(sorted(kept.items(), key=lambda item: -item[1])),
+        counters=len(index["kept"]) - len(kept),
         values=sum(tensor.numel() for tensor in own),
         dense_bytes=sum(tensor.nbytes for tensor in own),
         bytes=len(source) if isinstance(source, bytes) else Path(source).stat().st_size,

@@ -31,7 +31,7 @@ both. Numbers are little-endian; a type is `f` float, `i` integer, `u` unsigned 
 is codebook[index], times 2^(e/8) of its output as `wshare.quantize.codebooks.row_scale` makes it, in float32. Exponents
 go from -1008 to 1008. Outputs are shape[0], or, by another axis, groups * shape[axis], counted as `Layout` does. A
 folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A negative eps (-0.0 included) belongs to a
-module without weight and bias.
+module without weight and bias. A bias that became a part of a folded shift is shared with one value, 0.
 
 No file may claim more than 2^24 numbers + 1024 for each byte of its tensors: the weights of all shared tensors (an axis
 of length 0 counted as 1) plus 4 for each channel of the folded norms.
@@ -51,7 +51,7 @@ the SHA-256 over type, shape and bytes of its arrays, in the order above, as `sh
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,6 +185,11 @@ def _channels(tensor: Shared) -> int:
     return tensor.layout.outputs(tensor.indices.shape) if tensor.indices.ndim else 0
 
 
+def is_merged(shape: Sequence[int], k: int) -> bool:
+    """Whether a shared tensor is a bias that was merged into a batch norm: one axis, and one value for all."""
+    return len(shape) == 1 and k == 1
+
+
 def load_packed(source: Source) -> "dict[str, torch.Tensor]":
     """State dict of the compressed network, for `module.load_state_dict`, from a packed file or its content.
 
@@ -198,9 +203,13 @@ def load_packed(source: Source) -> "dict[str, torch.Tensor]":
 def read_shared(source: Source) -> tuple[dict[str, Shared], dict[str, np.ndarray]]:
     """Shared tensors as codebook and indices, and all others as arrays, by name in the state dict.
 
-    Nothing is expanded; tied tensors are one object. Checks are those of `load_packed`.
+    Nothing is expanded but merged biases; tied tensors are one object. Checks are those of `load_packed`.
     """
-    state = _read(source, lambda tensor: tensor)
+
+    def made(tensor: Shared) -> Entry:
+        return tensor.weight() if is_merged(tensor.indices.shape, len(tensor.codebook)) else tensor
+
+    state = _read(source, made)
     shared = {name: tensor for name, tensor in state.items() if isinstance(tensor, Shared)}
     return shared, {name: array for name, array in state.items() if name not in shared}
 

@@ -38,7 +38,7 @@ def pack_network(
     norms that are not folded are kept ("auto", "float16" or "float32"). `float32` is the bytes of the uncompressed
     network. UserError if float16 is asked for and does not hold a batch norm. The model itself changes.
     """
-    shared, folded, batch_norm = compressed.shared, compressed.folded, packing["batch_norm"]
+    shared, folded, batch_norm = compressed.stored(), compressed.folded, packing["batch_norm"]
     state = {name: tensor.numpy() for name, tensor in state_of(model).items()} | compressed.changed
     norms = {name: norm for name, norm in batch_norms(model).items() if name not in folded}
     aliases = {alias: first for first, *others in tied(model.state_dict(keep_vars=True)) for alias in others}
@@ -61,7 +61,7 @@ def pack_network(
         "folded_batch_norms": len(folded),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "analytic_bits": compressed.bits,
-        "weights": sum(tensor.indices.size for tensor in shared.values()),
+        "weights": sum(tensor.indices.size for tensor in compressed.shared.values()),
     }
     return content, sizes, task.score(outputs, reference, images.labels).kl
 

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from wshare.files.hdf5 import open_h5
+from wshare.models.coverage import told
 from wshare.packed.format import read_shared
 from wshare.quantize.codebooks import Shared
 from wshare.report import charts
@@ -198,7 +199,8 @@ def _layers(model: Model, search: Search) -> str:
     header = search.metrics["bytes"]["header"]
     identity = f"layers-{search.name}"
     return (
-        f"<p>Bytes are those of the packed file: indices, codebook and scales of each layer, {listed:,} in sum. "
+        f"<p>{escape(told(model.parameters))}. "
+        f"Bytes are those of the packed file: indices, codebook and scales of each layer, {listed:,} in sum. "
         f"Not listed are small tensors{f' ({rest})' if rest else ''}, and names, shapes and hashes ({header:,} bytes "
         "of header, of which a few belong to each layer).</p>"
         + table(identity, columns, rows, f"Layers of {model.name}, {search.name}", tall=True)

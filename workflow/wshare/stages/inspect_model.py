@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import torch
+
 from wshare.artifacts.model import read_model
 from wshare.files.sealed import read_json, write_json
-from wshare.models.layers import inspect
+from wshare.models.coverage import told
+from wshare.models.layers import Choice, inspect
 
 
 def inspect_model(settings: dict, model: str, spec: Path, weights: Path, layers: Path) -> None:
@@ -12,7 +15,9 @@ def inspect_model(settings: dict, model: str, spec: Path, weights: Path, layers:
     description = read_json(spec)
     dropped = description["dropped"]
     network = read_model(spec, weights)
-    table = inspect(network, dropped, settings["include"], settings["exclude"], f"models.{model}.layers")
+    choice = Choice(settings["include"], settings["exclude"], f"models.{model}.layers")
+    table = inspect(network, dropped, choice, torch.zeros(2, *description["input"]))
     write_json(layers, {"model": description["sha256"]} | table)
     kept = sum(parameter["status"] == "kept" for parameter in table["parameters"])
     print(f"{len(table['layers'])} layers to share, {kept} parameters kept, {len(dropped)} parts dropped")
+    print(told(table["parameters"]))

@@ -6,8 +6,11 @@ import pytest
 
 from tests.unit.data.pictures import assert_sound, noise, one_line, pixels_of
 from wshare.data.dataset import Dataset
+from wshare.data.images import ImageFile, write_images
+from wshare.data.prepare import prepared
 from wshare.data.registry import open_dataset
 from wshare.errors import UserError
+from wshare.models.preprocessing import complete_preprocessing
 
 
 def arrays():
@@ -23,16 +26,24 @@ def pictures():
     return [PIL.Image.fromarray(noise(5, 4)), PIL.Image.new("CMYK", (2, 3)), wide, "no image"], (4, 5, 6, 7)
 
 
-def float_images():
-    return noise(3, 5, 4).astype(float), [0, 1, 2]
+def wrong_images():
+    return noise(3, 5, 4).astype(int), [0, 1, 2]
+
+
+def spectrograms():
+    return noise(3, 2, 5, 4) / 7, np.eye(3)
 
 
 def too_few_labels():
     return noise(3, 5, 4), [0, 1]
 
 
-def float_labels():
-    return noise(2, 5, 4), [0.0, 1.0]
+def text_labels():
+    return noise(2, 5, 4), ["a", "b"]
+
+
+def not_finite():
+    return np.full((2, 1, 3), np.nan), None
 
 
 def negative_label():
@@ -83,6 +94,23 @@ def test_function_that_returns_pictures():
         dataset.read(3)
 
 
+def test_arrays_are_taken_as_they_are_with_labels_of_any_shape(tmp_path):
+    dataset = from_function(f"{__name__}:spectrograms")
+    assert np.array_equal(dataset.labels, np.eye(3))
+    assert dataset.labels.dtype == np.float32
+    settings = complete_preprocessing({"channels": 2, "crop": [5, 4]})
+    images = list(prepared(dataset, range(3), settings, True))
+    write_images(tmp_path / "images.h5", images, dataset.labels, list(dataset.keys), settings, {})
+    file = ImageFile(tmp_path / "images.h5")
+    assert np.array_equal(file.batch(0).numpy(), (noise(3, 2, 5, 4) / 7).astype(np.float32))
+    assert np.array_equal(file.labels, np.eye(3))
+    with pytest.raises(UserError, match=r"an array of the dataset is \[2, 5, 4\], but the network takes \[2, 20\]"):
+        next(prepared(dataset, range(3), complete_preprocessing({"channels": 2, "crop": [20]}), True))
+    pictures = from_function(f"{__name__}:arrays")
+    with pytest.raises(UserError, match="the network takes 2 channels of 5, which no picture is; give arrays"):
+        next(prepared(pictures, range(3), complete_preprocessing({"channels": 2, "crop": 5}), True))
+
+
 def test_function_that_returns_no_labels():
     dataset = from_function(f"{__name__}:without_labels")
     assert dataset.labels is None
@@ -97,9 +125,10 @@ def test_function_that_returns_no_labels():
         ("no_colon", "set it to module:function"),
         ("no.such.module:f", "No module named 'no'; put its folder on PYTHONPATH"),
         (f"{__name__}:absent", "has no attribute 'absent'"),
-        (f"{__name__}:float_images", "images are float64"),
-        (f"{__name__}:too_few_labels", r"3 images, but labels are int64 \[2\]"),
-        (f"{__name__}:float_labels", "labels are float64"),
+        (f"{__name__}:wrong_images", "images are int64"),
+        (f"{__name__}:not_finite", "images hold NaN or infinite values"),
+        (f"{__name__}:too_few_labels", r"3 images, but labels are int64 \[2\]; give one an image"),
+        (f"{__name__}:text_labels", "labels are <U1"),
         (f"{__name__}:negative_label", "labels from -1 to 0"),
         (f"{__name__}:no_image", "holds no image"),
         (f"{__name__}:one_value", r"must return \(images, labels\)"),

@@ -24,11 +24,21 @@ def test_python(user_module):
     assert evaluate(rebuilt(fetched, "saved.safetensors"), (1, 8, 8)) == evaluate(fetched.module, (1, 8, 8))
 
 
+def test_a_wrapped_network_whose_weights_are_computed_is_a_plain_one_from_then_on(user_module, caplog):
+    caplog.set_level("INFO")
+    fetched = registry.fetch(PYTHON | {"architecture": "mynet:wrapped"}, "cache")
+    assert set(fetched.module.state_dict()) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    assert "python mynet:wrapped: the Sequential inside DataParallel is taken" in caplog.text
+    assert "0.weight, 3.weight" in caplog.text
+    assert evaluate(rebuilt(fetched, "saved.safetensors"), (1, 8, 8)) == evaluate(fetched.module, (1, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"architecture": "mynte:build"}, "no module 'mynte' in the working directory"),
         ({"architecture": "mynet:biuld"}, "no function 'biuld' there. Did you mean 'build'"),
+        ({"architecture": "mynet:two"}, "forward takes input1, input2, but is called with one tensor of inputs"),
         ({"architecture": "mynet:number"}, "returned a int, not an nn.Module"),
         ({"architecture": "mynet:no_tensor"}, "gives tuple for 2 images, not a tensor with an output for each"),
         ({"arguments": {"witdh": 3}}, "does not take them: got an unexpected keyword argument 'witdh'"),

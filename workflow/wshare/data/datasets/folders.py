@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from wshare.data.dataset import Dataset, UnreadableImage, as_rgb, source_folder
+from wshare.data.dataset import Dataset, read_file, source_folder
 from wshare.errors import UserError, one_line
 from wshare.names import closest
 
@@ -184,7 +183,7 @@ def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -
     found.sort()
     keys = tuple(key for key, _ in found)
     labels = np.array([index for _, index in found], dtype=np.int64)
-    return Dataset(labels, keys, partial(_read_file, root, keys), classes)
+    return Dataset(labels, keys, partial(read_file, root, keys), classes)
 
 
 def _from_unlabelled_folder(root: Path) -> Dataset:
@@ -192,7 +191,7 @@ def _from_unlabelled_folder(root: Path) -> Dataset:
     if not keys:
         raise UserError(f"{root}: holds no image{_known(root)}")
     _tell_others(root)
-    return Dataset(None, keys, partial(_read_file, root, keys), classes=None, apart=True)
+    return Dataset(None, keys, partial(read_file, root, keys), classes=None, apart=True)
 
 
 def _known(start: Path) -> str:
@@ -225,12 +224,3 @@ def _raise_unlistable(error: OSError) -> None:
 def _is_image(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
     # Archives made on a Mac have a "._name.JPEG" beside each image.
     return name.lower().endswith(suffixes) and not name.startswith(".")
-
-
-def _read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
-    path = root / keys[index]
-    try:
-        with PIL.Image.open(path) as image:
-            return as_rgb(image)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UnreadableImage(path, one_line(error)) from None

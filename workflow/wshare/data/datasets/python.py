@@ -13,7 +13,10 @@ from wshare.errors import UserError, one_line
 
 
 def open_function(settings: Mapping[str, Any]) -> Dataset:
-    """What the function "module:function" returns: (images, labels), uint8 arrays or PIL images; labels or None."""
+    """What the function "module:function" returns: (images, labels); labels [N, ...] or None.
+
+    Images are uint8 [N, H, W] or [N, H, W, 3], PIL images, or float arrays [N, ...] as the network takes them.
+    """
     name = settings.get("function") or ""
     module, _, function = name.partition(":")
     if not (module and function):
@@ -29,11 +32,15 @@ def open_function(settings: Mapping[str, Any]) -> Dataset:
         raise UserError(
             f"function {name!r}: {type(error).__name__}: {one_line(error)}; it must return (images, labels)"
         ) from error
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.ndim > 1:
+        if not np.isfinite(images).all():
+            raise UserError(f"function {name!r}: images hold NaN or infinite values")
+        return from_reader(images.__getitem__, count, labels, f"function {name!r}", classes=None)
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
             raise UserError(
                 f"function {name!r}: images are {images.dtype} {list(images.shape)}; "
-                "return uint8 [N,H,W] or [N,H,W,3], or PIL images"
+                "return uint8 [N,H,W] or [N,H,W,3], PIL images, or float arrays as the network takes them"
             )
         return from_arrays(images, labels, f"function {name!r}", classes=None)
     return from_reader(partial(_read_object, images, name), count, labels, f"function {name!r}", classes=None)

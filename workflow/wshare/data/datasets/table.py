@@ -41,6 +41,7 @@ SOURCES = {
         Source("imagenet", "folders", "open_imagenet", keys=FILES, has_folder=True),
         Source("imagenette", "folders", "open_imagenette", keys=FILES, has_folder=True),
         Source("imagefolder", "folders", "open_imagefolder", keys=(*FILES, "class_map", "labels"), has_folder=True),
+        Source("table", "listed", "open_table", keys=(*FILES, "labels"), required=("path",)),
         Source("photos", "photos", "open_photos", keys=(), labelled=False, crops=True),
         Source("python", "python", "open_function", keys=(*COMMON, "function"), required=("function",)),
     )

@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from wshare.models.kinds import conv2d, linear
+from wshare.models.kinds import convolution, linear, transposed
 from wshare.models.kinds.kind import Kind
 from wshare.quantize.codebooks import Layout
 
-KINDS: list[Kind] = [conv2d.KIND, linear.KIND]
+KINDS: list[Kind] = [convolution.KIND, transposed.KIND, linear.KIND]
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -24,7 +24,6 @@ def shareable(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if kind_of(module) is not None]
 
 
-def type_names(conjunction: str) -> str:
-    """Names of all types of layers that can be shared, such as "Conv2d and Linear"."""
-    *others, last = [covered.__name__ for kind in KINDS for covered in kind.types]
-    return f"{', '.join(others)} {conjunction} {last}" if others else last
+def type_names() -> str:
+    """Names of all types of layers that can be shared."""
+    return ", ".join(covered.__name__ for kind in KINDS for covered in kind.types)

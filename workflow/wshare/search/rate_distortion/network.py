@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from wshare.models.folding import behind_bias, bias_of
 from wshare.models.kinds.table import layout_of
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
@@ -21,7 +22,8 @@ class Network:
     """The layers of a network, ready to be quantised.
 
     `layers` and `norms`, the batch norms folded into them, go by layer name; `biases` holds the float32 biases
-    [outputs] of those that have one. `images` tells how many, with mirror images, their inputs were measured on.
+    [outputs] of those that have one. Those of layers with a folded norm are a part of its shift already. `images` tells
+    how many, with mirror images, their inputs were measured on.
     """
 
     layers: dict[str, PreparedLayer]
@@ -43,9 +45,7 @@ class Network:
         """
         norms = batch_norms(model)
         modules = {name: model.get_submodule(name) for name in fisher}
-        # A kind of layer may have no such parameter at all.
-        given = {name: getattr(module, "bias", None) for name, module in modules.items()}
-        biases = {name: bias.numpy(force=True) for name, bias in given.items() if bias is not None}
+        biases = {name: bias for name, module in modules.items() if (bias := bias_of(module)) is not None}
         layers = {
             name: prepare(
                 name,
@@ -53,7 +53,7 @@ class Network:
                 layout_of(module),
                 fisher[name],
                 statistics[name],
-                norms[folded[name]] if name in folded else None,
+                behind_bias(norms[folded[name]], biases.get(name)) if name in folded else None,
                 name in biases,
             )
             for name, module in modules.items()
@@ -84,7 +84,12 @@ class Network:
             changed={
                 f"{name}.bias": (self.biases[name] + layer.correction).astype(np.float32)
                 for name, layer in layers.items()
-                if name in self.biases
+                if name in self.biases and layer.norm is None
+            },
+            merged={
+                f"{name}.bias": len(self.biases[name])
+                for name, layer in layers.items()
+                if name in self.biases and layer.norm is not None
             },
             folded={self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm is not None},
         )
