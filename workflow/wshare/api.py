@@ -232,7 +232,8 @@ def compress_images(
     with _reproducible():
         work = _working_copy(model)
         names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
-        known = _described(kind, work, (search, held_out))
+        known = {"task": task} | _described(kind, work, (search, held_out))
+        kind = tasks.task_of(known)
         work = with_logits(work, known)
         float32 = save(state_of(work))
         description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
@@ -277,7 +278,8 @@ def apply_recipe(
     kind = tasks.task(recipe["task"])
     with _reproducible():
         work = _working_copy(model)
-        work = with_logits(work, _described(kind, work, [images]))
+        known = {"task": recipe["task"]} | _described(kind, work, [images])
+        work, kind = with_logits(work, known), tasks.task_of(known)
         # Layers that the recipe leaves out stay as they are.
         found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}

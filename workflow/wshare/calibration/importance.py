@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from wshare.models.forward import forward
 from wshare.progress import PROGRESS
-from wshare.tasks.task import Task
+from wshare.tasks.task import Task, fitted
 
 
 def fisher_diagonal(
@@ -20,6 +21,9 @@ def fisher_diagonal(
     Fisher information and not the empirical one (Kunstner et al. 2019, eq. 3 against eq. 5). Images are
     taken one at a time, since the square of a batch's summed gradient is not the sum of squares.
     """
+    if hasattr(task, "fitted"):
+        batches = list(batches)
+        task = fitted(task, np.concatenate([forward(model, batch) for batch in batches]))
     generator = torch.Generator().manual_seed(seed)
     # A network may come frozen.
     parameters = [model.get_submodule(name).weight.requires_grad_() for name in layers]

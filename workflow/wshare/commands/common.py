@@ -20,7 +20,7 @@ from wshare.models.registry import fetch
 from wshare.models.sources.table import spelled
 from wshare.progress import PROGRESS
 from wshare.tasks.description import described
-from wshare.tasks.table import DEFAULT, task
+from wshare.tasks.table import DEFAULT, task_of
 
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
@@ -98,7 +98,7 @@ def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset
 def labelled(dataset: Dataset, description: dict) -> Dataset:
     """The images of a folder, with labels of the described network; UserError if a label is none that it can give."""
     dataset = matched(dataset, description, "--images")
-    task(description["task"]).check_labels(dataset.labels, description, "--class-map")
+    task_of(description).check_labels(dataset.labels, description, "--class-map")
     return dataset
 
 

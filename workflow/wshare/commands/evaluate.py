@@ -41,7 +41,7 @@ from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed, read_index
 from wshare.packed.hashes import weights_hash
 from wshare.progress import PROGRESS
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 SEED = 0
 
@@ -83,7 +83,7 @@ def evaluate(
     load_state(compressed, state, str(packed))
     both = _Both(reference, compressed).eval()
     dataset = labelled(open_folder(images, class_map, no_labels), description)
-    sample, kind = _Sample(dataset, description, enlarge, limit), task(description["task"])
+    sample, kind = _Sample(dataset, description, enlarge, limit), task_of(description)
     first = sample.images(0, 2)
     check_repeats(forward(reference, first), forward(reference, first), description["name"])
     with sample.progress:

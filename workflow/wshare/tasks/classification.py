@@ -107,7 +107,7 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None,
         kl_error=float(divergence.std() / np.sqrt(len(divergence))),
         expected=expected,
         expected_error=float(residual.std() / np.sqrt(len(residual))),
-        correct=correct,
+        scores=correct,
         figures={
             "top1": float(correct.mean()),
             "top5": float((best == labels[:, None]).any(1).mean()),
@@ -159,7 +159,7 @@ def constant(reference: np.ndarray, labels: np.ndarray | None, temperature: floa
         found,
         expected=expected,
         expected_error=float(residual.std() / np.sqrt(len(residual))),
-        correct=correct,
+        scores=correct,
         figures=found.figures | {"top1": float(correct.mean()), "balanced": _balanced(correct, truth)},
     )
 
