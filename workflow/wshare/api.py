@@ -39,7 +39,7 @@ from wshare.evaluation.verdict import compare, describe
 from wshare.files.atomic import write_bytes
 from wshare.models.forward import forward
 from wshare.models.layers import inspect
-from wshare.models.outputs import PROBABILITIES, TOLD, with_logits
+from wshare.models.outputs import TOLD, ends_in_sigmoid, with_logits
 from wshare.models.state import check_finite, fast, load_state, shared_memory, state_of, tie
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
@@ -408,15 +408,15 @@ def _described(kind: Task, model: nn.Module, samples: Iterable[Images]) -> dict:
         # The task looks at the outputs of two images, and there may be one.
         first = first if len(first) == 2 else torch.cat([first, first])
         outputs = _outputs(model, first, images.shape)
-        description = kind.describe(outputs, {}, "model")
+        description = kind.describe(outputs, {"sigmoid": ends_in_sigmoid(model, first[:1])}, "model")
         if not np.isfinite(outputs).all():
             raise UserError(
                 "model: gives NaN or infinite outputs on the first images; check its buffers and the images"
             )
         check_repeats(outputs, forward(model, first), "model")
         kind.check_labels(images.labels, description, "labels")
-    if description.get("outputs") == PROBABILITIES:
-        _log.info("model: %s", TOLD)
+    if told := TOLD.get(description.get("outputs")):
+        _log.info("model: %s", told)
     return description
 
 

@@ -9,10 +9,12 @@ import wshare
 from wshare.errors import UserError
 from wshare.evaluation.baseline import check_accuracy
 from wshare.evaluation.verdict import compare, judged
-from wshare.tasks import regression
+from wshare.tasks import changed
 from wshare.tasks.regression import LOST, TASK
 from wshare.tasks.table import task_of
 from wshare.tasks.task import AGREEMENT, fitted
+
+from ..report.made_up import write_reports, write_results
 
 RNG = np.random.default_rng(0)
 
@@ -151,7 +153,7 @@ def test_predictions_tell_how_far_each_image_changed_and_the_report_those_that_c
     assert columns == ["image", "changed", "float32", "compressed"]
     assert rows[0] == {"image": "0.png", "changed": 0.0, "float32": "", "compressed": ""}
     told, shown = TASK.changes([{key: str(value) for key, value in row.items()} for row in rows], {}, None)
-    assert [place for place, _ in shown] == list(range(29, 29 - regression.SHOWN, -1))
+    assert [place for place, _ in shown] == list(range(29, 29 - changed.SHOWN, -1))
     assert f"{rows[29]['changed']:.2%} on the one that changed most" in told
     _, labelled = TASK.predictions(outputs, reference, reference, [""] * 30)
     assert labelled[5]["float32"] == 0
@@ -185,3 +187,22 @@ def test_a_network_is_compressed():
     assert np.square(after - before).sum() / np.square(before - before.mean(0)).sum() < 0.15
     with pytest.raises(UserError, match=r"^40 search images and 40 held-out ones decide nothing: .* takes 50 of each"):
         wshare.compress(model, images[:80], quality=0.9, task="regression")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("regression", ("of the float32 network&#x27;s outputs", "of their spread on the median", "of the spread")),
+        ("multilabel", ("of the float32 network&#x27;s labels", "The labels changed for")),
+    ],
+)
+def test_reports_speak_its_words(tmp_path, name, words):
+    results = write_results(tmp_path, ("rate_distortion", "slope"), labels=False, task_name=name)
+    write_reports(tmp_path)
+    page = (results / "report" / "index.html").read_text(encoding="utf-8")
+    page = page[page.index("<main") : page.index("</main>")]
+    assert "top-1" not in page
+    assert "means of image-wise scores over 60 held-out images" in page
+    for text in words:
+        assert text in page

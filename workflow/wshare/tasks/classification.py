@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None,
     correct = predicted == labels
     divergence = (np.exp(original) * (original - compressed)).sum(1)
     probabilities = np.exp(_log_softmax(reference / temperature))
-    expected, residual = _expected(probabilities[rows, predicted], probabilities.max(1))
+    expected, residual = ratio_of_means(probabilities[rows, predicted], probabilities.max(1))
     return Score(
         kl=float(divergence.mean()),
         kl_error=float(divergence.std() / np.sqrt(len(divergence))),
@@ -119,7 +120,7 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None,
     )
 
 
-def _expected(kept: np.ndarray, possible: np.ndarray) -> tuple[float, np.ndarray]:
+def ratio_of_means(kept: np.ndarray, possible: np.ndarray) -> tuple[float, np.ndarray]:
     """Ratio of two means over images, and each image's residual, both in units of the second mean."""
     expected = kept.mean() / possible.mean()
     return float(expected), (kept - expected * possible) / possible.mean()
@@ -152,7 +153,7 @@ def constant(reference: np.ndarray, labels: np.ndarray | None, temperature: floa
     mean = np.exp(_log_softmax(reference)).mean(0)
     outputs = np.tile(np.log(np.maximum(mean, np.finfo(float).tiny)), (len(reference), 1))
     commonest, probabilities = np.bincount(truth).argmax(), np.exp(_log_softmax(reference / temperature))
-    expected, residual = _expected(probabilities[:, probabilities.mean(0).argmax()], probabilities.max(1))
+    expected, residual = ratio_of_means(probabilities[:, probabilities.mean(0).argmax()], probabilities.max(1))
     found = score(outputs, reference, truth, temperature)
     correct = truth == commonest
     return replace(
@@ -174,10 +175,16 @@ def temperature(outputs: np.ndarray, labels: np.ndarray | None) -> float:
         return 1.0
     rows = np.arange(len(labels))
 
-    def loss(logarithm: float) -> float:
-        return float(-_log_softmax(outputs / math.exp(logarithm))[rows, labels].mean())
+    def loss(temperature: float) -> float:
+        return float(-_log_softmax(outputs / temperature)[rows, labels].mean())
 
-    found = minimize_scalar(loss, bounds=(-LARGEST_TEMPERATURE, LARGEST_TEMPERATURE), method="bounded")
+    return likeliest_temperature(loss)
+
+
+def likeliest_temperature(loss: Callable[[float], float]) -> float:
+    """The temperature at which `loss` of it, the mean cross-entropy of labels, is least; four digits."""
+    bounds = (-LARGEST_TEMPERATURE, LARGEST_TEMPERATURE)
+    found = minimize_scalar(lambda logarithm: loss(math.exp(logarithm)), bounds=bounds, method="bounded")
     # Digits beyond these hang on the machine, and say nothing.
     return float(f"{math.exp(found.x):.4g}")
 

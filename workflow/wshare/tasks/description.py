@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from wshare.models.description import Fetched
-from wshare.models.outputs import PROBABILITIES, TOLD
+from wshare.models.outputs import TOLD, ends_in_sigmoid
 from wshare.tasks.table import DEFAULT, task
 
 _log = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ def described(fetched: Fetched, settings: dict) -> Fetched:
         # Of a black image and of noise: what two such outputs have in common is the network's nature.
         noise = torch.randn(1, *spec["input"], generator=torch.Generator().manual_seed(0))
         outputs = fetched.module(torch.cat([torch.zeros_like(noise), noise])).float().numpy()
-    known = settings | {"categories": spec.get("categories")}
+    known = settings | {"categories": spec.get("categories"), "sigmoid": ends_in_sigmoid(fetched.module, noise)}
     found = task(name).describe(outputs, known, spec["name"])
-    if found.get("outputs") == PROBABILITIES:
-        _log.info("%s: %s", spec["name"], TOLD)
+    if told := TOLD.get(found.get("outputs")):
+        _log.info("%s: %s", spec["name"], told)
     return replace(fetched, spec=spec | {"task": name} | found)

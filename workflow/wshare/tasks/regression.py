@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wshare.errors import UserError
+from wshare.tasks import changed
 from wshare.tasks.task import AGREEMENT, Figure, Score
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ VARIES = 1e-10
 LOST = 1e6
 # Error at which outputs are the same but for rounding.
 SAME = 1e-6
-# Images that a report shows.
-SHOWN = 8
-
-PREDICTIONS = ["image", "changed", "float32", "compressed"]
 
 
 @dataclass(frozen=True)
@@ -146,19 +143,19 @@ class Regression:
         1 - e: so it is where labels lie around its outputs, and vary by that much more.
         """
         found = self if self.scales else self.fitted(reference, labels)
-        changed = _errors(outputs, reference, found.scales)
-        against = changed if labels is None else _errors(outputs, labels, found.label_scales)
-        root, scores = np.sqrt(len(changed)), 1 - against
+        moved = _errors(outputs, reference, found.scales)
+        against = moved if labels is None else _errors(outputs, labels, found.label_scales)
+        root, scores = np.sqrt(len(moved)), 1 - against
         return Score(
-            kl=float(changed.mean() / 2),
-            kl_error=float(changed.std() / 2 / root),
-            expected=float(1 - changed.mean()),
-            expected_error=float(changed.std() / root),
+            kl=float(moved.mean() / 2),
+            kl_error=float(moved.std() / 2 / root),
+            expected=float(1 - moved.mean()),
+            expected_error=float(moved.std() / root),
             scores=scores,
             figures={
                 "variance_kept": float(scores.mean()),
-                "error": float(np.sqrt(changed.mean())),
-                "worst": float(1 - changed.max()),
+                "error": float(np.sqrt(moved.mean())),
+                "worst": float(1 - moved.max()),
             },
         )
 
@@ -198,34 +195,28 @@ class Regression:
 
         `changed` is that of compression; `float32` and `compressed` are against labels, empty where there are none.
         """
-        found = self.fitted(reference, labels)
-        columns = [_written(_errors(outputs, reference, found.scales))]
-        for array in (reference, outputs):
-            known = labels is not None
-            columns.append(_written(_errors(array, labels, found.label_scales)) if known else [""] * len(keys))
-        return PREDICTIONS, [dict(zip(PREDICTIONS, row, strict=True)) for row in zip(keys, *columns, strict=True)]
+        found, against = self.fitted(reference, labels), [None, None]
+        if labels is not None:
+            against = [np.sqrt(_errors(array, labels, found.label_scales)) for array in (reference, outputs)]
+        return changed.COLUMNS, changed.rows_of(keys, np.sqrt(_errors(outputs, reference, found.scales)), *against)
 
     def changes(
         self, rows: list[dict[str, str]], description: dict, source: str | None
     ) -> tuple[str, list[tuple[int, tuple[str, ...]]]]:
         """By how much the outputs changed, and those images where they changed most, the first of them most."""
-        changed = [float(row["changed"]) for row in rows]
-        order = sorted(range(len(rows)), key=lambda place: (-changed[place], place))[:SHOWN]
-        shown = [place for place in order if changed[place] > 0]
-        if not shown:
-            return f"No output of {len(rows):,} held-out images changed.", []
-        words = (
-            f"The outputs changed by {np.median(changed):.2%} of their spread on the median of {len(rows):,} held-out "
-            f"images, and by {max(changed):.2%} on the one that changed most. Those that changed most:"
+        return changed.most_changed(
+            rows,
+            lambda median, most, images: (
+                f"The outputs changed by {median} of their spread on the median of {images} held-out images, and by "
+                f"{most} on the one that changed most."
+            ),
+            _told,
         )
-        return words, [(place, tuple(_told(rows[place]))) for place in shown]
 
 
-def _told(row: Mapping[str, str]) -> Iterator[str]:
-    yield f"changed by {float(row['changed']):.2%} of the spread"
-    for name in ("float32", "compressed"):
-        if row[name]:
-            yield f"{name}: {float(row[name]):.2%} off the label"
+def _told(row: Mapping[str, str]) -> list[str]:
+    off = [f"{name}: {float(row[name]):.2%} off the label" for name in ("float32", "compressed") if row[name]]
+    return [f"changed by {float(row['changed']):.2%} of the spread", *off]
 
 
 def _blocks(arrays: np.ndarray) -> Iterator[slice]:
@@ -271,10 +262,6 @@ def _errors(first: np.ndarray, second: np.ndarray, scales: Scales) -> np.ndarray
 def _mean(arrays: np.ndarray) -> np.ndarray:
     """The mean array for each image, [N, ...], in the memory of one."""
     return np.broadcast_to(arrays.mean(0, dtype=np.float64), arrays.shape)
-
-
-def _written(errors: np.ndarray) -> list[float]:
-    return [float(f"{root:.4g}") for root in np.sqrt(errors)]
 
 
 TASK = Regression()

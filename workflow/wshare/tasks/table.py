@@ -31,6 +31,9 @@ TASKS = {
     row.name: row
     for row in (
         Row("classification", "wshare.tasks.classification"),
+        Row("binary", "wshare.tasks.binary"),
+        Row("multilabel", "wshare.tasks.multilabel", counts=False),
+        Row("segmentation", "wshare.tasks.segmentation", counts=False),
         Row("regression", "wshare.tasks.regression", counts=False),
     )
 }
