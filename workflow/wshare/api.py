@@ -39,7 +39,7 @@ from wshare.evaluation.verdict import compare, describe
 from wshare.files.atomic import write_bytes
 from wshare.models.forward import forward
 from wshare.models.layers import inspect
-from wshare.models.outputs import TOLD, ends_in_sigmoid, with_logits
+from wshare.models.outputs import with_logits
 from wshare.models.state import check_finite, fast, load_state, shared_memory, state_of, tie
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
@@ -52,6 +52,7 @@ from wshare.search.methods import DEFAULT, METHODS
 from wshare.search.recipe import check_layers, check_promise, method_of, realised
 from wshare.search.run import Searched, run
 from wshare.tasks import table as tasks
+from wshare.tasks.description import description_of
 from wshare.tasks.task import Figure, Task, own_figures
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def compress(
     confidence: float | None = CONFIDENCE,
     *,
     method: str = DEFAULT,
-    task: str = tasks.DEFAULT,
+    task: str | None = None,
     held_out: "float | Batches | tuple[Batches, Sequence[int]]" = 0.5,
     options: Mapping[str, object] | None = None,
     include: Sequence[str] = (),
@@ -160,10 +161,12 @@ def compress(
     """The smallest network found that keeps `quality`, a share of the float32 quality.
 
     `model` takes images [N, C, H, W] and gives outputs of its `task`: logits, or probabilities, [N, classes] for
-    classification. It is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as
-    the model takes them, or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are
-    class indices [N]; without labels the model's own top-1 predictions stand for them, and quality is agreement with
-    it.
+    classification; docs/tasks.md has all of them. Without a name the task is recognised where outputs and labels leave
+    no doubt, and the log tells it. The outputs may be one tensor, or several in tuples, mappings and the like. The
+    model is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as it takes
+    them, or an iterable of batches, images or (images, labels), such as a DataLoader. `labels` are those of the task,
+    class indices [N] for classification; without labels the model's own predictions stand for them, and quality is
+    agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
     their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
@@ -216,7 +219,7 @@ def compress_images(
     search: Images,
     held_out: Images,
     settings: dict,
-    task: str = tasks.DEFAULT,
+    task: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     threads: int | None = None,
@@ -228,15 +231,17 @@ def compress_images(
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1
-    kind = tasks.task(task)
     with _reproducible():
         work = _working_copy(model)
         names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
-        known = {"task": task} | _described(kind, work, (search, held_out))
+        known = _described(work, (search, held_out), task)
         kind = tasks.task_of(known)
-        work = with_logits(work, known)
         float32 = save(state_of(work))
-        description = {"name": type(model).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
+        description = {
+            "name": type(model).__name__,
+            "task": known["task"],
+            "sha256": hashlib.sha256(float32).hexdigest(),
+        }
         reference, held_out_reference = (predict(work, sample, threads) for sample in (search, held_out))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
@@ -275,11 +280,10 @@ def apply_recipe(
     """
     _check_options(recipe["settings"], where)
     threads = threads or os.cpu_count() or 1
-    kind = tasks.task(recipe["task"])
     with _reproducible():
         work = _working_copy(model)
-        known = {"task": recipe["task"]} | _described(kind, work, [images])
-        work, kind = with_logits(work, known), tasks.task_of(known)
+        known = _described(work, [images], recipe["task"])
+        kind = tasks.task_of(known)
         # Layers that the recipe leaves out stay as they are.
         found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
@@ -398,34 +402,32 @@ def _working_copy(model: nn.Module) -> nn.Module:
     return fast(copied.cpu().float().eval())
 
 
-def _described(kind: Task, model: nn.Module, samples: Iterable[Images]) -> dict:
-    """What the task says of the model's outputs, the same for each of the samples.
+def _described(model: nn.Module, samples: Sequence[Images], task: str | None) -> dict:
+    """What model.json would say of the model's outputs; from now on it gives what its `task` takes, which may be None.
 
-    UserError unless they are finite and repeat on the first images, and labels fit them.
+    UserError unless they are finite and repeat on the first images of each sample, and labels fit them.
     """
-    for images in samples:
-        first = images.batch(0)[:2]
-        # The task looks at the outputs of two images, and there may be one.
-        first = first if len(first) == 2 else torch.cat([first, first])
-        outputs = _outputs(model, first, images.shape)
-        description = kind.describe(outputs, {"sigmoid": ends_in_sigmoid(model, first[:1])}, "model")
+    # The task looks at the outputs of two images, and there may be one.
+    firsts = [torch.cat([first, first])[:2] for first in (images.batch(0)[:2] for images in samples)]
+    description = _outputs(model, firsts[0], samples[0], task)
+    with_logits(model, description)
+    for first, images in zip(firsts, samples, strict=True):
+        outputs = forward(model, first)
         if not np.isfinite(outputs).all():
             raise UserError(
                 "model: gives NaN or infinite outputs on the first images; check its buffers and the images"
             )
         check_repeats(outputs, forward(model, first), "model")
-        kind.check_labels(images.labels, description, "labels")
-    if told := TOLD.get(description.get("outputs")):
-        _log.info("model: %s", told)
+        tasks.task_of(description).check_labels(images.labels, description, "labels")
     return description
 
 
-def _outputs(model: nn.Module, images: Tensor, shape: Sequence[int]) -> np.ndarray:
+def _outputs(model: nn.Module, first: Tensor, images: Images, task: str | None) -> dict:
     try:
-        return forward(model, images)
+        return description_of(model, first, {"task": task}, "model", images.labels)
     except (RuntimeError, AttributeError) as error:
         raise UserError(
-            f"model: fails on images {list(shape)} ({str(error).strip().splitlines()[0]}); "
+            f"model: fails on images {list(images.shape)} ({str(error).strip().splitlines()[0]}); "
             "give images as the model takes them"
         ) from error
 

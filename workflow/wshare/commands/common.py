@@ -20,7 +20,7 @@ from wshare.models.registry import fetch
 from wshare.models.sources.table import spelled
 from wshare.progress import PROGRESS
 from wshare.tasks.description import described
-from wshare.tasks.table import DEFAULT, task_of
+from wshare.tasks.table import TASKS, task_of
 
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
@@ -44,18 +44,28 @@ ClassMap = Annotated[
     "not needed for ImageNet wnids",
 ]
 NoLabels = Annotated[bool, "take all images at any depth; quality is then agreement with the float32 network"]
+Task = Annotated[
+    str | None,
+    f"what the outputs are: {', '.join(TASKS)}; recognised without it where they leave no doubt",
+]
 Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
 Limit = Annotated[int | None, "so many images, taken at random; all without it"]
 Threads = Annotated[int, "threads; the result does not depend on them"]
 
 
 def network_of(
-    architecture: str | None, spec: Path | None, weights: Path | None, arguments: dict, preprocessing: dict
+    architecture: str | None,
+    spec: Path | None,
+    weights: Path | None,
+    arguments: dict,
+    preprocessing: dict,
+    task: str | None = None,
 ) -> tuple[nn.Module, dict]:
     """The float32 network that the flags name, and its description, as model.json holds it.
 
     Either by its `architecture`, with `weights` or published ones, or by the `spec` of a results folder, whose weights
-    lie beside it unless `weights` says where. UserError tells what cannot be used.
+    lie beside it unless `weights` says where. `task` is for a network that does not come with one. UserError tells what
+    cannot be used.
     """
     if (architecture is None) == (spec is None):
         raise UserError("--architecture and --spec: give one of the two")
@@ -69,8 +79,10 @@ def network_of(
                 )
         model, description = read_model(spec, weights), read_json(spec)
         check_description(description, spec, ("task", "input", "preprocessing"))
+        if task not in (None, description["task"]):
+            raise UserError(f"--task {task}: the network of {spec} has the task {description['task']}; leave it out")
         return model, description
-    settings: dict = {"task": DEFAULT, "arguments": arguments, "preprocessing": preprocessing}
+    settings: dict = {"task": task, "arguments": arguments, "preprocessing": preprocessing}
     if weights:
         settings |= {"source": "file", "architecture": architecture, "path": str(weights)}
     else:

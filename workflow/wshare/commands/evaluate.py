@@ -19,6 +19,7 @@ from wshare.commands.common import (
     NoLabels,
     Preprocessing,
     Spec,
+    Task,
     Threads,
     Weights,
     check_at_least,
@@ -56,6 +57,7 @@ def evaluate(
     ] = None,
     spec: Spec = None,
     weights: Weights = None,
+    task: Task = None,
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     enlarge: Enlarge = True,
@@ -76,7 +78,7 @@ def evaluate(
     state = load_packed(packed)
     if architecture is None:
         spec = spec or Path(os.path.normpath(packed.parent / "../../model/model.json"))
-    reference, description = network_of(architecture, spec, weights, arguments, preprocessing)
+    reference, description = network_of(architecture, spec, weights, arguments, preprocessing, task)
     reference = with_logits(fast(reference), description)
     _check_reference(packed, reference)
     compressed = with_logits(fast(build(description)), description)

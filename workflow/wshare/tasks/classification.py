@@ -43,13 +43,13 @@ def describe(outputs: np.ndarray, settings: dict, name: str) -> dict:
     """
     if outputs.ndim != 2:
         raise UserError(
-            f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; only classifiers can be used"
+            f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; take another task"
         )
     classes, categories = outputs.shape[1], settings.get("categories")
     if classes == 1:
         raise UserError(
-            f"{name}: gives one output an image, [2, 1] for 2 images, so that every top-1 prediction is class 0; give "
-            "a logit for each class, for a yes or no the two of torch.cat([torch.zeros_like(x), x], 1)"
+            f"{name}: gives one output an image, [2, 1] for 2 images, so that every top-1 prediction is class 0; for a "
+            "yes or no take the task binary"
         )
     if settings.get("classes") not in (None, classes):
         raise UserError(f"classes: {settings['classes']}: {name} gives {classes}; correct or remove the key")

@@ -85,6 +85,7 @@ class Regression:
     PREDICTED = "outputs"
     # Divergence and quality are of the same errors: a share of one lost is that share of the other.
     MOST_RELATIVE_KL = 1.0
+    SEVERAL = True
 
     def of(self, description: Mapping[str, Any]) -> "Regression":
         """The task of a network with the `structure` that its description tells, if it gives several outputs."""

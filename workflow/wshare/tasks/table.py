@@ -38,7 +38,7 @@ TASKS = {
     )
 }
 
-# Of a network whose settings name none.
+# Of files that were made before tasks had names.
 DEFAULT = "classification"
 
 
@@ -55,7 +55,8 @@ def task(name: str) -> "Task":
 
 def is_count(model: Mapping[str, Any]) -> bool:
     """Whether a network's quality is a count of right images, by its settings in a configuration, as far as known."""
-    return TASKS[model["task"]].counts
+    # Those that are recognised are counts, but for labels that the configuration does not show.
+    return model["task"] is None or TASKS[model["task"]].counts
 
 
 def task_of(description: Mapping[str, Any]) -> "Task":

@@ -77,6 +77,7 @@ class Task(Protocol):
     of the labels; without, `score` and `constant` take those of their own images. Parts of the images are scored
     by a task that is fitted to all. `MOST_RELATIVE_KL` is the divergence that a search allows for each share of quality
     that may be lost, as a share of what the images tell, where it is not `wshare.search.evaluator.MOST_RELATIVE_KL`.
+    `SEVERAL` is true of a task that takes all tensors of a network which gives several; its outputs are then [N, D].
     """
 
     FIGURES: tuple[Figure, ...]
