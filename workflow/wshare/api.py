@@ -53,6 +53,7 @@ from wshare.search.recipe import check_layers, check_promise, method_of, realise
 from wshare.search.run import Searched, run
 from wshare.tasks import table as tasks
 from wshare.tasks.description import description_of
+from wshare.tasks.own_quality import Function, name_of
 from wshare.tasks.task import Figure, Task, own_figures
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Result:
         )
 
     def _quality(self) -> Figure:
-        return own_figures(tasks.task(self.metrics["task"]))[0]
+        return own_figures(tasks.task_of(self.metrics))[0]
 
     def save(self, path: str | Path) -> None:
         """Write the packed file, whole or not at all; `load` reads it."""
@@ -151,6 +152,7 @@ def compress(
     *,
     method: str = DEFAULT,
     task: str | None = None,
+    quality_function: Function | str | None = None,
     held_out: "float | Batches | tuple[Batches, Sequence[int]]" = 0.5,
     options: Mapping[str, object] | None = None,
     include: Sequence[str] = (),
@@ -173,6 +175,9 @@ def compress(
     alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as `images`, or
     a tuple (images, labels).
 
+    `quality_function` is a quality of your own: a function, or its name `python:module:function`, of outputs and labels
+    as numpy arrays, which gives a number for all images, or one for each; `quality` is then a share of its value.
+
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
     such as {"compression_rate": 8} for the default one. `include` and `exclude` choose layers by exact name, or by
@@ -190,7 +195,7 @@ def compress(
     settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
     with _reproducible():
         both = _splits(model, images, labels, held_out, seed)
-    return compress_images(model, *both, settings, task, include, exclude, threads)
+    return compress_images(model, *both, settings, task, include, exclude, threads, quality_function=quality_function)
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -224,6 +229,7 @@ def compress_images(
     exclude: Sequence[str] = (),
     threads: int | None = None,
     categories: Sequence[str] | None = None,
+    quality_function: Function | str | None = None,
 ) -> Result:
     """`compress` on images that are dealt out already, each split in random order.
 
@@ -234,8 +240,7 @@ def compress_images(
     with _reproducible():
         work = _working_copy(model)
         names = [layer["name"] for layer in inspect(work, [], list(include), list(exclude), "model")["layers"]]
-        known = _described(work, (search, held_out), task)
-        kind = tasks.task_of(known)
+        known, kind = _described(work, (search, held_out), task, quality_function)
         float32 = save(state_of(work))
         description = {
             "name": type(model).__name__,
@@ -282,8 +287,7 @@ def apply_recipe(
     threads = threads or os.cpu_count() or 1
     with _reproducible():
         work = _working_copy(model)
-        known = _described(work, [images], recipe["task"])
-        kind = tasks.task_of(known)
+        _, kind = _described(work, [images], recipe["task"])
         # Layers that the recipe leaves out stay as they are.
         found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], [], [], "model")["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
@@ -402,15 +406,20 @@ def _working_copy(model: nn.Module) -> nn.Module:
     return fast(copied.cpu().float().eval())
 
 
-def _described(model: nn.Module, samples: Sequence[Images], task: str | None) -> dict:
-    """What model.json would say of the model's outputs; from now on it gives what its `task` takes, which may be None.
+def _described(
+    model: nn.Module, samples: Sequence[Images], task: str | None, quality_function: Function | str | None = None
+) -> tuple[dict, Task]:
+    """What model.json would say of the model's outputs, and its task, whose name may not be known yet.
 
-    UserError unless they are finite and repeat on the first images of each sample, and labels fit them.
+    From now on the model gives what the task takes. UserError unless outputs are finite and repeat on the first images
+    of each sample, and labels fit them.
     """
     # The task looks at the outputs of two images, and there may be one.
     firsts = [torch.cat([first, first])[:2] for first in (images.batch(0)[:2] for images in samples)]
-    description = _outputs(model, firsts[0], samples[0], task)
+    quality = name_of(quality_function) if quality_function else None
+    description = _outputs(model, firsts[0], samples[0], {"task": task, "quality": quality})
     with_logits(model, description)
+    kind = tasks.task_of(description, quality_function if callable(quality_function) else None)
     for first, images in zip(firsts, samples, strict=True):
         outputs = forward(model, first)
         if not np.isfinite(outputs).all():
@@ -418,13 +427,13 @@ def _described(model: nn.Module, samples: Sequence[Images], task: str | None) ->
                 "model: gives NaN or infinite outputs on the first images; check its buffers and the images"
             )
         check_repeats(outputs, forward(model, first), "model")
-        tasks.task_of(description).check_labels(images.labels, description, "labels")
-    return description
+        kind.check_labels(images.labels, description, "labels")
+    return description, kind
 
 
-def _outputs(model: nn.Module, first: Tensor, images: Images, task: str | None) -> dict:
+def _outputs(model: nn.Module, first: Tensor, images: Images, settings: dict) -> dict:
     try:
-        return description_of(model, first, {"task": task}, "model", images.labels)
+        return description_of(model, first, settings, "model", images.labels)
     except (RuntimeError, AttributeError) as error:
         raise UserError(
             f"model: fails on images {list(images.shape)} ({str(error).strip().splitlines()[0]}); "

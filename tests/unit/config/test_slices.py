@@ -161,6 +161,8 @@ FETCHED = [
     ("models.f.path", "file", {"fetch_model"}),
     ("models.f.sha256", "0" * 64, {"fetch_model"}),
     ("models.f.url", "https://a/b", {"fetch_model"}),
+    ("models.f.quality", "python:a:b", {"fetch_model"}),
+    ("models.f.task", "regression", {"fetch_model"}),
     ("models.f.classes", 7, {"fetch_model"}),
     ("models.f.arguments", {"x": 1}, {"fetch_model"}),
     ("models.f.preprocessing.resize", 7, {"fetch_model"}),
@@ -181,7 +183,6 @@ def test_the_tables_above_edit_every_key():
     paths = {part for path, value, _ in CHANGES + FETCHED for part in path.split(".")}
     covered = paths | {
         "function",
-        "task",
         "channels",
         "crop",
         "interpolation",

@@ -181,7 +181,7 @@ def test_a_network_is_compressed():
     images = torch.randn(160, 1, 6, 6)
     result = wshare.compress(model, images, quality=0.9, task="regression", options={"evaluations": 4})
     assert (result.metrics["task"], result.metrics["measure"]) == ("regression", AGREEMENT)
-    assert "means of image-wise scores over 80 held-out images" in str(result)
+    assert "the share rests on 80 held-out images" in str(result)
     assert result.metrics["compressed"]["variance_kept"] == pytest.approx(result.metrics["relative_quality"])
     after, before = (network(images).detach().numpy() for network in (result.model, model))
     assert np.square(after - before).sum() / np.square(before - before.mean(0)).sum() < 0.15
@@ -203,6 +203,6 @@ def test_reports_speak_its_words(tmp_path, name, words):
     page = (results / "report" / "index.html").read_text(encoding="utf-8")
     page = page[page.index("<main") : page.index("</main>")]
     assert "top-1" not in page
-    assert "means of image-wise scores over 60 held-out images" in page
+    assert "share rests on 60 held-out images" in page
     for text in words:
         assert text in page

@@ -13,7 +13,6 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from wshare.evaluation import means
 from wshare.evaluation.chances import CONFIDENCE, FEWEST_SCORED, TAIL, Z, least_images, quantiles
 from wshare.evaluation.means import Means
 from wshare.tasks.task import Score
@@ -76,6 +75,8 @@ class Counts:
 
 def kept(after: Score, before: Score) -> Counts | Means:
     """What compression keeps of the float32 network's quality on the same images: by counts where scores are bool."""
+    if after.number and before.number:
+        return Means.resampled(after.number, before.number, len(after.scores))
     if after.scores.dtype == before.scores.dtype == bool:
         return Counts.of(after.scores, before.scores)
     return Means.of(after.scores, before.scores)
@@ -88,7 +89,7 @@ def margin(error: float) -> float:
 
 def method_name(found: Counts | Means, agreement: bool) -> str:
     """The interval's name in metrics.json."""
-    return means.METHOD if isinstance(found, Means) else METHODS[agreement]
+    return found.method if isinstance(found, Means) else METHODS[agreement]
 
 
 def interval(counts: Counts | Means, agreement: bool) -> tuple[float, float]:

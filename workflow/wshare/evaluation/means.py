@@ -1,6 +1,7 @@
 """How far a share of the float32 quality can be told where quality is a mean of image-wise scores, and no count."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from wshare.evaluation.chances import LOOKS, TAIL, Z
 
 # As metrics.json names it.
 METHOD = "interval of a ratio of means over images, t with Hall's correction for skewness and one image of the worst"
+# Of a number that is no mean of scores.
+RESAMPLED = "bootstrap over images, the wider of its percentiles and of its standard deviation"
+DRAWS, SEED = 400, 0
 # The image that is added lies as far out as the furthest of the n that there are, and FARTHER / n as far again. By
 # simulation (benchmarks/results/means.csv): the least that keeps wrong verdicts of skewed scores near the level.
 FARTHER = 20.0
@@ -27,6 +31,34 @@ class Means:
     images: int
     low: float
     high: float
+    method: str = METHOD
+
+    @classmethod
+    def resampled(
+        cls, after: Callable[[np.ndarray], float], before: Callable[[np.ndarray], float], images: int
+    ) -> "Means":
+        """The share of two numbers that functions work out for the images at some places; both draw the same images.
+
+        A bootstrap (Efron 1979) of DRAWS samples, the same each time: the ends are the percentiles of the share, or lie
+        as far from it as a t interval with the deviation of the samples, whichever is wider on that side. Few
+        images give too little variance by a factor of 1 - 1/N, which is made up for. Samples for which a
+        function gives no finite number, or none above 0 for float32, tell nothing.
+        """
+        whole, rng = np.arange(images), np.random.default_rng(SEED)
+        quality = before(whole)
+        if quality <= 0:
+            return cls(0.0, 0.0, images, 0.0, float(images), RESAMPLED)
+        share, shares = after(whole) / quality, []
+        for _ in range(DRAWS):
+            places = rng.integers(images, size=images)
+            first, second = after(places), before(places)
+            if math.isfinite(first) and math.isfinite(second) and second > 0:
+                shares.append(first / second)
+        deviation = float(np.std(shares, ddof=1)) * math.sqrt(images / max(images - 1, 1)) if len(shares) > 1 else 0.0
+        reach = float(t.ppf(1 - TAIL, max(images - 1, 1))) * deviation
+        low, high = np.quantile(shares, (TAIL, 1 - TAIL)) if shares else (share, share)
+        ends = min(float(low), share - reach), max(float(high), share + reach)
+        return cls(float(share), deviation, images, *ends, RESAMPLED)
 
     @classmethod
     def of(cls, after: np.ndarray, before: np.ndarray) -> "Means":

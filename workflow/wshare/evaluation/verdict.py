@@ -48,6 +48,7 @@ def compare(
     images = {"images": len(outputs)}
     return {
         "measure": task.measure(labels),
+        "quality": getattr(task, "QUALITY", None),
         "float32": {key: before.figures[key] for key in alone} | images,
         "compressed": {key: after.figures[key] for key in alone}
         | images

@@ -70,7 +70,7 @@ def _basis(metrics: dict) -> str:
     counts, images = metrics["counts"], f"{metrics['compressed']['images']:,} held-out images"
     if not counts:
         deviation = f"with a standard deviation of {metrics['deviation']:.2%}"
-        return f"the share is one of means of image-wise scores over {images}, {deviation}"
+        return f"the share rests on {images}, {deviation}"
     if is_agreement(metrics):
         return f"{counts['kept']:,} of {images} are predicted as by float32"
     right = counts["kept"] + counts["lost"]

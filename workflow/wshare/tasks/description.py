@@ -35,8 +35,9 @@ def description_of(
 ) -> dict:
     """What model.json says of the outputs of two images [2, C, H, W]: task, `structure` if any, and the task's own.
 
-    `settings` may name the `task`; without, it is recognised where outputs and labels leave no doubt, and told.
-    UserError, which opens with `name`, if it cannot be, or the outputs are not those of the task.
+    `settings` may name a `quality` of the user's own, and the `task`; without, that is recognised where outputs and
+    labels leave no doubt, and told. UserError, which opens with `name`, if it cannot be, or the outputs are not those
+    of the task.
     """
     found = outputs_of(model, images, name)
     chosen = settings.get("task")
@@ -50,11 +51,11 @@ def description_of(
     if list(found) != [""]:
         taken = {output.path: found[output.path] for output in outputs}
         _log.info("%s: gives %s; taken: %s", name, told_outputs(found), told_outputs(taken))
-    known = {**settings, "sigmoid": sigmoid}
+    known, quality = {**settings, "sigmoid": sigmoid}, settings.get("quality")
     description = task(chosen).describe(tensor.float().numpy(force=True), known, name)
     if told := TOLD.get(description.get("outputs")):
         _log.info("%s: %s", name, told)
-    return {"task": chosen} | structure(outputs) | description
+    return {"task": chosen} | ({"quality": quality} if quality else {}) | structure(outputs) | description
 
 
 def _recognised(shape: tuple[int, ...], sigmoid: bool, labels: np.ndarray | None, name: str) -> str:

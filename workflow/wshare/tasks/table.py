@@ -4,7 +4,7 @@ Light: the Snakefile reads it while it is parsed.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,18 @@ def task(name: str) -> "Task":
 def is_count(model: Mapping[str, Any]) -> bool:
     """Whether a network's quality is a count of right images, by its settings in a configuration, as far as known."""
     # Those that are recognised are counts, but for labels that the configuration does not show.
-    return model["task"] is None or TASKS[model["task"]].counts
+    return not model["quality"] and (model["task"] is None or TASKS[model["task"]].counts)
 
 
-def task_of(description: Mapping[str, Any]) -> "Task":
-    """The task of a described network, by what its model.json says."""
+def task_of(description: Mapping[str, Any], quality: Callable | None = None) -> "Task":
+    """The task of a described network, by what its model.json says, or a metrics.json of it.
+
+    Its quality may be that of a function that is named there; `quality` is the function where it cannot be imported.
+    """
     found = task(description["task"])
-    return found.of(description) if hasattr(found, "of") else found
+    found = found.of(description) if hasattr(found, "of") else found
+    if not description.get("quality"):
+        return found
+    from wshare.tasks.own_quality import with_own_quality
+
+    return with_own_quality(found, description, quality)

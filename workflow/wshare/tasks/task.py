@@ -6,6 +6,7 @@ reports import tasks where there is no torch. An output is whatever the network 
 [N, ...].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +29,9 @@ class Score:
     varies less than counts; `expected_error` is its standard error. `scores` [N] is what each image adds to quality:
     bool where it is right or wrong and quality a count, else float. `figures` holds what else the task counts, by name;
     all of its shown figures among them.
+
+    Where quality is one number for all images and no mean of scores, `number` works it out for the images at some
+    places, and `scores` hold it for each.
     """
 
     kl: float
@@ -36,15 +40,20 @@ class Score:
     expected_error: float
     scores: np.ndarray
     figures: dict[str, float]
+    number: Callable[[np.ndarray], float] | None = None
 
     @property
     def quality(self) -> float:
         """Mean over the images; of counts the share that is right."""
-        return float(self.scores.mean())
+        return float(self.scores[0] if self.number else self.scores.mean())
 
     def part(self, places: np.ndarray) -> "Score":
         """The images at these places, as far as their own scores go; the means stay those of all."""
-        return replace(self, scores=self.scores[places])
+        if self.number is None:
+            return replace(self, scores=self.scores[places])
+        whole = self.number
+        scores = np.full(len(places), whole(places))
+        return replace(self, scores=scores, number=lambda chosen: whole(places[chosen]))
 
 
 @dataclass(frozen=True)
