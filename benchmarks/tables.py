@@ -435,6 +435,19 @@ def intervals(files: Files) -> list[str]:
     return table('held-out images | worlds | wrongly "met", at most | wrongly "missed", at most', rows)
 
 
+def means(files: Files) -> list[str]:
+    """The worst world of image-wise scores with so many images, for either wrong verdict."""
+    rows = []
+    for images in dict.fromkeys(row["images"] for row in files["means"]):
+        worlds = [row for row in files["means"] if row["images"] == images]
+        worst = []
+        for verdict in ("met", "missed"):
+            row = max(worlds, key=lambda row: float(row[verdict]))
+            worst.append(f"{float(row[verdict]):.4f} ({row['world']})")
+        rows.append((f"{int(images):,}", *worst))
+    return table('held-out images | wrongly "met", at most | wrongly "missed", at most', rows)
+
+
 def acceptance(files: Files) -> list[str]:
     """What each rule leads to, with each number of images and target."""
     head = "images | target | confidence | met | undecided | missed | below | none accepted | mean rate on disk"
@@ -463,7 +476,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, gpu_stages, gpu_kernels),
         )
     },
-    "docs/verdict.md": {block.__name__: block for block in (intervals, acceptance)},
+    "docs/verdict.md": {block.__name__: block for block in (intervals, means, acceptance)},
 }
 
 

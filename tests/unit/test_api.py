@@ -288,7 +288,7 @@ class Unused(nn.Sequential):
         ({"model": "net"}, "model: a str, not an nn.Module"),
         (
             {"model": nn.Sequential(nn.Conv2d(1, 4, 3))},
-            r"model: gives \[2, 4, 6, 6\] for 2 images, not a tensor \[2, classes\]",
+            r"model: gives \[2, 4, 6, 6\] for 2 images, which does not tell its task; say which: segm",
         ),
         (
             {"model": nn.Sequential(nn.Conv2d(3, 4, 3))},

@@ -120,11 +120,10 @@ def test_a_network_that_ends_in_log_softmax_is_as_good_as_one_with_logits(result
 # One output.
 
 
-@pytest.mark.parametrize("labels", [None, LABELS % 2])
-def test_a_network_with_one_output_is_no_classifier_of_two_classes(monkeypatch, labels):
-    told = stopped(monkeypatch, yes_or_no(), labels=labels)
-    assert told.startswith("model: gives one output an image, [2, 1] for 2 images")
-    assert told.endswith("torch.cat([torch.zeros_like(x), x], 1)")
+def test_of_a_network_with_one_output_the_task_is_asked_for(monkeypatch):
+    told = stopped(monkeypatch, yes_or_no(), labels=None)
+    assert told.startswith("model: gives one output an image, [2, 1] for 2 images, which does not tell its task; ")
+    assert "say which: binary or regression" in told
 
 
 # Labels that are others.

@@ -17,7 +17,7 @@ from wshare.quantize.codebooks import Layout
 from wshare.tasks.table import TASKS, Row
 
 from .models.test_kinds import MIXING, Mixing
-from .tasks import regression
+from .tasks import vectors
 
 NAME = "vectors"
 COUNT, HELD_OUT = 60, 20
@@ -27,7 +27,7 @@ OPTIONS = {"rate_distortion": {"evaluations": 3, "probe_images": 4}, "slope": {"
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "KINDS", [*table.KINDS, MIXING])
-    monkeypatch.setitem(TASKS, NAME, Row(NAME, regression.__name__))
+    monkeypatch.setitem(TASKS, NAME, Row(NAME, vectors.__name__))
 
 
 def network() -> nn.Module:

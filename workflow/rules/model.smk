@@ -43,6 +43,7 @@ rule fetch_model:
         local=local_hash,
         settings=settings_of(
             "models.{model}.task",
+            "models.{model}.quality",
             "models.{model}.source",
             "models.{model}.architecture",
             "models.{model}.weights",
@@ -85,6 +86,7 @@ rule train_model:
         settings=settings_of(
             "seed",
             "models.{model}.task",
+            "models.{model}.quality",
             "models.{model}.architecture",
             "models.{model}.arguments",
             "models.{model}.training",

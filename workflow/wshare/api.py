@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ from wshare.files.atomic import write_bytes
 from wshare.models.coverage import told as told_coverage
 from wshare.models.forward import forward
 from wshare.models.layers import Choice, inspect
-from wshare.models.outputs import PROBABILITIES, TOLD, with_logits
+from wshare.models.outputs import with_logits
 from wshare.models.plain import check_network, check_values, fold_weights, is_folded, plain_copy, unwrapped
 from wshare.models.state import check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
@@ -54,6 +54,8 @@ from wshare.search.methods import DEFAULT, METHODS
 from wshare.search.recipe import check_layers, check_promise, method_of, realised
 from wshare.search.run import Searched, run
 from wshare.tasks import table as tasks
+from wshare.tasks.description import description_of
+from wshare.tasks.own_quality import Function, name_of
 from wshare.tasks.task import Figure, Task, own_figures
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class Result:
         )
 
     def _quality(self) -> Figure:
-        return own_figures(tasks.task(self.metrics["task"]))[0]
+        return own_figures(tasks.task_of(self.metrics))[0]
 
     def save(self, path: str | Path) -> None:
         """Write the packed file, whole or not at all; `load` reads it."""
@@ -151,7 +153,8 @@ def compress(
     confidence: float | None = CONFIDENCE,
     *,
     method: str = DEFAULT,
-    task: str = tasks.DEFAULT,
+    task: str | None = None,
+    quality_function: Function | str | None = None,
     held_out: "float | Batches | tuple[Batches, Sequence]" = 0.5,
     input: str | Callable | None = None,
     preprocess: Callable | None = None,
@@ -164,17 +167,22 @@ def compress(
     """The smallest network found that keeps `quality`, a share of the float32 quality.
 
     `model` takes images [N, C, H, W] and gives outputs of its `task`: logits, or probabilities, [N, classes] for
-    classification. It is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as
-    the model takes them, or an iterable of batches, images or (images, labels), such as a DataLoader, or a dataset of
-    such items. Of a batch that is a mapping or another object `input` is the key of the images, or a function that
-    gives images or (images, labels); pictures of PIL go through `preprocess`, one by one. All are read once; what takes
-    more than 2 GiB lies in a temporary file. `labels` are class indices [N]; without labels the model's own top-1
-    predictions stand for them, and quality is agreement with it.
+    classification; docs/tasks.md has all of them. Without a name the task is recognised where outputs and labels leave
+    no doubt, and the log tells it. The outputs may be one tensor, or several in tuples, mappings and the like. The
+    model is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as it takes
+    them, or an iterable of batches, images or (images, labels), such as a DataLoader, or a dataset of such items. Of a
+    batch that is a mapping or another object `input` is the key of the images, or a function that gives images or
+    (images, labels); pictures of PIL go through `preprocess`, one by one. All are read once; what takes more than 2 GiB
+    lies in a temporary file. `labels` are those of the task, class indices [N] for classification; without labels the
+    model's own predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
     their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
     alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as `images`, or
     a tuple (images, labels).
+
+    `quality_function` is a quality of your own: a function, or its name `python:module:function`, of outputs and labels
+    as numpy arrays, which gives a number for all images, or one for each; `quality` is then a share of its value.
 
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
@@ -193,7 +201,7 @@ def compress(
     settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
     with _reproducible():
         both = _splits(model, images, labels, held_out, seed, input, preprocess)
-    return compress_images(model, *both, settings, task, include, exclude, threads)
+    return compress_images(model, *both, settings, task, include, exclude, threads, quality_function=quality_function)
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -226,11 +234,12 @@ def compress_images(
     search: Images,
     held_out: Images,
     settings: dict,
-    task: str = tasks.DEFAULT,
+    task: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     threads: int | None = None,
     categories: Sequence[str] | None = None,
+    quality_function: Function | str | None = None,
 ) -> Result:
     """`compress` on images that are dealt out already, each split in random order.
 
@@ -238,15 +247,17 @@ def compress_images(
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1
-    kind = tasks.task(task)
     with _reproducible():
         work = _working_copy(model)
-        known = _described(kind, work, (search, held_out))
+        known, kind = _described(work, (search, held_out), task, quality_function)
         table = inspect(work, [], Choice(include, exclude), search.batch(0)[:2])
         names = [layer["name"] for layer in table["layers"]]
-        work = with_logits(work, known)
         float32 = save(state_of(work))
-        description = {"name": type(work).__name__, "task": task, "sha256": hashlib.sha256(float32).hexdigest()}
+        description = {
+            "name": type(work).__name__,
+            "task": known["task"],
+            "sha256": hashlib.sha256(float32).hexdigest(),
+        }
         reference, held_out_reference = (predict(work, sample, threads) for sample in (search, held_out))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
@@ -287,10 +298,9 @@ def apply_recipe(
     """
     _check_options(recipe["settings"], where)
     threads = threads or os.cpu_count() or 1
-    kind = tasks.task(recipe["task"])
     with _reproducible():
         work = _working_copy(model)
-        work = with_logits(work, _described(kind, work, [images]))
+        _, kind = _described(work, [images], recipe["task"])
         # Layers that the recipe leaves out stay as they are.
         found = {layer["name"]: tuple(layer["shape"]) for layer in inspect(work, [], Choice())["layers"]}
         shapes = {name: shape for name, shape in found.items() if name in recipe["layers"]}
@@ -403,35 +413,40 @@ def _working_copy(model: nn.Module, told: bool = True) -> nn.Module:
     return fast(copied.cpu().float().eval())
 
 
-def _described(kind: Task, model: nn.Module, samples: Iterable[Images]) -> dict:
-    """What the task says of the model's outputs, the same for each of the samples.
+def _described(
+    model: nn.Module, samples: Sequence[Images], task: str | None, quality_function: Function | str | None = None
+) -> tuple[dict, Task]:
+    """What model.json would say of the model's outputs, and its task, whose name may not be known yet.
 
-    UserError unless they are finite and repeat on the first images, and labels fit them.
+    From now on the model gives what the task takes. UserError unless outputs are finite and repeat on the first images
+    of each sample, and labels fit them.
     """
-    for images in samples:
-        first = images.batch(0)[:2]
-        # The task looks at the outputs of two images, and there may be one.
-        first = first if len(first) == 2 else torch.cat([first, first])
-        outputs = _outputs(model, first, images.shape)
-        description = kind.describe(outputs, {}, "model")
+    # The task looks at the outputs of two images, and there may be one.
+    firsts = [torch.cat([first, first])[:2] for first in (images.batch(0)[:2] for images in samples)]
+    quality = name_of(quality_function) if quality_function else None
+    description = _outputs(model, firsts[0], samples[0], {"task": task, "quality": quality})
+    with_logits(model, description)
+    kind = tasks.task_of(description, quality_function if callable(quality_function) else None)
+    for first, images in zip(firsts, samples, strict=True):
+        outputs = forward(model, first)
         if not np.isfinite(outputs).all():
             raise UserError(
                 "model: gives NaN or infinite outputs on the first images; check its buffers and the images"
             )
         check_repeats(outputs, forward(model, first), "model")
         kind.check_labels(images.labels, description, "labels")
-    if description.get("outputs") == PROBABILITIES:
-        _log.info("model: %s", TOLD)
-    return description
+    return description, kind
 
 
-def _outputs(model: nn.Module, images: Tensor, shape: Sequence[int]) -> np.ndarray:
+def _outputs(model: nn.Module, first: Tensor, images: Images, settings: dict) -> dict:
     try:
-        return forward(model, images)
+        return description_of(model, first, settings, "model", images.labels)
+    except UserError:
+        raise
     except Exception as error:
         # A network may run any code, which fails in any way.
         raise UserError(
-            f"model: fails on images {list(shape)} ({one_line(error)}); give images as the model takes them"
+            f"model: fails on images {list(images.shape)} ({one_line(error)}); give images as the model takes them"
         ) from error
 
 

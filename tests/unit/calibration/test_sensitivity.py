@@ -232,7 +232,7 @@ def test_a_probe_scores_the_network_with_that_layer_alone_replaced(prefix, rando
     # A probe runs the parts of the network as they are.
     expected = score(np.concatenate([forward(copy, batch) for batch in images.batches()]), reference, images.labels)
     assert probes[3].score.kl == expected.kl
-    assert np.array_equal(probes[3].score.correct, expected.correct)
+    assert np.array_equal(probes[3].score.scores, expected.scores)
     assert probes[3].inertia == layers[1].sweep.inertia[4]
     assert probes[3].weighted_inertia == layers[1].sweep.weighted_inertia[4]
     assert probes[3].inertia == pytest.approx(

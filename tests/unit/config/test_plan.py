@@ -74,3 +74,19 @@ def test_images_that_cannot_confirm_are_refused_when_the_configuration_is_read(e
     assert len(lines) == 1
     assert told in lines[0]
     complete(edited(*edits, *((f"searches.{name}.confidence", None) for name in "stur")))
+
+
+def test_of_quality_that_is_no_count_no_chance_is_told():
+    config = complete(edited(("models.f.task", "regression")))
+    of_folder = plan(config, Path("nowhere"), []).partition("\n  f on folder")[2].partition("\n  jobs")[0]
+    assert 'how likely "met" is on 2,000 held-out images is not known beforehand' in of_folder
+    assert "in about" not in of_folder
+
+
+def test_so_few_images_are_refused_by_what_quality_is():
+    few, enough = ({"search": images, "held_out": 60} for images in (49, 60))
+    complete(edited(("models.f.task", "regression"), ("datasets.folder.split", enough)))
+    told = problems(edited(("models.f.task", "regression"), ("datasets.folder.split", few)))
+    assert [line.partition(" and ")[0].partition(": ")[2] for line in told] == ["datasets.folder: 49 search images"] * 4
+    told = problems(edited(("datasets.folder.split", enough)))
+    assert all("cannot confirm a quality target of 0.99" in line for line in told)

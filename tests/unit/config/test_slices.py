@@ -161,6 +161,8 @@ FETCHED = [
     ("models.f.path", "file", {"fetch_model"}),
     ("models.f.sha256", "0" * 64, {"fetch_model"}),
     ("models.f.url", "https://a/b", {"fetch_model"}),
+    ("models.f.quality", "python:a:b", {"fetch_model"}),
+    ("models.f.task", "regression", {"fetch_model"}),
     ("models.f.classes", 7, {"fetch_model"}),
     ("models.f.arguments", {"x": 1}, {"fetch_model"}),
     ("models.f.preprocessing.resize", 7, {"fetch_model"}),
@@ -182,7 +184,6 @@ def test_the_tables_above_edit_every_key():
     covered = paths | {
         "function",
         "key",
-        "task",
         "channels",
         "crop",
         "interpolation",

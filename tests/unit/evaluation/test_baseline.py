@@ -7,7 +7,7 @@ from wshare.errors import UserError
 from wshare.evaluation.baseline import by_chance, check_accuracy, check_repeats, guesses, relabelled
 from wshare.tasks import classification
 
-from ..tasks import regression
+from ..tasks import vectors
 
 CLASSES = 10
 
@@ -150,5 +150,5 @@ def test_images_of_one_class_cannot_tell():
 
 
 def test_what_is_no_classification_is_not_judged():
-    check_accuracy(regression, np.zeros((90, 3), np.float32), np.arange(90), None, "search images")
+    check_accuracy(vectors, np.zeros((90, 3), np.float32), np.arange(90), None, "search images")
     check_accuracy(classification, outputs_of(np.zeros(90, int)), None, None, "search images")

@@ -21,7 +21,7 @@ def user_module(tmp_path, monkeypatch):
         "    return nn.Bilinear(3, 3, 2)\n"
         "class NoTensor(nn.Module):\n"
         "    def forward(self, images):\n"
-        "        return images, images\n"
+        "        return 'words'\n"
         "def no_tensor():\n"
         "    return NoTensor()\n"
         "def number():\n"

@@ -23,14 +23,14 @@ from wshare.tasks.table import TASKS, Row, task
 
 from ..calibration.test_sensitivity import built, clusters_of
 from ..report.made_up import MODEL, report_files, write_reports, write_results
-from . import regression
+from . import vectors
 
-NAME = "regression"
+NAME = "vectors"
 
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, NAME, Row(NAME, regression.__name__))
+    monkeypatch.setitem(TASKS, NAME, Row(NAME, vectors.__name__))
 
 
 def network() -> nn.Module:
@@ -39,9 +39,9 @@ def network() -> nn.Module:
 
 
 def test_the_table_gives_its_module():
-    assert task(NAME) is regression
-    with pytest.raises(UserError, match=r"^task: 'regresion': no such task\. Did you mean 'regression'\?$"):
-        task("regresion")
+    assert task(NAME) is vectors
+    with pytest.raises(UserError, match=r"^task: 'vectorz': no such task\. Did you mean 'vectors'\?$"):
+        task("vectorz")
 
 
 def test_a_network_is_described_by_it():
@@ -57,7 +57,7 @@ def test_a_network_is_described_by_it():
 
 def test_fisher_information_is_of_labels_that_it_draws():
     model, images = network(), torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    found = fisher_diagonal(regression, model, [images], ["3"], seed=5)["3"]
+    found = fisher_diagonal(vectors, model, [images], ["3"], seed=5)["3"]
     generator, expected = torch.Generator().manual_seed(5), 0.0
     hidden = model[:3](images).detach()
     for inputs in hidden:
@@ -71,7 +71,7 @@ def test_it_gives_a_verdict():
     reference = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
     outputs = reference + np.float32(0.1)
     outputs[:20] += 1
-    quality = compare(regression, outputs, reference, None)
+    quality = compare(vectors, outputs, reference, None)
     assert quality["measure"] == "agreement"
     assert quality["float32"] == {"near": 1.0, "images": 80}
     assert quality["compressed"]["near"] == quality["relative_quality"] == 0.75
@@ -88,11 +88,11 @@ def test_it_gives_a_verdict():
 def test_a_layer_is_profiled_by_its_figures(random_images):
     model, images = built(NETWORKS["tiny"]), random_images(20)
     reference = predict(model, images)
-    probes = profile(regression, model, clusters_of(model, ["fc"]), images, reference)
-    original = regression.score(reference, reference, None)
-    rows = [row(regression, probe, original) for probe in probes]
+    probes = profile(vectors, model, clusters_of(model, ["fc"]), images, reference)
+    original = vectors.score(reference, reference, None)
+    rows = [row(vectors, probe, original) for probe in probes]
     names = ["layer", "k", "inertia", "weighted_inertia", "near", "relative_quality", "kl", "distance", "images"]
-    assert columns(regression.PROFILED) == names
+    assert columns(vectors.PROFILED) == names
     assert [list(found) for found in rows] == [names, names]
     assert rows[0]["kl"] > rows[1]["kl"] > 0
     assert all(found["relative_quality"] == found["near"] for found in rows)
@@ -114,7 +114,7 @@ def test_reports_speak_its_words(results, tmp_path):
         assert "top-1" not in text
         assert "accuracy" not in text.lower()
     assert "of the float32 network&#x27;s vectors" in page
-    far = sum(float(line.split(",")[1]) >= regression.TOLERANCE for line in moved(results / "search" / "slope"))
+    far = sum(float(line.split(",")[1]) >= vectors.TOLERANCE for line in moved(results / "search" / "slope"))
     assert f"{far} vectors moved far." in page
     assert "moved by " in page
     assert "packed near vectors" in study

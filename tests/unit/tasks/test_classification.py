@@ -38,8 +38,8 @@ def test_score_agrees_with_torch(seed, classes, scale):
     assert found.kl == pytest.approx(divergence.item(), rel=1e-9, abs=1e-12)
     top5 = one.topk(min(5, classes), 1).indices
     assert found.figures["top5"] == pytest.approx((top5 == truth[:, None]).any(1).double().mean().item())
-    assert np.array_equal(found.correct, (one.argmax(1) == truth).numpy())
-    assert found.figures["top1"] == pytest.approx(found.correct.mean())
+    assert np.array_equal(found.scores, (one.argmax(1) == truth).numpy())
+    assert found.figures["top1"] == pytest.approx(found.scores.mean())
     assert found.figures["agreement"] == pytest.approx((one.argmax(1) == two.argmax(1)).double().mean().item())
 
 
@@ -172,7 +172,7 @@ def test_without_labels_accuracy_is_agreement_with_float32():
     same = logits.argmax(1) == reference.argmax(1)
     assert 0 < same.sum() < 50
     assert found.figures["top1"] == found.figures["agreement"] == same.mean()
-    assert np.array_equal(found.correct, same)
+    assert np.array_equal(found.scores, same)
     assert (own.figures["top1"], own.figures["top5"]) == (1.0, 1.0)
     labels = np.arange(50) % 10
     assert (measure(labels), measure(None)) == ("accuracy", "agreement")
@@ -194,7 +194,7 @@ def test_logits_far_apart_neither_overflow_nor_lose_the_loss():
 def test_the_quality_is_the_first_figure_and_the_mean_of_what_each_image_adds():
     logits, reference = random_logits(50, 10, 0), random_logits(50, 10, 1)
     found = score(logits, reference, np.arange(50) % 10)
-    assert found.quality == found.correct.mean() == found.figures[classification.FIGURES[0].key]
+    assert found.quality == found.scores.mean() == found.figures[classification.FIGURES[0].key]
     assert {figure.key for figure in classification.FIGURES} | set(classification.COLUMNS) <= found.figures.keys()
     assert set(classification.PROFILED) - found.figures.keys() == {"relative_quality", "kl"}
 

@@ -8,8 +8,9 @@ from torch import nn
 from tqdm import tqdm
 
 from wshare.errors import UserError
+from wshare.models.forward import forward
 from wshare.progress import PROGRESS
-from wshare.tasks.task import Task
+from wshare.tasks.task import Task, fitted
 
 
 def fisher_diagonal(
@@ -22,6 +23,9 @@ def fisher_diagonal(
     taken one at a time, since the square of a batch's summed gradient is not the sum of squares. UserError if the
     outputs have no gradient.
     """
+    if hasattr(task, "fitted"):
+        batches = list(batches)
+        task = fitted(task, np.concatenate([forward(model, batch) for batch in batches]))
     generator = torch.Generator().manual_seed(seed)
     # A network may come frozen.
     parameters = [model.get_submodule(name).weight.requires_grad_() for name in layers]

@@ -42,7 +42,7 @@ def row(task: Task, probe: Probe, reference: Score) -> dict:
         "inertia": probe.inertia,
         "weighted_inertia": probe.weighted_inertia,
         **{column: quality[column] for column in task.PROFILED},
-        "images": len(score.correct),
+        "images": len(score.scores),
     }
 
 

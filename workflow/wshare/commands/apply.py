@@ -59,7 +59,7 @@ def apply(
     if (images is None) == (search_images is None):
         raise UserError("--images and --search-images: give one of the two")
     chosen = read_recipe(recipe)
-    module, description = network_of(architecture, spec, weights, key, arguments, preprocessing)
+    module, description = network_of(architecture, spec, weights, key, arguments, preprocessing, chosen["task"])
     with tempfile.TemporaryDirectory() as folder:
         if search_images is not None:
             sample = ImageFile(search_images, preprocessing=description["preprocessing"])

@@ -20,7 +20,7 @@ from wshare.models.registry import fetch
 from wshare.models.sources.table import spelled
 from wshare.progress import PROGRESS
 from wshare.tasks.description import described
-from wshare.tasks.table import DEFAULT, task
+from wshare.tasks.table import TASKS, task_of
 
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
@@ -47,6 +47,10 @@ ClassMap = Annotated[
     "not needed for ImageNet wnids",
 ]
 NoLabels = Annotated[bool, "take all images at any depth; quality is then agreement with the float32 network"]
+Task = Annotated[
+    str | None,
+    f"what the outputs are: {', '.join(TASKS)}; recognised without it where they leave no doubt",
+]
 Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
 Limit = Annotated[int | None, "so many images, taken at random; all without it"]
 Threads = Annotated[int, "threads; the result does not depend on them"]
@@ -59,11 +63,13 @@ def network_of(
     key: str | None,
     arguments: dict,
     preprocessing: dict,
+    task: str | None = None,
 ) -> tuple[nn.Module, dict]:
     """The float32 network that the flags name, and its description, as model.json holds it.
 
     Either by its `architecture`, with `weights` or published ones, or by the `spec` of a results folder, whose weights
-    lie beside it unless `weights` says where. UserError tells what cannot be used.
+    lie beside it unless `weights` says where. `task` is for a network that does not come with one. UserError tells what
+    cannot be used.
     """
     if (architecture is None) == (spec is None):
         raise UserError("--architecture and --spec: give one of the two")
@@ -77,8 +83,10 @@ def network_of(
                 )
         model, description = read_model(spec, weights), read_json(spec)
         check_description(description, spec, ("task", "input", "preprocessing"))
+        if task not in (None, description["task"]):
+            raise UserError(f"--task {task}: the network of {spec} has the task {description['task']}; leave it out")
         return model, description
-    settings: dict = {"task": DEFAULT, "arguments": arguments, "preprocessing": preprocessing}
+    settings: dict = {"task": task, "arguments": arguments, "preprocessing": preprocessing}
     if architecture.startswith("onnx:"):
         if weights:
             raise UserError(f"--weights {weights}: an ONNX file holds its weights; leave the flag out")
@@ -110,7 +118,7 @@ def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset
 def labelled(dataset: Dataset, description: dict) -> Dataset:
     """The images of a folder, with labels of the described network; UserError if a label is none that it can give."""
     dataset = matched(dataset, description, "--images")
-    task(description["task"]).check_labels(dataset.labels, description, "--class-map")
+    task_of(description).check_labels(dataset.labels, description, "--class-map")
     return dataset
 
 

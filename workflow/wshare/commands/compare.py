@@ -9,7 +9,7 @@ from wshare.errors import UserError
 from wshare.files.sealed import check_origin, read_json, sha256_file
 from wshare.packed.contents import contents
 from wshare.report.texts import percent
-from wshare.tasks.table import DEFAULT, task
+from wshare.tasks.table import DEFAULT, task_of
 from wshare.tasks.task import own_figures
 
 NONE = "-"
@@ -68,7 +68,7 @@ def _share(metrics: dict, share: float) -> str:
 def _quality(both: list[dict | None]) -> list[tuple[str, ...]]:
     """Rows of quality by two metrics.json, either of which may be missing."""
     # Files made before tasks had names are of the default one.
-    figures = [own_figures(task(metrics.get("task", DEFAULT)))[0] if metrics else None for metrics in both]
+    figures = [own_figures(task_of({"task": DEFAULT} | metrics))[0] if metrics else None for metrics in both]
     label = " or ".join(dict.fromkeys(figure.label for figure in figures if figure))
     first = [
         figure.text(metrics["compressed"][figure.key]) if figure else NONE

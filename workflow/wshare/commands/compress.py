@@ -17,6 +17,7 @@ from wshare.commands.common import (
     Limit,
     NoLabels,
     Preprocessing,
+    Task,
     Threads,
     Weights,
     check_at_least,
@@ -47,6 +48,7 @@ def compress(
     k: Annotated[int | None, "in place of --images: shared values of each layer; the quality is then unknown"] = None,
     weights: Weights = None,
     key: Key = None,
+    task: Task = None,
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     quality: Annotated[float, "least quality, as a share of the float32 network's"] = 0.99,
@@ -94,7 +96,7 @@ def compress(
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
     folder_images = open_folder(images, class_map, no_labels)
-    model, spec = network_of(architecture, None, weights, key, arguments, preprocessing)
+    model, spec = network_of(architecture, None, weights, key, arguments, preprocessing, task)
     dataset = labelled(folder_images, spec)
     with tempfile.TemporaryDirectory() as folder:
         both = _splits(dataset, spec, enlarge, held_out, limit, seed, Path(folder))

@@ -20,6 +20,7 @@ from wshare.commands.common import (
     NoLabels,
     Preprocessing,
     Spec,
+    Task,
     Threads,
     Weights,
     check_at_least,
@@ -42,7 +43,7 @@ from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed, read_index
 from wshare.packed.hashes import weights_hash
 from wshare.progress import PROGRESS
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 SEED = 0
 
@@ -58,6 +59,7 @@ def evaluate(
     spec: Spec = None,
     weights: Weights = None,
     key: Key = None,
+    task: Task = None,
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     enlarge: Enlarge = True,
@@ -78,14 +80,14 @@ def evaluate(
     state = load_packed(packed)
     if architecture is None:
         spec = spec or Path(os.path.normpath(packed.parent / "../../model/model.json"))
-    reference, description = network_of(architecture, spec, weights, key, arguments, preprocessing)
+    reference, description = network_of(architecture, spec, weights, key, arguments, preprocessing, task)
     reference = with_logits(fast(reference), description)
     _check_reference(packed, reference)
     compressed = with_logits(fast(build(description)), description)
     load_state(compressed, state, str(packed))
     both = _Both(reference, compressed).eval()
     dataset = labelled(open_folder(images, class_map, no_labels), description)
-    sample, kind = _Sample(dataset, description, enlarge, limit), task(description["task"])
+    sample, kind = _Sample(dataset, description, enlarge, limit), task_of(description)
     first = sample.images(0, 2)
     check_repeats(forward(reference, first), forward(reference, first), description["name"])
     with sample.progress:

@@ -9,6 +9,7 @@ from wshare.evaluation.chances import ADVISED, chance_of_met, has_given_size, le
 from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
 from wshare.models.coverage import told
+from wshare.tasks.table import is_count
 
 
 def plan(config: dict, results: Path, jobs: Iterable[tuple[str, str | None]]) -> str:
@@ -64,9 +65,15 @@ def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
 
 def _verdicts(config: dict, name: str) -> list[str]:
     """What these numbers of images can tell, a line for each quality target; shares of unknown totals tell nothing."""
-    split = config["datasets"][config["models"][name]["dataset"]]["split"]
+    model = config["models"][name]
+    split = config["datasets"][model["dataset"]]["split"]
     if split["search"] < 1 or split["held_out"] < 1:
         return []
+    if not is_count(model):
+        return [
+            f'how likely "met" is on {split["held_out"]:,} held-out images is not known beforehand: quality is a mean '
+            "of image-wise scores, and hangs on how much they differ"
+        ]
     searches = [config["searches"][search] for owner, search in studies(config) if owner == name]
     return list(dict.fromkeys(verdict_chances(search, split["search"], split["held_out"]) for search in searches))
 

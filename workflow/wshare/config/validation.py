@@ -18,9 +18,10 @@ from jsonschema.validators import extend
 
 from wshare.data.datasets import table as images
 from wshare.errors import UserError
-from wshare.evaluation.chances import goes_by_confidence, unconfirmed
+from wshare.evaluation.chances import goes_by_confidence, too_few_scores, unconfirmed
 from wshare.models.sources import table as networks
 from wshare.names import closest, did_you_mean
+from wshare.tasks.table import is_count
 
 PACKAGE = Path(__file__).parents[1]
 # A link to workflow/schemas in the repository; an installed package holds the file itself.
@@ -266,7 +267,7 @@ def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[
 
 
 def _check_confidence(config: dict, model: dict, split: dict) -> Iterator[str]:
-    """Searches whose confidence no network reaches on so many images, even one that is right on all of them."""
+    """Searches whose confidence no network reaches on so many images, even one that changes nothing."""
     search, held_out = split["search"], split["held_out"]
     # Of a share of the images the number is not known yet, and what is no number of images has its own line.
     if not all(isinstance(size, int) and size >= 1 for size in (search, held_out)):
@@ -275,7 +276,10 @@ def _check_confidence(config: dict, model: dict, split: dict) -> Iterator[str]:
         settings = config["searches"].get(name)
         if settings is None or not goes_by_confidence(settings):
             continue
-        told = unconfirmed(search, held_out, 1.0, settings["quality_target"], settings["confidence"])
+        if is_count(model):
+            told = unconfirmed(search, held_out, 1.0, settings["quality_target"], settings["confidence"])
+        else:
+            told = too_few_scores(search, held_out)
         if told:
             yield f"searches.{name}: datasets.{model['dataset']}: {told}"
 

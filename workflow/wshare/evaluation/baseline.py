@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from wshare.errors import UserError
 from wshare.tasks.classes import named
-from wshare.tasks.task import Task
+from wshare.tasks.task import Task, own_figures
 
 # Largest difference between two passes over the same images, as a share of the largest output: a GPU may sum in another
 # order, dropout changes far more.
@@ -34,13 +34,16 @@ def check_repeats(first: np.ndarray, second: np.ndarray, where: str) -> None:
 def check_accuracy(
     task: Task, outputs: np.ndarray, labels: np.ndarray | None, categories: Sequence[str] | None, where: str
 ) -> None:
-    """UserError, opening with `where`, if the float32 outputs [N, ...] tell nothing of the labels [N], or of others.
+    """UserError, opening with `where`, if the float32 outputs [N, ...] tell nothing of the labels, or of others.
 
-    `categories` are names of the classes, if there are any. Nothing is said where there are no labels, where labels
-    are no classes, or where there are too few images to tell.
+    `categories` are names of the classes, if there are any. Nothing is said where there are no labels, or too few
+    images to tell. Where labels are no classes, float32 must be better than one output for all images.
     """
-    predicted = None if labels is None else task.top_classes(outputs)
+    if labels is None:
+        return
+    predicted = task.top_classes(outputs)
     if predicted is None:
+        _check_better_than_constant(task, outputs, labels, where)
         return
     names = {str(index): name for index, name in enumerate(categories or ())}
     count, right, chance = len(labels), int((predicted == labels).sum()), by_chance(predicted, labels)
@@ -56,6 +59,19 @@ def check_accuracy(
             f"{told}, and would be on {renamed:.1%} if classes had other indices; check order of classes and labels: "
             f"{confusion(predicted, labels, names)}"
         )
+
+
+def _check_better_than_constant(task: Task, outputs: np.ndarray, labels: np.ndarray, where: str) -> None:
+    score = task.score(outputs, outputs, labels)
+    quality, constant = score.quality, task.constant(outputs, labels).quality
+    # Of counts a constant may well be as good: the verdict says so.
+    if score.scores.dtype == bool or quality > constant:
+        return
+    first, other = own_figures(task)[0], round(constant, 6) + 0.0
+    raise UserError(
+        f"{where}: float32 has {first.label} {first.text(quality)}, where one output for all {len(labels):,} images "
+        f"has {first.text(other)}; check labels, their units and preprocessing, or leave labels out to go by agreement"
+    )
 
 
 def by_chance(predicted: np.ndarray, labels: np.ndarray) -> float:

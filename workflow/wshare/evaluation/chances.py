@@ -1,5 +1,7 @@
 """What numbers of images can tell, before anything is measured. Plain Python: the plan of a dry run reads it.
 
+Of quality that is no count of right images little is known beforehand: only that few images decide nothing.
+
 The chances are those of a network whose images change with its divergence as EfficientNet-Lite0's do. Simulated
 searches fare as well or up to 0.12 better (benchmarks/results/acceptance.csv).
 """
@@ -21,6 +23,9 @@ LOOKS = 2
 # files, 4 nats lose about all of it on average, so that every second sample of images would miss the target. The rest
 # is the margin.
 MAX_KL = 2.5
+# Of quality that is a mean of image-wise scores: images below which nothing is decided. Fewer often hold none of a kind
+# that makes up a tenth of all (benchmarks/results/means.csv).
+FEWEST_SCORED = 50
 # EfficientNet-Lite0: images right in float32; images that change from right to wrong or back, for a root of a nat;
 # relative accuracy lost for a nat; power of the divergence with which the rate grows.
 RIGHT, CHANGED, LOST, RATE = 0.83, 0.154, 0.2, 0.19
@@ -65,6 +70,16 @@ def unconfirmed(search: int, held_out: int, quality: float, target: float, confi
         f"{search:,} search images and {held_out:,} held-out ones cannot confirm a quality target of {target:g} with "
         f"confidence {confidence:g}, even for an unchanged network: {takes}; add images, lower the target or the "
         "confidence, or set confidence to null to go by the point estimate alone"
+    )
+
+
+def too_few_scores(search: int, held_out: int) -> str | None:
+    """A sentence if so many images with scores that are no counts decide nothing; None if they do."""
+    if min(search, held_out) >= FEWEST_SCORED:
+        return None
+    return (
+        f"{search:,} search images and {held_out:,} held-out ones decide nothing: a mean of image-wise scores takes "
+        f"{FEWEST_SCORED} of each; add images, or set confidence to null to go by the point estimate alone"
     )
 
 

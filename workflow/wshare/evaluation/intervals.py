@@ -1,6 +1,7 @@
 """How far a share of the float32 quality can be told from so many images, and the verdict.
 
-Quality is a ratio of paired proportions: both networks are right or wrong on the same images. docs/verdict.md explains
+Of counts, quality is a ratio of paired proportions: both networks are right or wrong on the same images. Of image-wise
+scores it is one of means; see `wshare.evaluation.means`. docs/verdict.md explains
 the interval, and benchmarks/intervals.py shows how often it is right.
 """
 
@@ -12,7 +13,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from wshare.evaluation.chances import CONFIDENCE, TAIL, Z, least_images, quantiles
+from wshare.evaluation.chances import CONFIDENCE, FEWEST_SCORED, TAIL, Z, least_images, quantiles
+from wshare.evaluation.means import Means
+from wshare.tasks.task import Score
 
 # As metrics.json names them: of agreement with float32, and of quality against labels.
 METHODS = {
@@ -70,19 +73,35 @@ class Counts:
         return math.sqrt((changed - net**2) / images) / ((self.kept + self.lost + 1) / images)
 
 
+def kept(after: Score, before: Score) -> Counts | Means:
+    """What compression keeps of the float32 network's quality on the same images: by counts where scores are bool."""
+    if after.number and before.number:
+        return Means.resampled(after.number, before.number, len(after.scores))
+    if after.scores.dtype == before.scores.dtype == bool:
+        return Counts.of(after.scores, before.scores)
+    return Means.of(after.scores, before.scores)
+
+
 def margin(error: float) -> float:
     """Half the width of the verdict's interval of a normal estimate with this standard error."""
     return Z.inv_cdf(1 - TAIL) * error
 
 
-def interval(counts: Counts, agreement: bool) -> tuple[float, float]:
+def method_name(found: Counts | Means, agreement: bool) -> str:
+    """The interval's name in metrics.json."""
+    return found.method if isinstance(found, Means) else METHODS[agreement]
+
+
+def interval(counts: Counts | Means, agreement: bool) -> tuple[float, float]:
     """Ends of the verdict's interval of the share of float32's quality.
 
     Of `agreement` with float32 it is the exact interval of one proportion (Clopper & Pearson 1934). Where both networks
     can be wrong its ends are the ratios that a two-sided test of level 1 - CONFIDENCE just does not reject; see `tail`.
     Where float32 has nothing right nothing is known: the interval reaches from 0 to the number of images, the largest
-    ratio there is.
+    ratio there is. Of means it is theirs.
     """
+    if isinstance(counts, Means):
+        return counts.low, counts.high
     if agreement:
         exact = binomtest(counts.kept, counts.images).proportion_ci(CONFIDENCE, "exact")
         return float(exact.low), float(exact.high)
@@ -183,7 +202,7 @@ def _root(falling: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np
     return (low + high) / 2
 
 
-def predicted_low(counts: Counts, confidence: float | None, held_out: int) -> float:
+def predicted_low(counts: Counts | Means, confidence: float | None, held_out: int) -> float:
     """Lower end that the interval of `held_out` other images is expected to have, by counts of search images.
 
     Holding on other images takes more than an interval that holds here: their quality varies as well, and their own
@@ -196,11 +215,13 @@ def predicted_low(counts: Counts, confidence: float | None, held_out: int) -> fl
     share = counts.share
     if confidence is None or not share:
         return share
+    if isinstance(counts, Means):
+        return counts.predicted_low(confidence, held_out)
     ratio = counts.images / held_out
     return share - quantiles(ratio, confidence) * counts.deviation - 0.5 * ratio / (counts.kept + counts.lost)
 
 
-def deciding_images(counts: Counts, target: float) -> int | None:
+def deciding_images(counts: Counts | Means, target: float) -> int | None:
     """Held-out images that would decide with probability POWER if the true share is the one that was measured.
 
     The two-sided test of a normal share: ((z(0.975) + z(POWER)) d sqrt(n) / (share - target)) squared, with the
@@ -210,7 +231,8 @@ def deciding_images(counts: Counts, target: float) -> int | None:
     if gap < 1e-6:
         return None
     deviation = counts.deviation * math.sqrt(counts.images)
-    return max(math.ceil(((Z.inv_cdf(1 - TAIL) + Z.inv_cdf(POWER)) * deviation / gap) ** 2), least_images(target) or 0)
+    least = FEWEST_SCORED if isinstance(counts, Means) else least_images(target) or 0
+    return max(math.ceil(((Z.inv_cdf(1 - TAIL) + Z.inv_cdf(POWER)) * deviation / gap) ** 2), least)
 
 
 def verdict(low: float, high: float, target: float) -> str:

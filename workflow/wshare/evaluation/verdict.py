@@ -8,8 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from wshare.evaluation.chances import has_given_size
-from wshare.evaluation.intervals import CONFIDENCE, METHODS, Counts, deciding_images, interval, margin, verdict
+from wshare.evaluation.chances import FEWEST_SCORED, has_given_size
+from wshare.evaluation.intervals import (
+    CONFIDENCE,
+    Counts,
+    deciding_images,
+    interval,
+    kept,
+    margin,
+    method_name,
+    verdict,
+)
+from wshare.evaluation.means import Means
 from wshare.tasks.task import AGREEMENT, Score, Task, own_figures
 from wshare.version import __version__
 
@@ -31,22 +41,24 @@ def compare(
     """
     before, after = (task.score(array, reference, labels, temperature) for array in (reference, outputs))
     constant, agreement = task.constant(reference, labels, temperature), task.measure(labels) == AGREEMENT
-    counts = Counts.of(after.correct, before.correct)
+    found = kept(after, before)
     half_width = margin(after.expected_error)
     alone = [figure.key for figure in own_figures(task)]
     compared = [figure.key for figure in task.FIGURES if figure.compares]
     images = {"images": len(outputs)}
     return {
         "measure": task.measure(labels),
+        "quality": getattr(task, "QUALITY", None),
         "float32": {key: before.figures[key] for key in alone} | images,
         "compressed": {key: after.figures[key] for key in alone}
         | images
         | {"kl": after.kl, "relative_kl": relative_kl(after.kl, constant.kl)}
         | {key: after.figures[key] for key in compared},
-        "relative_quality": counts.share,
-        "relative_quality_ci95": list(interval(counts, agreement)),
-        "counts": asdict(counts),
-        "interval": {"method": METHODS[agreement], "confidence": CONFIDENCE},
+        "relative_quality": found.share,
+        "relative_quality_ci95": list(interval(found, agreement)),
+        "deviation": found.deviation,
+        "counts": asdict(found) if isinstance(found, Counts) else None,
+        "interval": {"method": method_name(found, agreement), "confidence": CONFIDENCE},
         "expected_relative_quality": after.expected,
         "expected_relative_quality_ci95": [after.expected - half_width, after.expected + half_width],
         "temperature": temperature,
@@ -56,10 +68,10 @@ def compare(
 
 
 def _constant(constant: Score, before: Score, agreement: bool) -> dict:
-    counts = Counts.of(constant.correct, before.correct)
+    found = kept(constant, before)
     return {
-        "relative_quality": counts.share,
-        "relative_quality_ci95": list(interval(counts, agreement)),
+        "relative_quality": found.share,
+        "relative_quality_ci95": list(interval(found, agreement)),
         "expected_relative_quality": constant.expected,
         "kl": constant.kl,
     }
@@ -74,21 +86,29 @@ def judged(quality: dict, target: float) -> dict[str, Any]:
     """The `verdict`, and what is `needed` for another: entries of metrics.json, from those of `compare`.
 
     Where the best constant network is not clearly below the target, these images tell no network that works from one
-    that does not, and "met" is not said.
+    that does not, and "met" is not said. Of scores that are no counts, too few images decide nothing.
     """
-    found = verdict(*quality["relative_quality_ci95"], target)
+    found, held = verdict(*quality["relative_quality_ci95"], target), _kept(quality)
+    few = isinstance(held, Means) and held.images < FEWEST_SCORED
     constant = quality["constant"]["relative_quality_ci95"][1] >= target
-    if found == "met" and constant:
+    if few or (found == "met" and constant):
         found = "undecided"
     needed: dict[str, Any] = {"balanced_images": constant, "held_out_images": None, "quality_target": None}
     if found == "undecided" and not constant:
         # Rounded down: at this target the verdict is "met".
         low = math.floor(quality["relative_quality_ci95"][0] * 1e4) / 1e4
         needed |= {
-            "held_out_images": deciding_images(Counts(**quality["counts"]), target),
-            "quality_target": low if low > 0 else None,
+            "held_out_images": deciding_images(held, target),
+            "quality_target": low if low > 0 and not few else None,
         }
     return {"verdict": found, "needed": needed}
+
+
+def _kept(quality: dict) -> Counts | Means:
+    if quality["counts"]:
+        return Counts(**quality["counts"])
+    share, images = quality["relative_quality"], quality["compressed"]["images"]
+    return Means(share, quality["deviation"], images, *quality["relative_quality_ci95"])
 
 
 def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int, hashes: dict[str, str]) -> dict:

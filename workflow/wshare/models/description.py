@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError, one_line
+from wshare.models.outputs import outputs_of, tensors_in
 from wshare.models.plain import check_network, fold_weights, unwrapped
 from wshare.models.preprocessing import complete_preprocessing, sides
 from wshare.models.state import check_finite
@@ -129,19 +130,16 @@ def _gives(module: nn.Module, probe: Tensor, expected: bytes) -> bool:
 def _output_bytes(module: nn.Module, probe: Tensor) -> bytes:
     with torch.no_grad():
         # A copy: a network may write into its input.
-        return module(probe.clone()).contiguous().numpy().tobytes()
+        return b"".join(tensor.contiguous().numpy().tobytes() for _, tensor in tensors_in(module(probe.clone())))
 
 
 def _check_input(module: nn.Module, shape: Sequence[int], name: str) -> None:
-    """UserError unless the network takes a batch of such inputs, and gives a tensor with an output for each."""
+    """UserError unless the network takes a batch of such inputs, and gives tensors with an output for each."""
     try:
         with torch.no_grad():
-            output = module(torch.zeros(2, *shape))
+            outputs_of(module, torch.zeros(2, *shape), name)
     except RuntimeError as error:
         raise UserError(
             f"{name}: fails on an input of {list(shape)} ({one_line(error)}); "
             "set preprocessing.channels and preprocessing.crop"
         ) from error
-    if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != 2:
-        found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"{name}: gives {found} for 2 images, not a tensor with an output for each")

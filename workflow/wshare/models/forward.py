@@ -9,4 +9,6 @@ def forward(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
     """Outputs of one batch, float32 [B, ...]; the batch stays as it is."""
     with torch.inference_mode():
         # A copy: a network may normalise its input in place, and these images are needed again.
-        return model(batch.clone()).float().numpy(force=True)
+        output = model(batch.clone()).float().numpy(force=True)
+    # A network that squeezes its output leaves no axis of a single image.
+    return output[None] if output.ndim == 0 else output

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from wshare.models.outputs import PROBABILITIES, takes_logarithms, with_logits
+from wshare.models.outputs import with_same_logits
 
 _log = logging.getLogger(__name__)
 
@@ -114,10 +114,8 @@ def _checked(model: nn.Module, sample: Tensor) -> tuple[nn.Module | None, str]:
 
 
 def _fuse(model: nn.Module) -> fx.GraphModule:
-    network = fx.symbolic_trace(model)
-    if takes_logarithms(model):
-        # Tracing leaves out what hooks on the whole network do.
-        with_logits(network, {"outputs": PROBABILITIES})
+    # Tracing leaves out what hooks on the whole network do.
+    network = with_same_logits(fx.symbolic_trace(model), model)
     modules = dict(network.named_modules())
     for node in list(network.graph.nodes):
         conv = modules.get(node.target) if node.op == "call_module" else None

@@ -18,7 +18,7 @@ from wshare.report.histograms import Histogram
 from wshare.report.quality import counted_as, is_agreement
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, significant, size
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
@@ -135,7 +135,7 @@ def front(model: Model, search: Search) -> Chart:
     top = max(1.0, *(point.get("high", point["share"]) for point in points))
     # Room for the words below the target line.
     margin = (top - bottom) / 12
-    what, agreement = counted_as(task(metrics["task"]), metrics), is_agreement(metrics)
+    what, agreement = counted_as(task_of(metrics), metrics), is_agreement(metrics)
     kept = f"{what} as of float32" if agreement else f"share of float32 {what}"
     y = alt.Y("share:Q").title(kept).axis(format="%")
     y = y.scale(domain=[bottom - margin, top + margin], clamp=True, nice=False)

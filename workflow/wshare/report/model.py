@@ -22,7 +22,7 @@ from wshare.report.quality import is_agreement, reasons, written
 from wshare.report.results import Model, Search
 from wshare.report.texts import counted, duration, memory, percent, recipe, shape, size, told_skipped
 from wshare.tasks.classes import class_names, named
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 from wshare.tasks.task import AGREEMENT, own_figures
 
 # The best first.
@@ -37,7 +37,7 @@ def model_page(model: Model, settings: dict, commit: str) -> tuple[str, dict[str
     """
     found: dict[str, Chart] = {}
     articles = [_article(model, search, settings, commit, found) for search in model.searches]
-    baseline, kind = model.baseline["held_out"], task(model.spec["task"])
+    baseline, kind = model.baseline["held_out"], task_of(model.spec)
     first = own_figures(kind)[0]
     quality = (
         f"no labels, so it is held against the float32 network's own {kind.PREDICTED},"
@@ -92,7 +92,7 @@ def _card(model: Model, search: Search) -> str:
         f"{size(nbytes['float32'])} → {size(nbytes['packed'])}<br>{rate['on_disk']:.2f}x <small>on disk</small> "
         f"<small>({rate['analytic']:.2f}x analytic)</small>"
     )
-    figures = own_figures(task(model.spec["task"]))
+    figures = own_figures(task_of(model.spec))
     if is_agreement(metrics):
         quality = [(f"{AGREEMENT} with float32", written(figures[0], metrics["compressed"][figures[0].key]))]
     else:
@@ -339,7 +339,7 @@ def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:
         f"({percent(least, target)} to {percent(most, target)})",
     )
     divergence = ("divergence (KL), nats", f"{on_search['kl']:.4g}", f"{after['kl']:.4g}")
-    kind = task(model.spec["task"])
+    kind = task_of(model.spec)
     quality, *_ = own_figures(kind)
     chosen, packed = (written(quality, found[quality.key]) for found in (on_search, after))
     if is_agreement(metrics):
@@ -367,7 +367,7 @@ def _on_both_splits(model: Model, search: Search) -> list[tuple[str, str, str]]:
 
 def _changed(model: Model, search: Search, settings: dict) -> str:
     """What changed on the held-out images, and up to eight of those where something did."""
-    words, changed = task(model.spec["task"]).changes(search.predictions, model.spec, _source(search, settings))
+    words, changed = task_of(model.spec).changes(search.predictions, model.spec, _source(search, settings))
     if not changed:
         return f"<p>{escape(words)}</p>"
     items = []

@@ -42,13 +42,8 @@ def kept_share(share: float, metrics: dict) -> str:
 
 def reasons(metrics: dict) -> list[str]:
     """Sentences under a verdict: the counts that it rests on, what makes it undecided, and what would decide it."""
-    counts, needed = metrics["counts"], metrics["needed"]
-    images = f"{sum(counts.values()):,} held-out images"
-    if is_agreement(metrics):
-        told = [f"{counts['kept']:,} of {images} are predicted as by float32"]
-    else:
-        right = counts["kept"] + counts["lost"]
-        told = [f"of {images} float32 has {right:,} right: {counts['lost']:,} were lost, {counts['gained']:,} gained"]
+    needed = metrics["needed"]
+    told = [_basis(metrics)]
     told.append(f"interval: {metrics['interval']['method']}, at {metrics['interval']['confidence']:.0%}")
     if metrics["accepted"] is False:
         told.append(
@@ -57,12 +52,26 @@ def reasons(metrics: dict) -> list[str]:
         )
     if needed["balanced_images"]:
         share = metrics["constant"]["relative_quality"]
-        told.append(
-            f"these images cannot tell: one output for all of them keeps {share:.2%}; give about as many images of "
-            "each class, by their labels or by the float32 network's own predictions"
+        better = (
+            "about as many images of each class, by their labels or by the float32 network's own predictions"
+            if metrics["counts"]
+            else "images that differ more, or a quality that counts what is rare"
         )
+        told.append(f"these images cannot tell: one output for all of them keeps {share:.2%}; give {better}")
     if metrics["verdict"] == "undecided" and needed["held_out_images"]:
         told.append(f"about {needed['held_out_images']:,} held-out images would probably decide it")
     if metrics["verdict"] == "undecided" and needed["quality_target"]:
         told.append(f"a target of {needed['quality_target']:g} would be met")
     return told
+
+
+def _basis(metrics: dict) -> str:
+    """The counts that a verdict rests on, or the mean and its standard deviation."""
+    counts, images = metrics["counts"], f"{metrics['compressed']['images']:,} held-out images"
+    if not counts:
+        deviation = f"with a standard deviation of {metrics['deviation']:.2%}"
+        return f"the share rests on {images}, {deviation}"
+    if is_agreement(metrics):
+        return f"{counts['kept']:,} of {images} are predicted as by float32"
+    right = counts["kept"] + counts["lost"]
+    return f"of {images} float32 has {right:,} right: {counts['lost']:,} were lost, {counts['gained']:,} gained"

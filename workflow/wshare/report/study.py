@@ -8,7 +8,7 @@ from wshare.report.model import VERDICTS
 from wshare.report.page import figure, page, table
 from wshare.report.quality import written
 from wshare.report.texts import counted, percent, size
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 from wshare.tasks.task import own_figures
 
 # In metrics.json.
@@ -18,7 +18,7 @@ NETWORKS = ("float32", "compressed")
 def study_page(results: list[dict]) -> tuple[str, Chart]:
     """HTML page that compares `results`, the metrics of all searches, and its chart."""
     chart = charts.comparison(results)
-    quality = " or ".join(dict.fromkeys(own_figures(task(result["task"]))[0].label for result in results))
+    quality = " or ".join(dict.fromkeys(own_figures(task_of(result))[0].label for result in results))
     columns = [
         ("model", ""),
         ("search", ""),
@@ -62,7 +62,7 @@ def _row(result: dict) -> list[tuple[str, object]]:
     nbytes, rate = result["bytes"], result["compression_rate"]
     low, high = result["relative_quality_ci95"]
     model, verdict = result["model"], result["verdict"]
-    quality = own_figures(task(result["task"]))[0]
+    quality = own_figures(task_of(result))[0]
 
     def share(value: float) -> tuple[str, object]:
         return percent(value, result["quality_target"]), value

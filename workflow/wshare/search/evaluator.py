@@ -11,12 +11,13 @@ from torch import nn
 
 from wshare.data.images import Images
 from wshare.errors import UserError
-from wshare.evaluation.chances import goes_by_confidence, unconfirmed
-from wshare.evaluation.intervals import Counts, Z, predicted_low
+from wshare.evaluation.chances import goes_by_confidence, too_few_scores, unconfirmed
+from wshare.evaluation.intervals import Counts, Z, kept, predicted_low
+from wshare.evaluation.means import Means
 from wshare.evaluation.predict import predict
 from wshare.models.layers import replaced
 from wshare.packed.compressed import Compressed
-from wshare.tasks.task import Score, Task
+from wshare.tasks.task import Score, Task, fitted
 
 # Fewest images that rule anything out, and the standard errors by which they must miss.
 FEWEST = 100
@@ -52,9 +53,11 @@ def check_target(task: Task, reference: np.ndarray, labels: np.ndarray | None, h
     It costs nothing, so it comes before all that does.
     """
     if goes_by_confidence(settings):
-        quality = task.score(reference, reference, labels).quality
-        target, confidence = settings["quality_target"], settings["confidence"]
-        told = unconfirmed(len(reference), held_out, quality, target, confidence)
+        score, target = task.score(reference, reference, labels), settings["quality_target"]
+        if score.scores.dtype == bool:
+            told = unconfirmed(len(reference), held_out, score.quality, target, settings["confidence"])
+        else:
+            told = too_few_scores(len(reference), held_out)
         if told:
             raise UserError(told)
 
@@ -88,14 +91,15 @@ class Evaluator:
         remember: Callable[[Key, Callable[[], dict]], dict] = measured_anew,
         float16: bool = False,
     ):
-        self.task, self.images = task, images
+        self.task, self.images = fitted(task, reference, images.labels), images
         self._model, self._reference, self._threads, self._remember = model, reference, threads, remember
         self._target, self._confidence = settings["quality_target"], settings["confidence"]
         self._held_out = held_out
-        self.temperature = task.temperature(reference, images.labels)
-        self._original = task.score(reference, reference, images.labels, self.temperature)
-        told = task.constant(reference, images.labels).kl
-        self.most_kl = MOST_RELATIVE_KL * max(1 - self._target, LEAST_LOST) * told
+        self.temperature = self.task.temperature(reference, images.labels)
+        self._original = self.task.score(reference, reference, images.labels, self.temperature)
+        told = self.task.constant(reference, images.labels).kl
+        most = getattr(task, "MOST_RELATIVE_KL", MOST_RELATIVE_KL)
+        self.most_kl = most * max(1 - self._target, LEAST_LOST) * told
         self.measured: dict[Key, dict] = {}
         self._float16 = float16
 
@@ -155,15 +159,18 @@ class Evaluator:
         labels = None if labels is None else labels[seen]
         return self.task.score(outputs[seen], self._reference[seen], labels, self.temperature)
 
+    def _kept(self, score: Score, seen: np.ndarray) -> Counts | Means:
+        return kept(score, self._original.part(np.flatnonzero(seen)))
+
     def _row(self, score: Score, seen: np.ndarray, compressed: Compressed) -> dict:
-        counts = Counts.of(score.correct, self._original.correct[seen])
+        found = self._kept(score, seen)
         figures = {name: score.figures[name] for name in self.task.COLUMNS}
         return {
             "bits": compressed.bits,
             "images": int(np.count_nonzero(seen)),
             **figures,
-            "relative_quality": counts.share,
-            "low": predicted_low(counts, self._confidence, self._held_out),
+            "relative_quality": found.share,
+            "low": predicted_low(found, self._confidence, self._held_out),
             "expected": score.expected,
             "expected_low": score.expected - BOUND * score.expected_error,
             "kl": score.kl,
@@ -176,10 +183,10 @@ class Evaluator:
 
         The divergence is skewed to the right, so that a mean far too high is rarer than of a normal distribution.
         """
-        counts = Counts.of(score.correct, self._original.correct[seen])
+        found = self._kept(score, seen)
         return (
             score.kl - CERTAIN * score.kl_error > max_kl
-            or counts.share + CERTAIN * counts.deviation < self._target
+            or found.share + CERTAIN * found.deviation < self._target
             or score.expected + CERTAIN * score.expected_error < self._target
         )
 

@@ -10,7 +10,7 @@ from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
 from wshare.files.sealed import read_json, write_json
 from wshare.models.forward import forward
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 from wshare.tasks.task import own_figures
 
 
@@ -32,7 +32,7 @@ def evaluate_dense(
     device = device_of(gpus)
     model = read_model(spec, weights, device)
     description = read_json(spec)
-    kind = task(description["task"])
+    kind = task_of(description)
     quality, compared = own_figures(kind)[0], {figure.key for figure in kind.FIGURES if figure.compares}
     hashes = {"model": description["sha256"]}
     result: dict = {"published": description["published"]}

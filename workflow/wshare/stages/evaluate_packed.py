@@ -18,7 +18,7 @@ from wshare.models.registry import build
 from wshare.models.state import fast, load_state
 from wshare.packed.format import load_packed
 from wshare.stages.arguments import CompressedFiles, Machine, Names, Verdict
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 
 def evaluate_packed(
@@ -42,7 +42,7 @@ def evaluate_packed(
     # Another file in the recipe's place tells of no model.
     searched = chosen.get("model", {}).get("sha256")
     check_origin(compressed.recipe, {"model": searched}, {"model": description["sha256"]})
-    sample, kind = ImageFile(held_out_images), task(description["task"])
+    sample, kind = ImageFile(held_out_images), task_of(description)
     hashes = {"recipe": sha256_file(compressed.recipe), "packed": sha256_file(compressed.packed)}
     state = load_packed(compressed.packed)
     check_origin(compressed.sizes, size, hashes)

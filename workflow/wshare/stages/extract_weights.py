@@ -8,7 +8,7 @@ from wshare.calibration.importance import fisher_diagonal, total
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import check_origin, read_json
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 
 def extract_weights(
@@ -22,9 +22,7 @@ def extract_weights(
     names = [layer["name"] for layer in table["layers"]]
     arrays = {name: model.get_submodule(name).weight.numpy(force=True) for name in names}
     sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
-    importance = fisher_diagonal(
-        task(description["task"]), model, placed(sample, device).batches(), names, settings["seed"]
-    )
+    importance = fisher_diagonal(task_of(description), model, placed(sample, device).batches(), names, settings["seed"])
     fisher = {name: total(array) for name, array in importance.items()}
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     write_weights(layer_weights, arrays, importance, fisher, settings, made_from)

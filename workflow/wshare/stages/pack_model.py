@@ -10,7 +10,7 @@ from wshare.packed.write import pack_network, write_files
 from wshare.search.artifacts import Files, read_artifacts
 from wshare.search.recipe import check_promise, check_recipe, method_of, read_recipe, realised
 from wshare.stages.arguments import ModelFiles, PackedFiles
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 
 def pack_model(
@@ -35,7 +35,7 @@ def pack_model(
     check_origin(layers, listed, {"model": made_from["model"]})
     shapes = {layer["name"]: tuple(model.get_submodule(layer["name"]).weight.shape) for layer in listed["layers"]}
     check_recipe(chosen, recipe, made_from, shapes)
-    kind, needed = task(chosen["task"]), method_of(chosen, where).realised_from
+    kind, needed = task_of(description), method_of(chosen, where).realised_from
     artifacts = read_artifacts(needed, needs, kind, model, sample, list(chosen["layers"]), made_from)
     check_recipe(chosen, recipe, dict(artifacts.made_from), shapes)
     reference = read_outputs(search_outputs, sample, description["sha256"])

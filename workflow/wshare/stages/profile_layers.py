@@ -11,7 +11,7 @@ from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import read_json
 from wshare.files.tables import write_sealed
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 
 def profile_layers(
@@ -26,7 +26,7 @@ def profile_layers(
 ) -> None:
     """Write the group's rows of the sensitivity table; `clusters` are in the network's order."""
     sample, description = ImageFile(search_images, limit=settings["images"]), read_json(spec)
-    kind = task(description["task"])
+    kind = task_of(description)
     outputs = read_outputs(search_outputs, sample, description["sha256"])
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     reference = kind.score(outputs, outputs, sample.labels)

@@ -18,7 +18,7 @@ from wshare.search.evaluator import Evaluator, Key, check_target
 from wshare.search.methods import METHODS
 from wshare.search.run import LOSSES, run
 from wshare.stages.arguments import Machine, ModelFiles, SearchedFiles
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 
 def search(
@@ -49,7 +49,7 @@ def search(
     # How the file is written changes nothing of what is measured.
     settings = {key: value for key, value in settings.items() if key != "packing"}
     names = [layer["name"] for layer in listed["layers"]]
-    kind, method = task(description["task"]), row.load()
+    kind, method = task_of(description), row.load()
     reference = read_outputs(search_outputs, sample, description["sha256"])
     check_target(kind, reference, sample.labels, stored.held_out, settings)
     artifacts = read_artifacts(row.needs, needs, kind, model, sample, names, made_from)

@@ -9,7 +9,7 @@ from wshare.files.sealed import check_origin, check_sha256, read_json
 from wshare.files.tables import write_table
 from wshare.report.quality import in_a_line, is_agreement, reasons
 from wshare.report.texts import counted, size, told_skipped
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 from wshare.tasks.task import own_figures
 
 
@@ -103,7 +103,7 @@ def row(entry: Entry) -> tuple[dict, dict, dict]:
     """One line of the table: what stands before quality, quality by the task's own figure, and the rest."""
     result = entry.result
     low, high = result["relative_quality_ci95"]
-    quality = own_figures(task(result["task"]))[0].key
+    quality = own_figures(task_of(result))[0].key
     return (
         {
             "model": result["model"],
@@ -138,7 +138,7 @@ def heading(result: dict, baseline: dict) -> str:
     """The model's name and its quality before compression."""
     told = told_skipped(baseline)
     skipped = f"; unreadable images left out: {told}" if told else ""
-    dense, figure = result["float32"], own_figures(task(result["task"]))[0]
+    dense, figure = result["float32"], own_figures(task_of(result))[0]
     quality = "no labels" if is_agreement(result) else f"{figure.label} {figure.text(dense[figure.key])}"
     return (
         f"{result['model']} on {result['dataset']}: float32 file {size(result['bytes']['float32'])}, "
@@ -154,7 +154,7 @@ def paragraph(result: dict, folder: Path) -> str:
             f"  {result['search']}: {size(result['bytes']['float32'])} -> {size(result['bytes']['packed'])}, "
             f"{rate['on_disk']:.2f}x on disk ({rate['analytic']:.2f}x analytic, indices and codebooks alone), "
             f"{result['bits_per_weight']:.2f} bits per weight",
-            f"    {in_a_line(task(result['task']), result)}",
+            f"    {in_a_line(task_of(result), result)}",
             f"    quality target {result['quality_target']:.2%} {result['verdict'].upper()}; "
             f"{counted(result['evaluations'], 'evaluation')}, {result['images_forwarded']:,} images forwarded",
             *(f"    {reason}" for reason in reasons(result)),

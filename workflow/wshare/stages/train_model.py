@@ -18,7 +18,7 @@ from wshare.models.forward import forward
 from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.training import train
 from wshare.tasks.description import described
-from wshare.tasks.table import task
+from wshare.tasks.table import task_of
 
 
 def train_model(settings: dict, weights: Path, spec: Path) -> None:
@@ -67,7 +67,7 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
         settings,
     )
     images, labels = decoded("search")
-    outputs, kind = forward(module, images), task(fetched.spec["task"])
+    outputs, kind = forward(module, images), task_of(fetched.spec)
     quality, measure = kind.score(outputs, outputs, labels.numpy()).quality, kind.measure(labels.numpy())
     print(f"{measure} on the search split: {quality:.2%}, floor {recipe['floor']:.2%}")
     if quality < recipe["floor"]:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,13 +43,13 @@ def describe(outputs: np.ndarray, settings: dict, name: str) -> dict:
     """
     if outputs.ndim != 2:
         raise UserError(
-            f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; only classifiers can be used"
+            f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes]; take another task"
         )
     classes, categories = outputs.shape[1], settings.get("categories")
     if classes == 1:
         raise UserError(
-            f"{name}: gives one output an image, [2, 1] for 2 images, so that every top-1 prediction is class 0; give "
-            "a logit for each class, for a yes or no the two of torch.cat([torch.zeros_like(x), x], 1)"
+            f"{name}: gives one output an image, [2, 1] for 2 images, so that every top-1 prediction is class 0; for a "
+            "yes or no take the task binary"
         )
     if settings.get("classes") not in (None, classes):
         raise UserError(f"classes: {settings['classes']}: {name} gives {classes}; correct or remove the key")
@@ -105,13 +106,13 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None,
     correct = predicted == labels
     divergence = (np.exp(original) * (original - compressed)).sum(1)
     probabilities = np.exp(_log_softmax(reference / temperature))
-    expected, residual = _expected(probabilities[rows, predicted], probabilities.max(1))
+    expected, residual = ratio_of_means(probabilities[rows, predicted], probabilities.max(1))
     return Score(
         kl=float(divergence.mean()),
         kl_error=float(divergence.std() / np.sqrt(len(divergence))),
         expected=expected,
         expected_error=float(residual.std() / np.sqrt(len(residual))),
-        correct=correct,
+        scores=correct,
         figures={
             "top1": float(correct.mean()),
             "top5": float((best == labels[:, None]).any(1).mean()),
@@ -123,7 +124,7 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None,
     )
 
 
-def _expected(kept: np.ndarray, possible: np.ndarray) -> tuple[float, np.ndarray]:
+def ratio_of_means(kept: np.ndarray, possible: np.ndarray) -> tuple[float, np.ndarray]:
     """Ratio of two means over images, and each image's residual, both in units of the second mean."""
     expected = kept.mean() / possible.mean()
     return float(expected), (kept - expected * possible) / possible.mean()
@@ -156,14 +157,14 @@ def constant(reference: np.ndarray, labels: np.ndarray | None, temperature: floa
     mean = np.exp(_log_softmax(reference)).mean(0)
     outputs = np.tile(np.log(np.maximum(mean, np.finfo(float).tiny)), (len(reference), 1))
     commonest, probabilities = np.bincount(truth).argmax(), np.exp(_log_softmax(reference / temperature))
-    expected, residual = _expected(probabilities[:, probabilities.mean(0).argmax()], probabilities.max(1))
+    expected, residual = ratio_of_means(probabilities[:, probabilities.mean(0).argmax()], probabilities.max(1))
     found = score(outputs, reference, truth, temperature)
     correct = truth == commonest
     return replace(
         found,
         expected=expected,
         expected_error=float(residual.std() / np.sqrt(len(residual))),
-        correct=correct,
+        scores=correct,
         figures=found.figures | {"top1": float(correct.mean()), "balanced": _balanced(correct, truth)},
     )
 
@@ -178,10 +179,16 @@ def temperature(outputs: np.ndarray, labels: np.ndarray | None) -> float:
         return 1.0
     rows = np.arange(len(labels))
 
-    def loss(logarithm: float) -> float:
-        return float(-_log_softmax(outputs / math.exp(logarithm))[rows, labels].mean())
+    def loss(temperature: float) -> float:
+        return float(-_log_softmax(outputs / temperature)[rows, labels].mean())
 
-    found = minimize_scalar(loss, bounds=(-LARGEST_TEMPERATURE, LARGEST_TEMPERATURE), method="bounded")
+    return likeliest_temperature(loss)
+
+
+def likeliest_temperature(loss: Callable[[float], float]) -> float:
+    """The temperature at which `loss` of it, the mean cross-entropy of labels, is least; four digits."""
+    bounds = (-LARGEST_TEMPERATURE, LARGEST_TEMPERATURE)
+    found = minimize_scalar(lambda logarithm: loss(math.exp(logarithm)), bounds=bounds, method="bounded")
     # Digits beyond these hang on the machine, and say nothing.
     return float(f"{math.exp(found.x):.4g}")
 

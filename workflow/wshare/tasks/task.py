@@ -1,11 +1,13 @@
 """What a task is: the meaning of a network's outputs, how two outputs diverge, and how quality is counted.
 
-A task is a module of this package and a row of `wshare.tasks.table`; `Task` lists what the module gives. It imports
-neither torch nor what evaluates, searches or reports: reports import tasks where there is no torch. An output is
-whatever the network gives an image, so outputs are float32 [N, ...].
+A task is a module of this package, or an object TASK in one where it remembers something, and a row of
+`wshare.tasks.table`; `Task` lists what it gives. It imports neither torch nor what evaluates, searches or reports:
+reports import tasks where there is no torch. An output is whatever the network gives an image, so outputs are float32
+[N, ...].
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,21 +26,34 @@ class Score:
 
     `kl` is the mean divergence of the outputs from the float32 network's, in nats, and `kl_error` its standard error.
     `expected` is the quality relative to float32's that the float32 network itself expects: it needs no labels, and
-    varies less than counts; `expected_error` is its standard error. `correct` is bool [N], what each image adds to
-    quality. `figures` holds what else the task counts, by name; all of its shown figures among them.
+    varies less than counts; `expected_error` is its standard error. `scores` [N] is what each image adds to quality:
+    bool where it is right or wrong and quality a count, else float. `figures` holds what else the task counts, by name;
+    all of its shown figures among them.
+
+    Where quality is one number for all images and no mean of scores, `number` works it out for the images at some
+    places, and `scores` hold it for each.
     """
 
     kl: float
     kl_error: float
     expected: float
     expected_error: float
-    correct: np.ndarray
+    scores: np.ndarray
     figures: dict[str, float]
+    number: Callable[[np.ndarray], float] | None = None
 
     @property
     def quality(self) -> float:
-        """Share of the images that are right."""
-        return float(self.correct.mean())
+        """Mean over the images; of counts the share that is right."""
+        return float(self.scores[0] if self.number else self.scores.mean())
+
+    def part(self, places: np.ndarray) -> "Score":
+        """The images at these places, as far as their own scores go; the means stay those of all."""
+        if self.number is None:
+            return replace(self, scores=self.scores[places])
+        whole = self.number
+        scores = np.full(len(places), whole(places))
+        return replace(self, scores=scores, number=lambda chosen: whole(places[chosen]))
 
 
 @dataclass(frozen=True)
@@ -59,12 +74,19 @@ class Figure:
 
 
 class Task(Protocol):
-    """What a task's module gives.
+    """What a task gives.
 
     `FIGURES` are shown by reports and held by metrics.json; the first is the quality itself, the mean of
-    `Score.correct`. `COLUMNS` are the keys of the figures that front.csv has, among them all that are shown of the
+    `Score.scores`. `COLUMNS` are the keys of the figures that front.csv has, among them all that are shown of the
     search images: the quality, and those that compare. `PROFILED` are the columns of sensitivity.csv: keys of figures,
     and `relative_quality` and `kl`, which every task has. `PREDICTED` names, in the plural, what agreement compares.
+
+    Two more methods are there where a task needs them. `of(description)` returns the task of a described network, by
+    its model.json. `fitted(outputs, labels)` returns it with the scales of the float32 network's outputs [N, ...] and
+    of the labels; without, `score` and `constant` take those of their own images. Parts of the images are scored
+    by a task that is fitted to all. `MOST_RELATIVE_KL` is the divergence that a search allows for each share of quality
+    that may be lost, as a share of what the images tell, where it is not `wshare.search.evaluator.MOST_RELATIVE_KL`.
+    `SEVERAL` is true of a task that takes all tensors of a network which gives several; its outputs are then [N, D].
     """
 
     FIGURES: tuple[Figure, ...]
@@ -129,6 +151,11 @@ class Task(Protocol):
 
         `rows` are those of predictions.csv as text, `description` is model.json, `source` that of the dataset.
         """
+
+
+def fitted(task: Task, outputs: np.ndarray, labels: np.ndarray | None = None) -> Task:
+    """The task with the scales of the float32 network's outputs [N, ...] and of the labels, if it goes by scales."""
+    return task.fitted(outputs, labels) if hasattr(task, "fitted") else task
 
 
 def own_figures(task: Task) -> list[Figure]:

@@ -40,7 +40,7 @@ def test_a_wrapped_network_whose_weights_are_computed_is_a_plain_one_from_then_o
         ({"architecture": "mynet:biuld"}, "no function 'biuld' there. Did you mean 'build'"),
         ({"architecture": "mynet:two"}, "forward takes input1, input2, but is called with one tensor of inputs"),
         ({"architecture": "mynet:number"}, "returned a int, not an nn.Module"),
-        ({"architecture": "mynet:no_tensor"}, "gives tuple for 2 images, not a tensor with an output for each"),
+        ({"architecture": "mynet:no_tensor"}, "mynet:no_tensor: the output is a str, not a tensor"),
         ({"arguments": {"witdh": 3}}, "does not take them: got an unexpected keyword argument 'witdh'"),
         ({"path": "x.pth"}, "path: 'x.pth': source 'python' does not read it"),
         ({"preprocessing": {"channels": 3, "crop": 8}}, "fails on an input of [3, 8, 8]"),

@@ -40,7 +40,7 @@ def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None,
         kl_error=float(squares.std() / 2 / np.sqrt(len(squares))),
         expected=float(near.mean()),
         expected_error=float(error),
-        correct=near,
+        scores=near,
         figures={"near": float(near.mean()), "distance": float(np.sqrt(squares).mean())},
     )
 
