@@ -311,7 +311,7 @@ class Unused(nn.Sequential):
         ({"images": [(IMAGES[:50], torch.zeros(50).long()), IMAGES[50:]]}, "some batches bring labels and some do not"),
         ({"images": IMAGES.to("meta")}, r"images: on meta, but the model is on cpu; pass them with .to\('cpu'\)"),
         ({"labels": LABELS[:-1]}, r"images: 90 images, but labels are int64 \[89\]; give one an image"),
-        ({"labels": LABELS / 2}, r"labels are float32 \[90\]; give one class index, an integer, an image"),
+        ({"labels": LABELS / 2}, r"labels are float32 \[50\]; give one class index, an integer, an image"),
         ({"labels": LABELS + 1}, "labels: class index 10, but the network has classes 0 to 9"),
         ({"labels": LABELS - 1}, "labels: class index -1, but the network has classes 0 to 9"),
         (

@@ -82,7 +82,7 @@ def test_the_default_study_shows_the_defaults_of_the_schema(section):
         ("datasets.folder.on_bad_image", "skp", "'skp' is not one of stop, skip. Did you mean 'skip'?"),
         ("datasets.d.split.search", 0, "0 is less than or equal to the minimum of 0"),
         ("models.m.classes", 1, "1 is less than the minimum of 2"),
-        ("models.m.preprocessing.channels", 2, "2 is not one of 1, 3."),
+        ("models.m.preprocessing.channels", 0, "0 is less than the minimum of 1"),
         ("models.m.preprocessing.mean", 0.5, "0.5 is not of type 'array'"),
         ("models.m.training.learning_rate", 0, "0 is less than or equal to the minimum of 0"),
         ("models.m.training.floor", 1.1, "1.1 is greater than the maximum of 1"),

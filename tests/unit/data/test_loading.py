@@ -17,6 +17,7 @@ from wshare.errors import UserError
 IMAGES = torch.rand(10, 3, 4, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(10) % 3
 CPU = torch.device("cpu")
+MEMMAP = np.memmap
 PICTURES = [PIL.Image.fromarray(pixels) for pixels in (IMAGES * 255).byte().permute(0, 2, 3, 1).numpy()]
 Pair = namedtuple("Pair", ["image", "label"])
 
@@ -95,9 +96,13 @@ def test_labels_may_have_any_shape(labels):
 
 def test_more_than_fits_in_memory_is_mapped_from_a_file(monkeypatch):
     monkeypatch.setattr(loading, "IN_MEMORY", 5 * IMAGES[0].nbytes)
+    mapped = []
+    monkeypatch.setattr(
+        loading.np, "memmap", lambda *given, **named: mapped.append(MEMMAP(*given, **named)) or mapped[0]
+    )
     expected = ImageArray(IMAGES, LABELS.numpy(), np.arange(10)[::-1].copy())
     pixels, labels = gathered(WITH_LABELS["loader"][0], None, "images", CPU)
-    assert isinstance(pixels.numpy().base, np.memmap)
+    assert pixels.data_ptr() == mapped[0].ctypes.data
     images = ImageArray(pixels, labels[::-1], np.arange(10)[::-1].copy())
     assert torch.equal(images.batch(0), IMAGES.flip(0))
     assert np.array_equal(images.labels, labels[::-1])

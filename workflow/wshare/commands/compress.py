@@ -1,6 +1,7 @@
 """`wshare compress`: a network and a folder of images in, a packed file out."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -79,13 +80,7 @@ def compress(
     if (images is None) == (k is None):
         raise UserError("--images and --k: give images, or a number of shared values a layer, which looks at no image")
     check_at_least(1, limit=limit, threads=threads)
-    check_at_least(0, seed=seed)
-    if seed >= MOST_SEEDS:
-        raise UserError(f"--seed {seed}: must be below 2^63")
-    if not 0 < held_out < 1:
-        raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
-    for path in filter(None, (output, recipe, metrics)):
-        check_output(path)
+    _check(seed, held_out, filter(None, (output, recipe, metrics)))
     if k is not None:
         if recipe:
             raise UserError(f"--recipe {recipe}: without images there is no search, and no recipe; leave the flag out")
@@ -106,6 +101,17 @@ def compress(
     if recipe:
         write_json(recipe, result.recipe)
     _write(result, output, metrics)
+
+
+def _check(seed: int, held_out: float, paths: Iterable[Path]) -> None:
+    """UserError if a seed or a share is none, or no file can be written to one of the paths."""
+    check_at_least(0, seed=seed)
+    if seed >= MOST_SEEDS:
+        raise UserError(f"--seed {seed}: must be below 2^63")
+    if not 0 < held_out < 1:
+        raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
+    for path in paths:
+        check_output(path)
 
 
 def _write(result: Result | DataFree, output: Path, metrics: Path | None) -> None:

@@ -13,7 +13,7 @@ from tests.unit.models.fetching import error, evaluate, rebuilt
 from tests.unit.models.onnx_files import classifier, floats, model, save, tied
 from wshare.errors import FormatError
 from wshare.models import registry
-from wshare.models.layers import inspect
+from wshare.models.layers import Choice, inspect
 
 SETTINGS = {"source": "onnx", "path": "net.onnx"}
 SHAPE = (3, 12, 12)
@@ -53,7 +53,7 @@ def test_outputs_are_those_of_onnx_runtime_also_once_built_again(variant):
 def test_every_large_initialiser_is_a_layers_or_a_batch_norms():
     save(classifier(), "net.onnx")
     fetched = registry.fetch(SETTINGS, "cache")
-    layers = {entry["name"]: entry for entry in inspect(fetched.module, [], [], [], "net")["layers"]}
+    layers = {entry["name"]: entry for entry in inspect(fetched.module, [], Choice())["layers"]}
     assert {entry["type"]: entry["shape"] for entry in layers.values()} == {"Conv2d": [8, 1, 3, 3], "Linear": [5, 12]}
     assert sorted(entry["weights"] for entry in layers.values()) == [60, 72, 96, 216]
     assert all("." not in name.replace(".1", "") for name in layers)
@@ -77,7 +77,7 @@ def test_the_graph_travels_without_weights():
 def test_layers_with_one_initialiser_are_tied():
     save(tied(), "net.onnx")
     fetched = registry.fetch(SETTINGS, "cache")
-    [entry] = [entry for entry in inspect(fetched.module, [], [], [], "net")["parameters"] if entry["aliases"]]
+    [entry] = [entry for entry in inspect(fetched.module, [], Choice())["parameters"] if entry["aliases"]]
     assert entry["status"] == "shared"
     assert entry["shape"] == [4, 4, 3, 3]
 
