@@ -119,6 +119,33 @@ def test_a_folded_norm_becomes_a_bias(tmp_path):
     check(model, tmp_path / "packed", tmp_path / "net.onnx", images)
 
 
+@pytest.mark.parametrize(
+    ("layers", "images"),
+    [
+        ((nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), noise(4, 3, 6, 6)),
+        ((nn.ConvTranspose1d(3, 4, 3, groups=1), nn.BatchNorm1d(4)), noise(4, 3, 6)),
+        ((nn.Linear(6, 5), nn.BatchNorm1d(5)), noise(4, 6)),
+    ],
+    ids=["convolution", "transposed", "dense"],
+)
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_norm_that_shifts_takes_the_place_of_zeros_alone(tmp_path, layers, images, zero):
+    """A bias that was merged into the norm is zeros; any other stays, with the norm behind it."""
+    model = nn.Sequential(*layers, nn.Flatten()).eval()
+    with torch.no_grad():
+        model[1].running_var.fill_(1 - model[1].eps)
+        model[1].bias.copy_(noise(*model[1].bias.shape))
+        model[0].bias.zero_() if zero else model[0].bias.copy_(noise(*model[0].bias.shape))
+    write_packed(
+        tmp_path / "packed", {name: tensor.numpy() for name, tensor in state_of(model).items()}, {}, {}, {}, {}, "fixed"
+    )
+    FORMATS["onnx"].write(tmp_path / "packed", tmp_path / "net.onnx", model, images[:2])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert ("BatchNormalization" in kinds) is not zero
+    expected = model(images).detach().numpy()
+    assert np.abs(run(tmp_path / "net.onnx", images.numpy()) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_dense_files_hold_the_weights(tmp_path):
     packed = pack(network(), tmp_path / "packed")
     state = load_packed(packed)

@@ -165,13 +165,14 @@ def test_a_norm_in_front_of_a_convolution_keeps_its_scale_and_shift():
         np.testing.assert_allclose(forward(model, batch()), expected, atol=1e-5)
 
 
-def test_tied_layers_and_norms_over_another_axis_are_not_folded():
+def test_tied_layers_and_norms_over_another_axis_are_not_folded(caplog):
     tied = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten())
     tied[2].weight = tied[0].weight
     assert check_unchanged(lived_in(tied), batch()) == {}
     # [N, positions, features], and a norm that counts positions.
     turned = nn.Sequential(nn.Flatten(2), nn.Linear(64, 5), nn.BatchNorm1d(3), nn.Flatten())
     assert check_unchanged(lived_in(turned), batch()) == {}
+    assert not caplog.records
 
 
 def test_an_idle_layer_and_its_norm_are_left():

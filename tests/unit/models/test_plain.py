@@ -109,6 +109,7 @@ def test_weights_that_are_computed_become_parameters_on_a_copy(way, frozen, hear
     assert not is_folded(model)
     assert is_folded(made)
     assert made.state_dict().keys() == net().state_dict().keys()
+    assert dict(made.named_parameters()).keys() == dict(net().named_parameters()).keys()
     assert type(made[0]) is nn.Conv2d
     assert {parameter.requires_grad for parameter in made.parameters()} == {not frozen}
     # The one that was passed is as it was, and works.
@@ -245,7 +246,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_compressed_is_one_line(case):
     make, told = REFUSED[case]

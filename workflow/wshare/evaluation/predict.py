@@ -31,5 +31,6 @@ def predict(model: nn.Module, images: Images, threads: int = 1, float16: bool = 
 
 def _forward_float16(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
     # Tensor cores take the channels of a pixel in a row.
+    order = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
     with torch.autocast(batch.device.type, torch.float16):
-        return forward(model, batch.contiguous(memory_format=torch.channels_last))
+        return forward(model, batch.contiguous(memory_format=order))
