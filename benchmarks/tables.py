@@ -448,6 +448,15 @@ def means(files: Files) -> list[str]:
     return table('held-out images | wrongly "met", at most | wrongly "missed", at most', rows)
 
 
+def numbers(files: Files) -> list[str]:
+    """Wrong verdicts on numbers for all images."""
+    rows = [
+        (f"{int(row['images']):,}", row["world"], f"{float(row['met']):.4f}", f"{float(row['missed']):.4f}")
+        for row in files["numbers"]
+    ]
+    return table('held-out images | number | wrongly "met" | wrongly "missed"', rows)
+
+
 def acceptance(files: Files) -> list[str]:
     """What each rule leads to, with each number of images and target."""
     head = "images | target | confidence | met | undecided | missed | below | none accepted | mean rate on disk"
@@ -476,7 +485,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, gpu_stages, gpu_kernels),
         )
     },
-    "docs/verdict.md": {block.__name__: block for block in (intervals, means, acceptance)},
+    "docs/verdict.md": {block.__name__: block for block in (intervals, means, numbers, acceptance)},
 }
 
 

@@ -103,11 +103,11 @@ def test_compress_prints_nothing(capfd, monkeypatch):
 # The same as the workflow's.
 
 
-def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
+def staged(folder: Path, settings: dict, labels: np.ndarray | None, task: str) -> Path:
     """All files of the workflow's stages, for the same network and images."""
     spec = {
         "name": "tiny",
-        "task": "classification",
+        "task": task,
         "classes": 10,
         "builder": {"kind": "embedded", "name": "tiny", "arguments": {}},
         "dropped": [],
@@ -147,11 +147,13 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [FEW, {"compression_rate": 8, "format": "fixed", "fold_batch_norm": False}])
-@pytest.mark.parametrize("labels", [None, LABELS])
-def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
+@pytest.mark.parametrize(
+    ("task", "labels"), [("classification", None), ("classification", LABELS), ("regression", None)]
+)
+def test_workflow_and_api_give_the_same_bytes(tmp_path, options, task, labels):
     search = {"method": "rate_distortion", "quality_target": 0.5, "confidence": None, "options": options}
-    packed = staged(tmp_path, complete_search(search) | {"seed": 0}, labels)
-    result = compressed(labels=labels, options=options, threads=2)
+    packed = staged(tmp_path, complete_search(search) | {"seed": 0}, labels, task)
+    result = compressed(labels=labels, options=options, threads=2, task=task)
     assert result.packed == packed.read_bytes()
     recipe = read_json(tmp_path / "recipe.json")
     # The API has no files that a recipe could be made from.
@@ -164,6 +166,7 @@ def test_workflow_and_api_give_the_same_bytes(tmp_path, options, labels):
     assert [[float(row[name]) for name in columns] for row in table] == [list(row.values()) for row in result.front]
     assert result.metrics["bytes"] == read_json(tmp_path / "sizes.json")["bytes"]
     assert result.metrics["measure"] == measure(labels)
+    assert result.recipe["task"] == task
 
 
 # The verdict.

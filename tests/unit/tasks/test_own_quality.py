@@ -14,7 +14,7 @@ import wshare
 from wshare.errors import UserError
 from wshare.evaluation.baseline import check_accuracy
 from wshare.evaluation.intervals import Counts, kept
-from wshare.evaluation.means import RESAMPLED, Means
+from wshare.evaluation.means import OF_NUMBERS, Means
 from wshare.evaluation.verdict import compare
 from wshare.report.quality import in_a_line
 from wshare.tasks import classification
@@ -47,13 +47,13 @@ def own(function):
     return task_of({"task": "classification", "quality": name_of(function)}, function)
 
 
-def test_a_number_is_held_against_that_of_float32_with_a_bootstrap():
+def test_a_number_is_held_against_that_of_float32_with_a_jackknife():
     task = own(f1)
     before, after = (task.score(array, REFERENCE, LABELS) for array in (REFERENCE, OUTPUTS))
     assert after.quality == after.figures["own_quality"] == pytest.approx(f1(OUTPUTS, LABELS))
     assert after.kl == classification.score(OUTPUTS, REFERENCE, None).kl
     found = kept(after, before)
-    assert found.method == RESAMPLED
+    assert found.method == OF_NUMBERS
     assert found.share == pytest.approx(f1(OUTPUTS, LABELS) / f1(REFERENCE, LABELS))
     assert found.low < found.share < found.high
     assert found == kept(after, before)
@@ -64,21 +64,33 @@ def test_a_number_is_held_against_that_of_float32_with_a_bootstrap():
 
 
 def test_a_number_that_is_a_mean_has_the_interval_of_means():
-    """Of means the bootstrap and the interval of means are about the same: one checks the other."""
     scores = [likelihood(array, LABELS) for array in (OUTPUTS, REFERENCE)]
-    numbers = Means.resampled(*(lambda places, values=values: values[places].mean() for values in scores), 300)
+    numbers = Means.of_numbers(*(lambda places, values=values: values[places].mean() for values in scores), 300)
     means = Means.of(*scores)
-    assert numbers.deviation == pytest.approx(means.deviation, rel=0.15)
-    assert (numbers.low, numbers.high) == pytest.approx((means.low, means.high), abs=0.3 * (means.high - means.low))
+    assert numbers.deviation == pytest.approx(means.deviation, rel=0.01)
+    assert (numbers.low, numbers.high) == pytest.approx((means.low, means.high), abs=0.02 * (means.high - means.low))
 
 
-def test_samples_that_give_no_number_tell_nothing():
+def test_many_images_are_left_out_in_parts():
+    rng, calls = np.random.default_rng(0), []
+    scores = rng.normal(1, 0.1, 3000)
+
+    def number(places: np.ndarray) -> float:
+        calls.append(len(places))
+        return float(scores[places].mean())
+
+    found = Means.of_numbers(number, lambda places: 1.0, 3000)
+    assert len(calls) == 401
+    assert found.deviation == pytest.approx(scores.std() / np.sqrt(3000), rel=0.1)
+
+
+def test_parts_that_give_no_number_are_told():
     def number(places: np.ndarray) -> float:
         return 1.0 if 3 in places else float("nan")
 
-    found = Means.resampled(number, number, 10)
-    assert (found.share, found.low, found.high) == (1, 1, 1)
-    assert Means.resampled(lambda _: 1.0, lambda _: 0.0, 10).share == 0
+    with pytest.raises(UserError, match=r"^quality: gives nan after and nan before compression for 9 of 10 images"):
+        Means.of_numbers(number, number, 10)
+    assert Means.of_numbers(lambda _: 1.0, lambda _: 0.0, 10).share == 0
 
 
 @pytest.mark.parametrize(("function", "kind"), [(likelihood, Means), (right, Counts)])

@@ -6,9 +6,14 @@ import torch
 from torch import nn
 
 import wshare
+from wshare.data.images import ImageArray
 from wshare.errors import UserError
 from wshare.evaluation.baseline import check_accuracy
+from wshare.evaluation.predict import predict
 from wshare.evaluation.verdict import compare, judged
+from wshare.models.layers import replaced
+from wshare.packed.compressed import Compressed
+from wshare.search.evaluator import Evaluator
 from wshare.tasks import changed
 from wshare.tasks.regression import LOST, TASK
 from wshare.tasks.table import task_of
@@ -206,3 +211,16 @@ def test_reports_speak_its_words(tmp_path, name, words):
     assert "share rests on 60 held-out images" in page
     for text in words:
         assert text in page
+
+
+def test_a_search_measures_parts_of_the_images_by_the_scales_of_all():
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval(), ImageArray(torch.randn(40, 1, 4, 4), None)
+    reference = predict(model, images)
+    settings = {"quality_target": 0.9, "confidence": None}
+    evaluator = Evaluator(TASK, model, images, reference, 40, settings, 1)
+    weight = model[1].weight.detach().numpy() * np.float32(1.1)
+    probed = evaluator.probe(("probe",), lambda: Compressed({}, 1, changed={"1.weight": weight}), 2)
+    with replaced(model, {"1.weight": weight}):
+        outputs = predict(model, images)
+    assert probed == pytest.approx(fitted(TASK, reference).score(outputs[:2], reference[:2], None).kl, rel=1e-4)

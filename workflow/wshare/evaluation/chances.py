@@ -26,6 +26,8 @@ MAX_KL = 2.5
 # Of quality that is a mean of image-wise scores: images below which nothing is decided. Fewer often hold none of a kind
 # that makes up a tenth of all (benchmarks/results/means.csv).
 FEWEST_SCORED = 50
+# The same of a number for all images that is no mean of scores.
+FEWEST_NUMBERED = 100
 # EfficientNet-Lite0: images right in float32; images that change from right to wrong or back, for a root of a nat;
 # relative accuracy lost for a nat; power of the divergence with which the rate grows.
 RIGHT, CHANGED, LOST, RATE = 0.83, 0.154, 0.2, 0.19
@@ -73,13 +75,13 @@ def unconfirmed(search: int, held_out: int, quality: float, target: float, confi
     )
 
 
-def too_few_scores(search: int, held_out: int) -> str | None:
+def too_few_scores(search: int, held_out: int, fewest: int = FEWEST_SCORED) -> str | None:
     """A sentence if so many images with scores that are no counts decide nothing; None if they do."""
-    if min(search, held_out) >= FEWEST_SCORED:
+    if min(search, held_out) >= fewest:
         return None
     return (
-        f"{search:,} search images and {held_out:,} held-out ones decide nothing: a mean of image-wise scores takes "
-        f"{FEWEST_SCORED} of each; add images, or set confidence to null to go by the point estimate alone"
+        f"{search:,} search images and {held_out:,} held-out ones decide nothing: quality that is no count takes "
+        f"{fewest} of each; add images, or set confidence to null to go by the point estimate alone"
     )
 
 

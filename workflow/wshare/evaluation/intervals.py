@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from wshare.evaluation.chances import CONFIDENCE, FEWEST_SCORED, TAIL, Z, least_images, quantiles
+from wshare.evaluation.chances import CONFIDENCE, TAIL, Z, least_images, quantiles
 from wshare.evaluation.means import Means
 from wshare.tasks.task import Score
 
@@ -76,7 +76,7 @@ class Counts:
 def kept(after: Score, before: Score) -> Counts | Means:
     """What compression keeps of the float32 network's quality on the same images: by counts where scores are bool."""
     if after.number and before.number:
-        return Means.resampled(after.number, before.number, len(after.scores))
+        return Means.of_numbers(after.number, before.number, len(after.scores))
     if after.scores.dtype == before.scores.dtype == bool:
         return Counts.of(after.scores, before.scores)
     return Means.of(after.scores, before.scores)
@@ -231,7 +231,7 @@ def deciding_images(counts: Counts | Means, target: float) -> int | None:
     if gap < 1e-6:
         return None
     deviation = counts.deviation * math.sqrt(counts.images)
-    least = FEWEST_SCORED if isinstance(counts, Means) else least_images(target) or 0
+    least = counts.fewest if isinstance(counts, Means) else least_images(target) or 0
     return max(math.ceil(((Z.inv_cdf(1 - TAIL) + Z.inv_cdf(POWER)) * deviation / gap) ** 2), least)
 
 

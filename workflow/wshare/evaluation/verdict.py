@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wshare.evaluation.chances import FEWEST_SCORED, has_given_size
+from wshare.evaluation.chances import has_given_size
 from wshare.evaluation.intervals import (
     CONFIDENCE,
     Counts,
@@ -89,7 +89,7 @@ def judged(quality: dict, target: float) -> dict[str, Any]:
     that does not, and "met" is not said. Of scores that are no counts, too few images decide nothing.
     """
     found, held = verdict(*quality["relative_quality_ci95"], target), _kept(quality)
-    few = isinstance(held, Means) and held.images < FEWEST_SCORED
+    few = isinstance(held, Means) and held.images < held.fewest
     constant = quality["constant"]["relative_quality_ci95"][1] >= target
     if few or (found == "met" and constant):
         found = "undecided"
@@ -108,7 +108,8 @@ def _kept(quality: dict) -> Counts | Means:
     if quality["counts"]:
         return Counts(**quality["counts"])
     share, images = quality["relative_quality"], quality["compressed"]["images"]
-    return Means(share, quality["deviation"], images, *quality["relative_quality_ci95"])
+    method = quality["interval"]["method"]
+    return Means(share, quality["deviation"], images, *quality["relative_quality_ci95"], method)
 
 
 def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int, hashes: dict[str, str]) -> dict:

@@ -11,7 +11,7 @@ from torch import nn
 
 from wshare.data.images import Images
 from wshare.errors import UserError
-from wshare.evaluation.chances import goes_by_confidence, too_few_scores, unconfirmed
+from wshare.evaluation.chances import FEWEST_NUMBERED, FEWEST_SCORED, goes_by_confidence, too_few_scores, unconfirmed
 from wshare.evaluation.intervals import Counts, Z, kept, predicted_low
 from wshare.evaluation.means import Means
 from wshare.evaluation.predict import predict
@@ -57,7 +57,7 @@ def check_target(task: Task, reference: np.ndarray, labels: np.ndarray | None, h
         if score.scores.dtype == bool:
             told = unconfirmed(len(reference), held_out, score.quality, target, settings["confidence"])
         else:
-            told = too_few_scores(len(reference), held_out)
+            told = too_few_scores(len(reference), held_out, FEWEST_NUMBERED if score.number else FEWEST_SCORED)
         if told:
             raise UserError(told)
 

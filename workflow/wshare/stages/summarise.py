@@ -84,7 +84,8 @@ def advice(found: list[Entry]) -> str:
     )
     result, search = nearest.result, f"searches.{nearest.result['search']}"
     if result["needed"]["balanced_images"]:
-        return f"give datasets.{result['dataset']} about as many images of each class, and run again"
+        images = "about as many images of each class" if result["counts"] else "images that differ more"
+        return f"give datasets.{result['dataset']} {images}, and run again"
     rate = nearest.recipe["settings"]["options"].get("compression_rate")
     if rate is not None:
         # A search to a size goes neither by the target nor by the confidence.

@@ -108,9 +108,9 @@ class Regression:
 
     def check_labels(self, labels: np.ndarray | None, description: dict, where: str) -> None:
         """UserError unless the labels are finite numbers, as many for each image as the network gives."""
-        shape = description["shape"]
         if labels is None:
             return
+        shape = description["shape"]
         if list(labels.shape[1:]) != shape:
             raise UserError(
                 f"{where}: {list(labels.shape[1:])} for each image, but the network gives {shape}; correct the labels, "
