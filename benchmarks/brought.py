@@ -157,8 +157,8 @@ NETWORKS = {
 }
 
 
-def run(name: str, folder: Path) -> dict:
-    """The row of one network."""
+def run(name: str, folder: Path, version: str) -> dict:
+    """The row of one network, measured with this version."""
     chosen, started = NETWORKS[name], time.perf_counter()
     path = folder / chosen.file
     if chosen.file:
@@ -194,7 +194,7 @@ def run(name: str, folder: Path) -> dict:
         "kl": metrics["compressed"]["kl"],
         **exported(path if chosen.file else None, module, result, held_out),
         "minutes": seconds / 60,
-        "measured": measured(),
+        "measured": version,
     }
 
 
@@ -248,9 +248,11 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="network", help=f"of {', '.join(NETWORKS)}; all without")
     arguments = parser.parse_args()
     sys.path.append(str(arguments.folder.resolve()))
+    # Once, since the table that is written changes the tree.
+    version = measured()
     for name in arguments.networks or NETWORKS:
         print(name, flush=True)
-        row = {key: str(value) for key, value in run(name, arguments.folder.resolve()).items()}
+        row = {key: str(value) for key, value in run(name, arguments.folder.resolve(), version).items()}
         rows = {old["network"]: old for old in read(TABLE)} | {name: row}
         write_table(TABLE, list(row), [rows[known] for known in NETWORKS if known in rows])
 
