@@ -276,6 +276,7 @@ def test_greedy_returns_the_smallest_of_its_path_that_meets_the_target(layers, t
     assert chosen == (min(met, key=problem.bits) if met else path[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(LAYERS, st.floats(0.5, 0.9999), st.integers(1, 8), st.sampled_from(["greedy", "milp"]))
 def test_milp_and_greedy_measure_no_more_than_they_may_and_return_the_smallest_they_met(
