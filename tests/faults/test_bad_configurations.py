@@ -28,7 +28,7 @@ CASES = [
     (
         "models.lenet5.source: trian",
         [
-            "models.lenet5.source: 'trian' is not one of train, torchvision, timm, efficientnet_lite, file, python. Did you mean 'train'?"
+            "models.lenet5.source: 'trian' is not one of train, torchvision, timm, efficientnet_lite, file, onnx, python. Did you mean 'train'?"
         ],
     ),
     ("models.lenet5.sha256: abc", ["models.lenet5.sha256: 'abc' does not match '^[0-9a-f]{64}$'"]),
@@ -58,7 +58,7 @@ CASES = [
     (
         "datasets.mnist.source: mnsit",
         [
-            "datasets.mnist.source: 'mnsit' is not one of mnist, digits, fashion_mnist, cifar10, imagenet, imagenette, imagefolder, photos, python. Did you mean 'mnist'?"
+            "datasets.mnist.source: 'mnsit' is not one of mnist, digits, fashion_mnist, cifar10, imagenet, imagenette, imagefolder, table, photos, python. Did you mean 'mnist'?"
         ],
     ),
     (

@@ -172,6 +172,7 @@ def test_workflow_and_api_give_the_same_bytes(tmp_path, options, task, labels):
 # The verdict.
 
 
+@pytest.mark.slow
 def test_the_verdict_is_that_of_the_saved_file_on_the_held_out_images(result, tmp_path):
     result.save(tmp_path / "net")
     model, loaded = network(), wshare.load(tmp_path / "net", network(1))

@@ -42,6 +42,7 @@ def result() -> wshare.Result:
     return compressed()
 
 
+@pytest.mark.slow
 def test_a_network_that_is_right_is_compressed(result):
     assert result.metrics["float32"]["top1"] > 0.6
     assert result.metrics["verdict"] in ("met", "undecided")

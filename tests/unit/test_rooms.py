@@ -6,6 +6,7 @@ Imports are read from the source, those within functions too.
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,17 @@ MODULES = {
 }
 
 
+@cache
+def nodes(module: str) -> list[ast.AST]:
+    """All nodes of a module's source."""
+    return list(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(module: str) -> set[str]:
     """Modules of the package that a module imports."""
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in nodes(module):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "wshare":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {name if name in MODULES else node.module for name in names}
@@ -96,9 +104,9 @@ LONG = {"report/charts.py"}
 
 def test_no_function_is_longer_than_sixty_lines():
     long = []
-    for file in MODULES.values():
+    for module, file in MODULES.items():
         if file.relative_to(PACKAGE).as_posix() not in LONG:
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for node in nodes(module):
                 if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
                     long.append(f"{file.name}:{node.name} has {node.end_lineno - node.lineno + 1} lines")
     assert long == []
@@ -116,9 +124,9 @@ def test_no_stage_takes_more_than_ten_arguments():
 def test_library_code_does_not_print():
     talking = [
         f"{module}:{node.lineno}"
-        for module, file in MODULES.items()
+        for module in MODULES
         if module != "wshare" and room(module) not in ("stages", "commands", "cli", "__main__", "config")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in nodes(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert talking == []

@@ -47,6 +47,7 @@ def search_images() -> ImageArray:
     return ImageArray(images()[torch.from_numpy(np.random.default_rng(0).permutation(chosen))], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", OPTIONS)
 def test_a_network_of_a_kind_and_a_task_of_its_own_goes_all_the_way(method: str, tmp_path: Path):
     given = {"method": method, "options": OPTIONS[method], "quality": 0.5, "confidence": None}

@@ -56,7 +56,7 @@ def test_every_parameter_is_listed_once(study: Path):
     assert sorted(names) == sorted(name for name in stored if not name.endswith(buffers))
     assert [layer["name"] for layer in table["layers"]] == list(LAYERS)
     reasons = {parameter["name"]: parameter["reason"] for parameter in table["parameters"]}
-    assert "excluded" in reasons["conv.weight"]
+    assert reasons["conv.weight"] == "named in models.tiny.layers.exclude"
 
 
 def test_splits_are_disjoint_and_in_random_order(study: Path):

@@ -8,7 +8,7 @@ import yaml
 
 from wshare.config.validation import complete
 from wshare.files.sealed import write_json
-from wshare.models.layers import inspect
+from wshare.models.layers import Choice, inspect
 from wshare.models.registry import build
 
 from ..networks import CONFIG, random_weights
@@ -35,7 +35,7 @@ def layers_of(model: dict) -> dict:
         module = build(
             {"builder": {"kind": kind, "name": model["architecture"], "arguments": arguments}, "dropped": []}
         )
-    return inspect(module, [], [], [], "")
+    return inspect(module, [], Choice())
 
 
 def jobs_of(output: str) -> dict[str, int]:

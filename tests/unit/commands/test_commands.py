@@ -171,6 +171,7 @@ def apply(recipe: str, *flags: str, seed: int = 1) -> list[str]:
     return ["apply", "--recipe", recipe, *net(seed), "--images", "images", "--output", "other.safetensors", *flags]
 
 
+@pytest.mark.slow
 def test_a_recipe_goes_on_another_checkpoint(capsys):
     # At a low slope, weights hardly change.
     recipe = read_json("recipe.json")

@@ -105,7 +105,9 @@ def assert_close(found: dict, expected: dict):
         elif isinstance(value, list) and isinstance(value[0], dict):
             assert found[key] == value, key
         else:
-            assert found[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-6)), key
+            assert found[key] == (
+                value if isinstance(value, str | None) else pytest.approx(value, rel=1e-4, abs=1e-6)
+            ), key
 
 
 @pytest.mark.slow

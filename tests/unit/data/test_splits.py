@@ -155,6 +155,7 @@ def test_a_label_of_one_image_is_in_a_split_as_often_as_its_share_says():
     assert drawn[:10].mean() / 400 == pytest.approx(0.3, abs=0.04)
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.integers(0, 30), min_size=1, max_size=30),
     cuts=st.lists(st.floats(0, 1), max_size=3),

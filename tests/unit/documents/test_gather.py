@@ -31,6 +31,7 @@ def results(tmp_path_factory):
     return write_results(tmp_path_factory.mktemp("study"), ("rate_distortion", "uniform"))
 
 
+@pytest.mark.slow
 def test_a_row_has_the_figures_of_its_search(gather, results):
     rows = {row["search"]: row for row in gather.of_model(results)}
     assert rows.keys() == {"rate_distortion", "uniform"}

@@ -66,6 +66,7 @@ def test_few_images_reach_far():
     assert wide.high - wide.low > 15 * (narrow.high - narrow.low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "world"), [(50, "exponential"), (100, "one image in ten"), (100, "with labels")])
 def test_verdicts_are_seldom_wrong(images, world):
     assert max(wrong(images, world, 400)) <= 0.035

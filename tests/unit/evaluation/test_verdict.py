@@ -48,12 +48,14 @@ def test_as_many_images_of_each_class_tell_a_network_that_works_from_one_that_do
     assert judged(works, 0.97)["needed"]["balanced_images"] == (verdict == "undecided")
 
 
+@pytest.mark.slow
 def test_labels_that_are_nearly_all_of_one_class_tell_as_little():
     reference, labels = yes_or_no(5, 495), np.repeat([1, 0], [5, 495])
     quality = compare(classification, always_no(reference), reference, labels)
     assert (quality["measure"], judged(quality, 0.97)["verdict"]) == ("accuracy", "undecided")
 
 
+@pytest.mark.slow
 def test_the_numbers_behind_a_verdict_are_all_there():
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(300, 5)).astype(np.float32) * 3

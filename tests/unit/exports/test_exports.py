@@ -61,6 +61,7 @@ def test_fields_hold_all_bits_of_an_index(bits):
     assert np.array_equal(found, indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SIDES))
 def test_onnx_runs_as_the_network(tmp_path, name):
     torch.manual_seed(0)

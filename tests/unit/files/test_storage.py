@@ -501,6 +501,7 @@ def test_a_json_file_or_table_of_another_version_is_refused(path):
     assert "of version 2, and this wshare reads 1" in refused(lambda: read_sealed(path), path)
 
 
+@pytest.mark.slow
 def test_without_unix_locks_files_are_read_and_writing_says_what_to_do(tmp_path):
     program = """
 import sys

@@ -88,6 +88,7 @@ def means(part: nn.Module, batch: torch.Tensor, tensors: dict[str, np.ndarray]) 
         return part(batch).movedim(1, 0).flatten(1).mean(1)
 
 
+@pytest.mark.slow
 def test_errors_are_fed_back_along_the_inputs_of_every_kind(rank):
     """Where neighbours resemble each other, feedback leaves less of an error in the outputs of each layer."""
     model = network(rank)

@@ -82,6 +82,7 @@ def test_a_transposed_convolution_is_its_weight_times_its_inputs(rank, way, chan
     check(layer(TRANSPOSED[rank], channels, outputs, groups=groups, **options), inputs(rank, channels), every=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_any_geometry_sees_the_right_pixels(data):

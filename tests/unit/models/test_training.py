@@ -74,6 +74,7 @@ def test_tiny_learns_digits(digits):
         assert (module(images[1000:]).argmax(1) == labels[1000:]).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_equal_to_the_byte_for_a_seed(digits):
     images, labels = digits[0][:200], digits[1][:200]
     first = trained(images, labels)

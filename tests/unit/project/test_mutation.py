@@ -46,6 +46,7 @@ def test_a_mutant_is_the_whole_module_with_its_place_changed_also_behind_letters
     ]
 
 
+@pytest.mark.slow
 def test_every_module_and_every_test_that_the_program_names_exists_and_mutants_can_be_compiled():
     for module, tests in program.MODULES.items():
         assert all((program.ROOT / name).exists() for name in tests)

@@ -400,6 +400,7 @@ def test_options_are_those_of_the_configuration():
     assert Options.of(given_options) == Options("fixed", False, True, False, False, True)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([(1, 1, 1), (5, 1, 1), (1, 7, 1), (6, 9, 6), (6, 9, 3), (4, 25, 2), (10, 12, 1)]),
     st.sampled_from([None, "norm", "bias"]),

@@ -76,6 +76,7 @@ def test_a_task_that_is_named_is_taken():
     assert found["shape"] == [67]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [None, "regression"])
 def test_a_network_with_several_outputs_is_compressed_and_gives_them_still(task):
     model, options = Several().eval(), {"evaluations": 3, "probe_images": 0}

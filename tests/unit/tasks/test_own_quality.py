@@ -172,6 +172,7 @@ def test_of_a_function_no_chance_is_told_beforehand():
     assert not is_count({"task": "classification", "quality": "python:a:b"})
 
 
+@pytest.mark.slow
 def test_a_network_is_compressed_by_it(tmp_path: Path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()

@@ -118,6 +118,7 @@ def test_numbers_that_hardly_vary_or_are_lost_stay_finite():
         TASK.score(np.ones((9, 2)), np.ones((9, 2)), None)
 
 
+@pytest.mark.slow
 def test_the_divergence_is_that_of_the_gaussian_that_numbers_are_drawn_from():
     """Its Fisher information, by many draws, is what the divergence of a small step says."""
     reference = RNG.normal(size=(50, 4)).astype(np.float32) * [1, 2, 3, 4]

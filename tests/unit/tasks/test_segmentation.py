@@ -75,6 +75,7 @@ def test_the_best_constant_is_a_map():
     assert segmentation.constant(logits(200), None).quality < 0.5
 
 
+@pytest.mark.slow
 def test_fisher_information_is_that_of_the_divergence():
     output, generator = torch.tensor(logits(1)).requires_grad_(), torch.Generator().manual_seed(0)
     squares = torch.zeros(output.shape, dtype=torch.float64)

@@ -118,6 +118,7 @@ def test_the_best_constant_labels_are_the_commonest():
     assert multilabel.constant(reference, labels).quality == pytest.approx((8 + 2 / 2) / 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "count"), [(binary, 1), (multilabel, 4)])
 def test_fisher_information_is_that_of_the_divergence(task, count):
     output, generator = torch.tensor(logits(1, count)).requires_grad_(), torch.Generator().manual_seed(0)

@@ -71,6 +71,7 @@ def test_a_photograph_that_is_missing_is_named_with_the_versions_that_have_it(mo
         opened()
 
 
+@pytest.mark.slow
 @given(sizes=COUNTS, seed=SEEDS)
 def test_every_photograph_is_in_one_split_and_crops_are_spread_evenly(sizes, seed):
     dealt, crops = deal_photographs(sizes, seed), deal_crops(sizes, seed)

@@ -80,6 +80,7 @@ def create_without_weights(create, *arguments, pretrained, cache_dir=None, **mor
     return create(*arguments, pretrained=False, **more)
 
 
+@pytest.mark.slow
 def test_timm_without_network(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
 

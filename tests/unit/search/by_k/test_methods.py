@@ -276,6 +276,7 @@ def test_greedy_returns_the_smallest_of_its_path_that_meets_the_target(layers, t
     assert chosen == (min(met, key=problem.bits) if met else path[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(LAYERS, st.floats(0.5, 0.9999), st.integers(1, 8), st.sampled_from(["greedy", "milp"]))
 def test_milp_and_greedy_measure_no_more_than_they_may_and_return_the_smallest_they_met(
@@ -337,6 +338,7 @@ def test_the_choice_is_the_smallest_measured_that_meets_the_target(name):
     assert problem.bits(chosen) == min(map(problem.bits, met))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
 @pytest.mark.parametrize("target", [0.5, 0.97, 0.9999])
 @pytest.mark.parametrize("name", OPTIONS)
@@ -369,6 +371,7 @@ def test_uniform_measures_every_width_and_clamps_to_the_distinct_weights():
     assert len(set(chosen)) == 1
 
 
+@pytest.mark.slow
 def test_two_step_measures_the_samples_and_the_front_and_no_more():
     network = three_layers()
     search(network, "two_step", 0.97, samples=9, rescored=4)

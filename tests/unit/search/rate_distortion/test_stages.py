@@ -201,6 +201,7 @@ def test_one_image_is_not_enough(study, random_images):
     assert not (study.folder / "calibration.h5").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["entropy", "fixed"])
 def test_from_inputs_to_a_packed_file(study, form):
     study.measure_inputs()
@@ -284,6 +285,7 @@ def measure(tmp_path, random_images) -> Callable[..., dict]:
     return measured
 
 
+@pytest.mark.slow
 def test_looks_on_the_way_change_nothing_of_what_is_measured_to_the_end(measure):
     whole = measure(None, 0.0)
     assert whole["images"] == 460
@@ -300,6 +302,7 @@ def test_a_slope_that_is_clearly_too_high_is_measured_on_few_images(measure, max
     assert measure(1e9, -9.0, 0.95)["images"] == 460
 
 
+@pytest.mark.slow
 def test_the_images_that_rule_a_slope_out_are_the_first_of_both_halves(measure, monkeypatch):
     parts = []
     part = measure.images.part
