@@ -193,12 +193,12 @@ class Auxiliary(nn.Module):
 def test_layers_that_are_never_called_are_kept_and_told(tmp_path):
     model = Auxiliary().eval()
     result = compress(model)
-    assert list(result.recipe["layers"]) == ["net.0", "net.3"]
+    assert list(result.recipe["layers"]) == ["net.0", "net.3", "attention.in_proj_weight", "attention.out_proj"]
     assert "ONLY " in str(result)
     assert "(never called: take it out of the network, unless another part uses its weight)" in str(result)
     assert torch.equal(result.model.spare.weight, model.spare.weight)
     kept = [row["name"] for row in result.parameters if "never called" in row["reason"]]
-    assert kept == ["spare.weight", "attention.out_proj.weight"]
+    assert kept == ["spare.weight"]
     result.save(tmp_path / "packed")
     found = wshare.load(tmp_path / "packed", Auxiliary())
     assert torch.equal(found(IMAGES), result.model(IMAGES))

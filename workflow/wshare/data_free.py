@@ -17,7 +17,7 @@ from wshare.calibration.clustering import cluster
 from wshare.config.validation import defaults
 from wshare.errors import UserError
 from wshare.files.atomic import write_bytes
-from wshare.models.kinds.table import layout_of
+from wshare.models.kinds.table import layer_of
 from wshare.models.layers import Choice, inspect
 from wshare.models.norms import batch_norms
 from wshare.models.plain import check_network, plain_copy
@@ -81,13 +81,11 @@ def compress_data_free(
     shared, bits = {}, 0
     with tqdm(table["layers"], "clustering", unit="layer", **PROGRESS) as bar:
         for entry in bar:
-            module = work.get_submodule(entry["name"])
-            weight = module.weight.numpy(force=True)
+            layer = layer_of(work, entry["name"])
+            weight = layer.weight.numpy(force=True)
             sweep = cluster(entry["name"], weight, None, settings).sweep
             codebook = sweep.codebook(min(k, len(sweep.inertia)))
-            shared[f"{entry['name']}.weight"] = Shared(
-                codebook, nearest_indices(weight, codebook), layout=layout_of(module)
-            )
+            shared[layer.tensor] = Shared(codebook, nearest_indices(weight, codebook), layout=layer.layout)
             bits += layer_bits(weight.size, len(codebook))
     aliases = {alias: first for first, *others in tied(work.state_dict(keep_vars=True)) for alias in others}
     content, nbytes = pack(state, shared, batch_norms(work), {}, aliases, "entropy", weights_hash(state, shared))

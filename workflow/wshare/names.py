@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from urllib.parse import quote, unquote
 
 from wshare.errors import UserError
@@ -23,6 +23,16 @@ def folder_name(layer: str) -> str:
 def layer_name(folder: str) -> str:
     """Layer name of a folder made by `folder_name`."""
     return unquote(folder)
+
+
+def layer_of_tensor(tensor: str) -> str:
+    """Name of the layer whose weight this is: that of the module that has it as `weight`, or else the tensor's own."""
+    return tensor.removesuffix(".weight")
+
+
+def tensor_of_layer(layer: str, tensors: Container[str]) -> str:
+    """Name of a layer's weight among names of tensors: the other way round."""
+    return layer if layer in tensors else f"{layer}.weight"
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -4,6 +4,7 @@ For inference: weights carry no gradient, and each forward pass pays for expandi
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wshare.errors import UserError
-from wshare.models.kinds.table import kind_of
+from wshare.models.kinds.table import layer_with
 from wshare.models.plain import plain_copy, unwrapped
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
@@ -19,6 +20,8 @@ from wshare.packed.container import Source, where
 from wshare.packed.format import read_shared
 from wshare.quantize.codebooks import Shared, row_scale
 from wshare.quantize.cost import index_bits
+
+_log = logging.getLogger(__name__)
 
 
 class SharedTensor(nn.Module):
@@ -78,62 +81,89 @@ class SharedTensor(nn.Module):
         return f"{list(self.shape)}, k={len(self.codebook)}, {self.bits} bits an index"
 
 
-class SharedWeight:
-    """What a layer becomes: of its own class, but with `weight` expanded from the module `shared` at each use."""
+class SharedWeights:
+    """What a module becomes: of its own class, but with `leaves` expanded at each use, `weight` from its part `shared`.
 
-    @property
-    def weight(self) -> Tensor:
-        return self.shared()
+    Other leaves have their own: `in_proj_weight` is expanded from `shared_in_proj_weight`.
+    """
+
+    leaves: tuple[str, ...]
 
     def __reduce__(self) -> tuple:
         # Classes made at run time cannot be found by name.
-        return _empty, (type(self).__bases__[1],), self.__dict__
+        return _empty, (type(self).__bases__[1], self.leaves), self.__dict__
 
 
 def compressed(model: nn.Module, packed: Source) -> nn.Module:
     """A copy of `model` with the weights of the packed file, or its content, in which shared layers stay compressed.
 
     Gives the same outputs, to the bit, as the model with the state dict of `wshare.load_packed`. Layers keep their
-    class, and expand `weight` when it is read. Tied layers hold one `SharedTensor`. UserError if the file is another
-    network's or shares what is no weight of a layer of a known kind.
+    class, and expand `weight` when it is read. Tied layers hold one `SharedTensor`. LSTM, GRU and RNN, which read all
+    their weights at once, are expanded here, and the log says so; their cells stay compressed. UserError if the file is
+    another network's or shares what is no weight of a layer of a known kind.
     """
     shared, others = read_shared(packed)
     module = unwrapped(model)
     for name, tensor in shared.items():
         _check_layer(module, name, tensor, where(packed))
     # Weights that go away need no copy.
-    given = (module.get_submodule(name.removesuffix(".weight"))._parameters.get("weight") for name in shared)
+    whole = [name for name in shared if isinstance(layer_with(module, name).module, nn.RNNBase)]
+    if whole:
+        _log.info("expanded as a whole, since recurrent layers read all weights at once: %s", ", ".join(whole))
+    small = {name: tensor for name, tensor in shared.items() if name not in whole}
+    given = (_owner(module, name)._parameters.get(name.rpartition(".")[2]) for name in small)
     copied = plain_copy(module, "model", told=False, borrowed=(weight for weight in given if weight is not None))
     made: dict[int, SharedTensor] = {}
-    own: dict[str, Tensor] = {}
-    for name, tensor in shared.items():
-        path = name.removesuffix(".weight")
-        layer = copied.get_submodule(path)
+    own = {name: torch.from_numpy(shared[name].weight()) for name in whole}
+    for name, tensor in small.items():
+        owner, leaf = _owner(copied, name), name.rpartition(".")[2]
         if id(tensor) not in made:
-            made[id(tensor)] = SharedTensor(tensor, layer.weight.stride(), layer.weight.dtype)
-        del layer.weight
-        layer.__class__ = _class(type(layer))
-        layer.shared = made[id(tensor)]
-        own |= {f"{path}.shared.{leaf}": buffer for leaf, buffer in layer.shared.state_dict().items()}
+            weight = getattr(owner, leaf)
+            made[id(tensor)] = SharedTensor(tensor, weight.stride(), weight.dtype)
+        delattr(owner, leaf)
+        _expand_at_use(owner, leaf, made[id(tensor)])
+        start = name.removesuffix(leaf) + _part(leaf)
+        own |= {f"{start}.{key}": buffer for key, buffer in made[id(tensor)].state_dict().items()}
     load_state(copied, {name: torch.from_numpy(array) for name, array in others.items()} | own, where(packed))
     return copied
 
 
 def _check_layer(model: nn.Module, name: str, tensor: Shared, packed: str) -> None:
     """UserError unless `name` is the weight of a layer of the tensor's shape."""
-    path, _, leaf = name.rpartition(".")
-    layer = dict(model.named_modules(remove_duplicate=False)).get(path)
-    if leaf != "weight" or kind_of(layer) is None:
+    layer = layer_with(model, name)
+    if layer is None:
         raise UserError(f"{packed}: {name!r} is no weight of a layer that can be shared; check the architecture")
     if layer.weight.shape != tensor.indices.shape:
         shapes = f"{list(tensor.indices.shape)} where the network has {list(layer.weight.shape)}"
         raise UserError(f"{packed}: {name!r} is {shapes}; check architecture, arguments and classes")
 
 
+def _owner(model: nn.Module, tensor: str) -> nn.Module:
+    return model.get_submodule(tensor.rpartition(".")[0])
+
+
+def _part(leaf: str) -> str:
+    """Name of the part that a tensor of a module is expanded from."""
+    return "shared" if leaf == "weight" else f"shared_{leaf}"
+
+
+def _expand_at_use(module: nn.Module, leaf: str, tensor: SharedTensor) -> None:
+    kind, leaves = type(module), ()
+    if isinstance(module, SharedWeights):
+        kind, leaves = kind.__bases__[1], module.leaves
+    module.__class__ = _class(kind, (*leaves, leaf))
+    module.add_module(_part(leaf), tensor)
+
+
+def _expanded(part: str) -> Callable[[nn.Module], Tensor]:
+    return lambda module: module.get_submodule(part)()
+
+
 @functools.cache
-def _class(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Shared{kind.__name__}", (SharedWeight, kind), {})
+def _class(kind: type[nn.Module], leaves: tuple[str, ...]) -> type[nn.Module]:
+    content = {leaf: property(_expanded(_part(leaf))) for leaf in leaves}
+    return type(f"Shared{kind.__name__}", (SharedWeights, kind), content | {"leaves": leaves})
 
 
-def _empty(kind: type[nn.Module]) -> nn.Module:
-    return _class(kind).__new__(_class(kind))
+def _empty(kind: type[nn.Module], leaves: tuple[str, ...]) -> nn.Module:
+    return _class(kind, leaves).__new__(_class(kind, leaves))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wshare.calibration.statistics import input_statistics
-from wshare.models.kinds.table import kind_of, layout_of
+from wshare.models.kinds.table import layer_of
 from wshare.models.state import fast
 
 from .kinds import CONVOLUTIONS, SIZES, TRANSPOSED, inputs, layer
@@ -17,7 +17,7 @@ from .kinds import CONVOLUTIONS, SIZES, TRANSPOSED, inputs, layer
 
 def check(module: nn.Module, batch: Tensor, every: int = 1) -> None:
     """Matrix times inputs, plus bias, equals what the module gives at every n-th position."""
-    kind, layout = kind_of(module), layout_of(module)
+    kind, layout = layer_of(module, "weight").kind, layer_of(module, "weight").layout
     module = module.double()
     with torch.no_grad():
         batch = batch.double()

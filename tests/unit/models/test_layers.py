@@ -6,6 +6,9 @@ from torch import nn
 
 from wshare.errors import UserError
 from wshare.models.layers import Choice, inspect, replaced
+from wshare.names import tensor_of_layer
+
+CELLS = ("cells.weight_ih_l0", "cells.weight_hh_l0")
 
 
 class Mixed(nn.Module):
@@ -46,7 +49,7 @@ def test_every_parameter_is_listed_exactly_once(model):
     assert sum(np.prod(entry["shape"], dtype=int) for entry in table["parameters"]) == sum(
         parameter.numel() for parameter in model.parameters()
     )
-    assert [f"{name}.weight" for name in shared(table)] == [
+    assert [tensor_of_layer(name, names) for name in shared(table)] == [
         entry["name"] for entry in table["parameters"] if entry["status"] == "shared"
     ]
     assert {entry["status"] for entry in table["parameters"]} == {"shared", "kept"}
@@ -63,7 +66,7 @@ def test_each_parameter_has_its_reason():
     assert reasons["bn.weight"] == reasons["bn.bias"]
     assert reasons["bn.weight"] == ("kept", "batch norm: kept as one scale and one shift a channel")
     assert reasons["up.weight"] == ("shared", "ConvTranspose2d weight")
-    assert reasons["cells.weight_ih_l0"] == ("kept", "LSTM is no kind of layer that can be shared")
+    assert reasons["cells.weight_ih_l0"] == ("shared", "LSTM weight_ih_l0")
     assert reasons["head.0.weight"] == ("shared", "Linear weight")
     assert reasons["head.1.weight"] == ("kept", "LayerNorm is no kind of layer that can be shared")
 
@@ -73,7 +76,7 @@ def test_tied_weights_are_one_layer_with_an_alias():
     assert entries["head.0.weight"] == ["head.2.weight"]
     assert entries["conv.weight"] == ["again.weight"]
     assert "head.2.weight" not in entries
-    assert shared(listed(Mixed())) == ["conv", "depthwise", "grouped", "up", "head.0"]
+    assert shared(listed(Mixed())) == ["conv", "depthwise", "grouped", "up", *CELLS, "head.0"]
 
 
 def test_layers_tell_type_shape_groups_and_folder():
@@ -101,15 +104,16 @@ def test_weights_of_other_types_are_kept():
 @pytest.mark.parametrize(
     ("include", "exclude", "expected"),
     [
-        ((), (), ["conv", "depthwise", "grouped", "up", "head.0"]),
+        ((), (), ["conv", "depthwise", "grouped", "up", *CELLS, "head.0"]),
         (["conv"], (), ["conv"]),
         (["re:.*ed"], (), ["grouped"]),
         (["re:de.*", "head.0"], (), ["depthwise", "head.0"]),
-        ((), ["conv", "re:head.*"], ["depthwise", "grouped", "up"]),
+        ((), ["conv", "re:head.*|cells.*"], ["depthwise", "grouped", "up"]),
         (["conv", "grouped"], ["conv"], ["grouped"]),
         (["re:.*"], ["re:.*e.*"], ["conv", "up"]),
         # Any of the names of tied weights counts.
-        ((), ["head.2"], ["conv", "depthwise", "grouped", "up"]),
+        ((), ["head.2"], ["conv", "depthwise", "grouped", "up", *CELLS]),
+        ((), ["cells.weight_ih_l0", "re:de.*"], ["conv", "grouped", "up", CELLS[1], "head.0"]),
         (["head.2"], (), ["head.0"]),
         # A pattern names the whole of a layer's name, not a part.
         (["re:con.|depth.*"], (), ["conv", "depthwise"]),
@@ -137,7 +141,7 @@ def test_a_network_without_a_layer_to_share_is_refused():
     with pytest.raises(UserError, match="the network has no layer that can be shared; such are Conv1d, Conv2d"):
         listed(nn.BatchNorm2d(3))
     with pytest.raises(
-        UserError, match="no layer is left to share of the 6 that can be: named in models.m.layers.exclude; change"
+        UserError, match="no layer is left to share of the 8 that can be: named in models.m.layers.exclude; change"
     ):
         listed(Mixed(), (), ["re:.*"])
 

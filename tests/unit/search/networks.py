@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from wshare.models.kinds.table import kind_of
+from wshare.models.kinds.table import kinds_of, shareable
 from wshare.models.state import fast
 
 
@@ -11,7 +11,7 @@ def alive(model: nn.Module, seed: int = 0) -> nn.Module:
     """The model with weights and batch norms as training might leave them, negative scales among them."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if kind_of(module):
+        if kinds_of(module):
             columns = module.weight[0].numel()
             module.weight.data = torch.randn(module.weight.shape, generator=generator) * (2 / columns) ** 0.5
             if module.bias is not None:
@@ -28,7 +28,7 @@ def alive(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def layers_of(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if kind_of(module)]
+    return shareable(model)
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Importance of each weight: the diagonal of the true Fisher information."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from wshare.errors import UserError
 from wshare.models.forward import forward
+from wshare.models.kinds.table import layer_of
 from wshare.progress import PROGRESS
 from wshare.tasks.task import Task, fitted
 
@@ -28,24 +30,31 @@ def fisher_diagonal(
         task = fitted(task, np.concatenate([forward(model, batch) for batch in batches]))
     generator = torch.Generator().manual_seed(seed)
     # A network may come frozen.
-    parameters = [model.get_submodule(name).weight.requires_grad_() for name in layers]
+    parameters = [layer_of(model, name).weight.requires_grad_() for name in layers]
     sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     count = 0
-    for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
-        for image in batch:
-            # A copy: a network may write into its input, and these images are needed again.
-            likelihood = task.log_likelihood(model(image[None].clone()), generator)
-            if not likelihood.requires_grad:
-                raise UserError(
-                    "model: its outputs have no gradient, from which the importance of weights follows; take "
-                    "torch.no_grad, detach and the like out of forward"
-                )
-            # A layer that the output does not depend on has a gradient of zero.
-            gradients = torch.autograd.grad(likelihood, parameters, materialize_grads=True)
-            for total, gradient in zip(sums, gradients, strict=True):
-                total += gradient.double() ** 2
-            count += 1
+    with _differentiable(model):
+        for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
+            for image in batch:
+                # A copy: a network may write into its input, and these images are needed again.
+                likelihood = task.log_likelihood(model(image[None].clone()), generator)
+                if not likelihood.requires_grad:
+                    raise UserError(
+                        "model: its outputs have no gradient, from which the importance of weights follows; take "
+                        "torch.no_grad, detach and the like out of forward"
+                    )
+                # A layer that the output does not depend on has a gradient of zero.
+                gradients = torch.autograd.grad(likelihood, parameters, materialize_grads=True)
+                for total, gradient in zip(sums, gradients, strict=True):
+                    total += gradient.double() ** 2
+                count += 1
     return {name: (total / count).float().numpy(force=True) for name, total in zip(layers, sums, strict=True)}
+
+
+def _differentiable(model: nn.Module) -> AbstractContextManager:
+    """cuDNN has no gradient of recurrent layers in evaluation mode; torch's own kernels have."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def total(importance: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from wshare.artifacts.clusters import Clusters
 from wshare.data.images import Images
 from wshare.models.forward import forward
+from wshare.models.kinds.table import layer_of
 from wshare.models.layers import replaced
 from wshare.progress import PROGRESS
 from wshare.quantize.codebooks import nearest_indices
@@ -63,7 +64,8 @@ def profile(
 def _profile_layer(
     task: Task, model: nn.Module, layer: Clusters, images: Images, reference: np.ndarray, prefix: bool, progress: tqdm
 ) -> Iterator[Probe]:
-    weight = model.get_submodule(layer.layer).weight.numpy(force=True)
+    found = layer_of(model, layer.layer)
+    weight = found.weight.numpy(force=True)
     codebooks = {k: layer.sweep.codebook(k) for k in layer.candidates}
     # Indices of one byte where that is enough: the largest layers have 100 million weights.
     indices = {
@@ -76,7 +78,7 @@ def _profile_layer(
         batch = images.batch(start)
         with resumed(model, chain, batch) if chain else nullcontext():
             for k, codebook in codebooks.items():
-                with replaced(model, {f"{layer.layer}.weight": codebook[indices[k]]}):
+                with replaced(model, {found.tensor: codebook[indices[k]]}):
                     outputs[k][start : start + len(batch)] = forward(model, batch)
         progress.update(len(batch))
     for k in codebooks:

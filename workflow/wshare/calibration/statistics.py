@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from wshare.data.images import Images
 from wshare.errors import UserError
-from wshare.models.kinds.table import kind_of
+from wshare.models.kinds.attention import called_as_modules
+from wshare.models.kinds.table import Layer, layer_of
 from wshare.progress import PROGRESS
 from wshare.quantize.statistics import Calibration, InputStatistics
 
@@ -27,13 +28,15 @@ def input_statistics(
 
     UserError names a layer that no image reaches.
     """
-    gathered = {name: _Sums(model.get_submodule(name), seed) for name in layers}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(sums.add, with_kwargs=True) for name, sums in gathered.items()
-    ]
+    gathered = {name: _Sums(layer_of(model, name), seed) for name in layers}
+    hooks = [sums.layer.module.register_forward_hook(sums.add, with_kwargs=True) for sums in gathered.values()]
     images = 0
     try:
-        with torch.inference_mode(), tqdm(batches, desc="calibration", unit="batch", **PROGRESS) as bar:
+        with (
+            called_as_modules(),
+            torch.inference_mode(),
+            tqdm(batches, desc="calibration", unit="batch", **PROGRESS) as bar,
+        ):
             for batch in bar:
                 for view in _views(batch):
                     # A copy: a network may write into its input, and these images are needed again.
@@ -76,8 +79,8 @@ def calibrate(model: nn.Module, images: Images, layers: list[str], seed: int) ->
 class _Sums:
     """Sums over the inputs of one layer."""
 
-    def __init__(self, module: nn.Module, seed: int):
-        self._kind = kind_of(module)
+    def __init__(self, layer: Layer, seed: int):
+        self.layer = layer
         self._generator = torch.Generator().manual_seed(seed)
         self._places: dict[int, torch.Tensor] = {}
         self._samples = 0
@@ -89,14 +92,15 @@ class _Sums:
         """Whether the layer was."""
         return self._samples > 0
 
-    def add(self, module: nn.Module, arguments: tuple, named: dict, output: torch.Tensor) -> None:
+    def add(self, module: nn.Module, arguments: tuple, named: dict, output: object) -> None:
         """What one call of the layer took and gave: a forward hook."""
-        taken = arguments[0] if arguments else named["input"]
-        count = self._kind.positions(module, output)
+        kind = self.layer.kind
+        taken, made = kind.sums(module, self.layer.leaf, arguments, named, output)
+        count = kind.positions(module, made)
         if count not in self._places:
             self._places[count] = torch.randperm(count, generator=self._generator)[:POSITIONS].sort().values
         # [groups, columns, samples]
-        inputs = self._kind.inputs(module, taken, output, self._places[count])
+        inputs = kind.inputs(module, taken, made, self._places[count])
         self._samples += inputs.shape[2]
         ones = inputs.new_ones(inputs.shape[2])
         if not inputs.is_cuda:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from wshare.commands.tables import print_json, print_table
 from wshare.models.coverage import LOUD, MOST
+from wshare.names import layer_of_tensor
 from wshare.packed.contents import Contents, contents
 
 
@@ -22,7 +23,7 @@ def inspect(file: Annotated[Path, "packed file"], /, *, json: Annotated[bool, "p
         return
     rows = [
         (
-            tensor.name.removesuffix(".weight"),
+            layer_of_tensor(tensor.name),
             "x".join(map(str, tensor.shape)),
             f"{tensor.weights:,}",
             f"{tensor.k:,}",
@@ -64,7 +65,7 @@ def described(found: Contents) -> dict:
         "version": found.version,
         "format": found.format,
         "layers": {
-            tensor.name.removesuffix(".weight"): {
+            layer_of_tensor(tensor.name): {
                 "shape": list(tensor.shape),
                 "k": tensor.k,
                 "bits_per_weight": tensor.bits,

@@ -13,6 +13,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from torch import nn
 
 from wshare.errors import UserError
+from wshare.models.kinds.attention import called_as_modules
 from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
 from wshare.packed.format import load_packed, read_shared
@@ -54,7 +55,7 @@ def convert(packed: Path, model: nn.Module, example: torch.Tensor) -> "coremltoo
     pipeline = coremltools.PassPipeline()
     pipeline.remove_passes(FUSIONS)
     pipeline.append_pass(PASS)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), called_as_modules():
         warnings.simplefilter("ignore")
         try:
             return coremltools.convert(
@@ -67,7 +68,7 @@ def convert(packed: Path, model: nn.Module, example: torch.Tensor) -> "coremltoo
                 pass_pipeline=pipeline,
                 skip_model_load=True,
             )
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"export coreml: coremltools cannot convert this network ({reason}); use onnx") from None
         finally:

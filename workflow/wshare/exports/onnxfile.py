@@ -16,6 +16,7 @@ from torch import nn
 
 from wshare.errors import UserError
 from wshare.files.atomic import atomic
+from wshare.models.kinds.attention import called_as_modules
 from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
@@ -98,10 +99,12 @@ def _exported(network: nn.Module, example: torch.Tensor, path: Path) -> onnx.Mod
         # The exporter built on torch.export renames tensors and needs one more package.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+        # The number of images is free: recurrent layers start with as many states.
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size", UserWarning)
         # What a network checks of its input's shape is not part of the graph.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
-            with _unprinted():
+            with _unprinted(), called_as_modules():
                 torch.onnx.export(
                     network,
                     (example.contiguous(),),

@@ -3,13 +3,14 @@
 import logging
 from collections import Counter
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wshare.models.forward import forward
-from wshare.models.kinds.table import layout_of
+from wshare.models.kinds.table import Layer, layer_of
 from wshare.models.layers import replaced
 from wshare.models.norms import BATCH_NORMS, batch_norms
 from wshare.quantize.batch_norm import BatchNorm
@@ -55,20 +56,19 @@ def behind_bias(norm: BatchNorm, bias: np.ndarray | None) -> BatchNorm:
     return replace(norm, shift=shift.astype(np.float32))
 
 
-def bias_of(layer: nn.Module) -> np.ndarray | None:
-    """The bias of a layer, float32 [outputs]; a kind of layer may have no such parameter at all."""
-    bias = getattr(layer, "bias", None)
-    return None if bias is None else bias.numpy(force=True)
+def bias_of(model: nn.Module, layer: Layer) -> np.ndarray | None:
+    """The bias of a layer, float32 [outputs]."""
+    return None if layer.bias is None else attrgetter(layer.bias)(model).numpy(force=True)
 
 
 def _folded(model: nn.Module, pairs: dict[str, str], norms: dict[str, BatchNorm]) -> dict[str, np.ndarray]:
     """Tensors of the network with these norms folded, before anything is rounded."""
     tensors: dict[str, np.ndarray] = {}
-    for layer, norm in pairs.items():
-        module = model.get_submodule(layer)
-        weight, bias, scale = module.weight.numpy(force=True), bias_of(module), norms[norm].scale
-        tensors[f"{layer}.weight"] = weight * layout_of(module).per_output(scale, weight.shape)
-        tensors |= {} if bias is None else {f"{layer}.bias": np.zeros_like(bias)}
+    for name, norm in pairs.items():
+        layer = layer_of(model, name)
+        weight, bias, scale = layer.weight.numpy(force=True), bias_of(model, layer), norms[norm].scale
+        tensors[layer.tensor] = weight * layer.layout.per_output(scale, weight.shape)
+        tensors |= {} if bias is None else {layer.bias: np.zeros_like(bias)}
         tensors |= replace(behind_bias(norms[norm], bias), scale=np.ones_like(scale)).tensors(norm)
     return tensors
 
@@ -76,11 +76,13 @@ def _folded(model: nn.Module, pairs: dict[str, str], norms: dict[str, BatchNorm]
 def _pairs(model: nn.Module, layers: list[str], norms: dict[str, BatchNorm], sample: torch.Tensor) -> dict[str, str]:
     made: list[tuple[str, object, int]] = []
     taken: list[tuple[str, object, int]] = []
+    # What a recurrent layer or an attention gives is more than the sums of one weight.
+    alone = [layer for layer in (layer_of(model, name) for name in layers) if layer.leaf == "weight"]
     hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: made.append((name, output, _version(output)))
+        layer.module.register_forward_hook(
+            lambda _, __, output, name=layer.name: made.append((name, output, _version(output)))
         )
-        for name in layers
+        for layer in alone
     ]
     hooks += [
         module.register_forward_pre_hook(
@@ -110,7 +112,7 @@ def _pairs(model: nn.Module, layers: list[str], norms: dict[str, BatchNorm], sam
         and seen == version
         and called[layer] == called[norm] == 1
         and not {layer, norm} & tied
-        and _outputs(model.get_submodule(layer)) == len(norms[norm].scale)
+        and _outputs(layer_of(model, layer)) == len(norms[norm].scale)
     }
 
 
@@ -127,5 +129,5 @@ def _tied(model: nn.Module) -> set[str]:
     return {name.rpartition(".")[0] for group in names.values() if len(group) > 1 for name in group}
 
 
-def _outputs(layer: nn.Module) -> int:
-    return layout_of(layer).outputs(layer.weight.shape)
+def _outputs(layer: Layer) -> int:
+    return layer.layout.outputs(layer.weight.shape)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from wshare.errors import UserError
-from wshare.models.kinds.table import kind_of, shareable, type_names
+from wshare.models.kinds.attention import called_as_modules
+from wshare.models.kinds.table import Layer, kinds_of, layer_of, layers_of, type_names
 from wshare.models.norms import BATCH_NORMS
-from wshare.names import LISTED, check_patterns, folder_name, matches
+from wshare.names import LISTED, check_patterns, folder_name, layer_of_tensor, matches
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def inspect(model: nn.Module, dropped: list[str], choice: Choice, sample: torch.
     does not use. Layers that are not called for a `sample` of inputs, if there is one, are kept: nothing tells what
     they take. Returns the content of layers.json.
     """
-    candidates = shareable(model)
+    known = {layer.tensor: layer for layer in layers_of(model)}
+    candidates = [layer.name for layer in known.values()]
     choice.check(candidates)
     idle = set() if sample is None else never_called(model, candidates, sample)
     owners = {f"{name}.{leaf}": module for name, module in model.named_modules() for leaf in module._parameters}
@@ -53,8 +55,10 @@ def inspect(model: nn.Module, dropped: list[str], choice: Choice, sample: torch.
     layers, parameters = [], []
     for parameter, names in tied.items():
         name, *aliases = names
-        layer = name.rpartition(".")[0]
-        shared, reason = _status(names, owners.get(name, model), parameter, choice, idle)
+        layer = known.get(name)
+        shared, reason = _status(names, layer, owners.get(name, model), parameter, choice, idle)
+        if shared and not _in_its_file(model, name):
+            shared, reason = False, "its ONNX file holds these values in another order, in which none can be changed"
         parameters.append(
             {
                 "name": name,
@@ -65,14 +69,13 @@ def inspect(model: nn.Module, dropped: list[str], choice: Choice, sample: torch.
             }
         )
         if shared:
-            module = model.get_submodule(layer)
             layers.append(
                 {
-                    "name": layer,
-                    "folder": folder_name(layer),
-                    "type": type(module).__name__,
+                    "name": layer.name,
+                    "folder": folder_name(layer.name),
+                    "type": type(layer.module).__name__,
                     "shape": list(parameter.shape),
-                    "groups": kind_of(module).layout(module).groups,
+                    "groups": layer.layout.groups,
                     "weights": parameter.numel(),
                 }
             )
@@ -82,7 +85,7 @@ def inspect(model: nn.Module, dropped: list[str], choice: Choice, sample: torch.
             raise UserError(f"{place}: the network has no layer that can be shared; such are {type_names()}")
         raise UserError(
             f"{place}: no layer is left to share of the {len(candidates)} that can be: "
-            f"{_reasons(parameters, candidates)}; change {choice.key('include')} or {choice.key('exclude')}"
+            f"{_reasons(parameters, known)}; change {choice.key('include')} or {choice.key('exclude')}"
         )
     _check_folders(layers, choice)
     return {"layers": layers, "parameters": parameters, "dropped": dropped}
@@ -92,11 +95,11 @@ def never_called(model: nn.Module, layers: Iterable[str], sample: torch.Tensor) 
     """Those of the layers that one forward pass does not call: parts of training, or weights that another part uses."""
     called: set[str] = set()
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, __, name=name: called.add(name))
+        layer_of(model, name).module.register_forward_pre_hook(lambda _, __, name=name: called.add(name))
         for name in layers
     ]
     try:
-        with torch.inference_mode():
+        with called_as_modules(), torch.inference_mode():
             model(sample.clone())
     finally:
         for hook in hooks:
@@ -104,8 +107,7 @@ def never_called(model: nn.Module, layers: Iterable[str], sample: torch.Tensor) 
     return set(layers) - called
 
 
-def _reasons(parameters: list[dict], candidates: list[str]) -> str:
-    weights = {f"{name}.weight" for name in candidates}
+def _reasons(parameters: list[dict], weights: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(entry["reason"] for entry in parameters if entry["name"] in weights))
 
 
@@ -122,15 +124,22 @@ def _check_folders(layers: list[dict], choice: Choice) -> None:
 
 
 def _status(
-    names: list[str], module: nn.Module, parameter: torch.Tensor, choice: Choice, idle: set[str]
+    names: list[str],
+    layer: Layer | None,
+    module: nn.Module,
+    parameter: torch.Tensor,
+    choice: Choice,
+    idle: set[str],
 ) -> tuple[bool, str]:
-    layers = [name.rpartition(".")[0] for name in names]
+    layers = [layer_of_tensor(name) for name in names]
     leaf = names[0].rpartition(".")[2]
     if isinstance(module, BATCH_NORMS):
         return False, "batch norm: kept as one scale and one shift a channel"
-    if kind_of(module) is None:
+    if layer is None and not kinds_of(module):
         return False, f"{type(module).__name__} is no kind of layer that can be shared"
-    if leaf != "weight":
+    if layer is None and leaf.startswith("weight_hr"):
+        return False, f"{leaf}: what it takes is not seen outside of the {type(module).__name__}"
+    if layer is None:
         return False, f"{leaf} of a layer: few values, kept exact"
     if parameter.dtype != torch.float32 or parameter.numel() == 0:
         return False, f"{parameter.numel()} values of type {parameter.dtype}: only float32 weights are shared"
@@ -140,7 +149,15 @@ def _status(
         return False, f"not named in {choice.key('include')}"
     if layers[0] in idle:
         return False, "never called: take it out of the network, unless another part uses its weight"
-    return True, f"{type(module).__name__} weight"
+    return True, f"{type(layer.module).__name__} {layer.leaf}"
+
+
+def _in_its_file(model: nn.Module, tensor: str) -> bool:
+    """Whether a network that came from an ONNX file has the tensor from there as it is; others hold all of theirs.
+
+    Dense layers and convolutions that do not are refused by the export, which says so.
+    """
+    return tensor.endswith(".weight") or tensor in getattr(model, "initialisers", {tensor})
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import altair as alt
 import vl_convert
 
 from wshare.files.atomic import atomic
+from wshare.names import tensor_of_layer
 from wshare.report.histograms import Histogram
 from wshare.report.quality import counted_as, is_agreement
 from wshare.report.results import Model, Search
@@ -365,7 +366,7 @@ def bits(model: Model, search: Search) -> Chart:
 
 def bits_on_disk(search: Search, layer: dict) -> float:
     """Bits a weight of a layer in the packed file, its codebook and scales included."""
-    return 8 * nbytes(search, f"{layer['name']}.weight") / layer["weights"]
+    return 8 * nbytes(search, tensor_of_layer(layer["name"], search.layout.nbytes)) / layer["weights"]
 
 
 def nbytes(search: Search, tensor: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
+from wshare.names import tensor_of_layer
 from wshare.packed.format import Sizes
 from wshare.quantize.batch_norm import norm_scale
 from wshare.quantize.codebooks import Shared, row_scale
@@ -32,7 +33,7 @@ class Histogram:
 
 def histogram(layer: str, role: str, weights: Path, shared: Shared, sizes: Sizes) -> Histogram:
     """Histogram of a layer; `weights` is the float32 network, `shared` and `sizes` are the packed file's."""
-    tensor = f"{layer}.weight"
+    tensor = tensor_of_layer(layer, sizes.nbytes)
     with safe_open(weights, "numpy") as file:
         values = file.get_tensor(tensor).astype(np.float64)
         if tensor in sizes.folded:

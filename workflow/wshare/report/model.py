@@ -11,6 +11,7 @@ from PIL import Image
 
 from wshare.files.hdf5 import open_h5
 from wshare.models.coverage import told
+from wshare.names import layer_of_tensor, tensor_of_layer
 from wshare.packed.format import read_shared
 from wshare.quantize.codebooks import Shared
 from wshare.report import charts
@@ -174,7 +175,8 @@ def _id(search: Search, title: str) -> str:
 
 
 def _layers(model: Model, search: Search) -> str:
-    layers = {f"{layer['name']}.weight": layer for layer in model.layers}
+    names = {parameter["name"] for parameter in model.parameters}
+    layers = {tensor_of_layer(layer["name"], names): layer for layer in model.layers}
     rows, others = [], Counter()
     for parameter in model.parameters:
         layer = layers.get(parameter["name"])
@@ -220,7 +222,7 @@ def _layer_row(search: Search, parameter: dict, layer: dict | None) -> list[tupl
     used = charts.nbytes(search, name)
     share = used / search.metrics["bytes"]["packed"]
     return [
-        (escape(name.removesuffix(".weight")), name.removesuffix(".weight")),
+        (escape(layer_of_tensor(name)), layer_of_tensor(name)),
         (escape(kind), kind),
         (shape(parameter["shape"]), "x".join(map(str, parameter["shape"]))),
         (f"{count:,}", count),
@@ -250,7 +252,7 @@ def _codings(search: Search, shared: dict[str, Shared]) -> str:
 
 
 def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn) -> str:
-    shared = [layer for layer in model.layers if f"{layer['name']}.weight" in tensors]
+    shared = [layer for layer in model.layers if tensor_of_layer(layer["name"], tensors) in tensors]
     if not shared:
         return "<p>The search kept all layers dense: there are no shared values.</p>"
     names = {layer["name"] for layer in shared}
@@ -264,7 +266,8 @@ def _histograms(model: Model, search: Search, tensors: dict[str, Shared], drawn)
     figures = []
     for number, (name, words) in enumerate(roles.items(), start=1):
         role = " and ".join(words)
-        found = histogram(name, role[0].upper() + role[1:], model.weights, tensors[f"{name}.weight"], search.layout)
+        shared_tensor = tensors[tensor_of_layer(name, tensors)]
+        found = histogram(name, role[0].upper() + role[1:], model.weights, shared_tensor, search.layout)
         figures.append(drawn(f"weights_{number}", charts.histogram(found), "", heading=True))
     return (
         "<p>Histograms of the float32 weights; the lines at the bottom are the values that they share. Where rows have "

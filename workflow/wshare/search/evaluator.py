@@ -16,6 +16,7 @@ from wshare.evaluation.intervals import Counts, Z, kept, predicted_low
 from wshare.evaluation.means import Means
 from wshare.evaluation.predict import predict
 from wshare.models.layers import replaced
+from wshare.names import layer_of_tensor
 from wshare.packed.compressed import Compressed
 from wshare.tasks.task import Score, Task, fitted
 
@@ -175,7 +176,7 @@ class Evaluator:
             "expected_low": score.expected - BOUND * score.expected_error,
             "kl": score.kl,
             "kl_high": score.kl + BOUND * score.kl_error,
-            "k": {name.removesuffix(".weight"): len(tensor.codebook) for name, tensor in compressed.shared.items()},
+            "k": {layer_of_tensor(name): len(tensor.codebook) for name, tensor in compressed.shared.items()},
         }
 
     def _ruled_out(self, score: Score, seen: np.ndarray, max_kl: float) -> bool:

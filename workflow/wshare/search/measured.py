@@ -14,6 +14,7 @@ from wshare.calibration.sensitivity import profile, row
 from wshare.calibration.statistics import calibrate
 from wshare.data.images import Images
 from wshare.errors import UserError
+from wshare.models.kinds.table import layer_of
 from wshare.search.artifacts import profiles
 from wshare.search.method import Artifacts
 from wshare.tasks.task import Task
@@ -50,7 +51,7 @@ def measured_artifacts(
     if "clusters" in needs:
         used["clustering"] = {name: settings["clustering"][name] for name in layers}
         found["clusters"] = {
-            name: cluster(name, model.get_submodule(name).weight.numpy(force=True), importance.get(name), own)
+            name: cluster(name, layer_of(model, name).weight.numpy(force=True), importance.get(name), own)
             for name, own in used["clustering"].items()
         }
     if "sensitivity" in needs:

@@ -1,7 +1,9 @@
 """One search, from artifacts to front, losses and recipe: the same for every method, on files or in memory."""
 
+import math
 from dataclasses import dataclass
 
+from wshare.models.kinds.table import layer_of
 from wshare.search.evaluator import Evaluator
 from wshare.search.front import front_columns, front_rows, quality_columns
 from wshare.search.method import Artifacts, SearchMethod
@@ -35,8 +37,8 @@ def run(
     `packing` tells format and type of batch norms of the packed file, `model` its name, task and sha256.
     """
     found = method.search(space, evaluator, settings)
-    shapes = {name: list(artifacts.model.get_submodule(name).weight.shape) for name in artifacts.layers}
-    weights = sum(artifacts.model.get_submodule(name).weight.numel() for name in artifacts.layers)
+    shapes = {name: list(layer_of(artifacts.model, name).weight.shape) for name in artifacts.layers}
+    weights = sum(map(math.prod, shapes.values()))
     columns = evaluator.task.COLUMNS
     chosen = evaluator.measured[found.chosen]
     recipe = {

@@ -8,6 +8,7 @@ from wshare.calibration.importance import fisher_diagonal, total
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.files.sealed import check_origin, read_json
+from wshare.models.kinds.table import layer_of
 from wshare.tasks.table import task_of
 
 
@@ -20,7 +21,7 @@ def extract_weights(
     device = device_of(gpus)
     model = read_model(spec, weights, device)
     names = [layer["name"] for layer in table["layers"]]
-    arrays = {name: model.get_submodule(name).weight.numpy(force=True) for name in names}
+    arrays = {name: layer_of(model, name).weight.numpy(force=True) for name in names}
     sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
     importance = fisher_diagonal(task_of(description), model, placed(sample, device).batches(), names, settings["seed"])
     fisher = {name: total(array) for name, array in importance.items()}

@@ -6,6 +6,7 @@ from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import read_outputs
 from wshare.data.images import ImageFile
 from wshare.files.sealed import check_origin, read_json
+from wshare.models.kinds.table import layer_of
 from wshare.packed.write import pack_network, write_files
 from wshare.search.artifacts import Files, read_artifacts
 from wshare.search.recipe import check_promise, check_recipe, method_of, read_recipe, realised
@@ -33,7 +34,7 @@ def pack_model(
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     listed = read_json(layers)
     check_origin(layers, listed, {"model": made_from["model"]})
-    shapes = {layer["name"]: tuple(model.get_submodule(layer["name"]).weight.shape) for layer in listed["layers"]}
+    shapes = {layer["name"]: tuple(layer_of(model, layer["name"]).weight.shape) for layer in listed["layers"]}
     check_recipe(chosen, recipe, made_from, shapes)
     kind, needed = task_of(description), method_of(chosen, where).realised_from
     artifacts = read_artifacts(needed, needs, kind, model, sample, list(chosen["layers"]), made_from)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from wshare.models.kinds.table import layout_of
+from wshare.models.kinds.table import layer_of
 from wshare.packed.compressed import Compressed
 from wshare.quantize.codebooks import Shared, nearest_indices
 from wshare.quantize.cost import layer_bits
@@ -62,13 +62,13 @@ class ByK:
         """Each weight replaced by the nearest value of its layer's codebook."""
         shared, bits = {}, 0
         for name, setting in layers.items():
-            module, k = space.model.get_submodule(name), entry(name, setting, "k", _is_k, "1 or more, or null")
-            weight = module.weight.numpy(force=True)
+            layer, k = layer_of(space.model, name), entry(name, setting, "k", _is_k, "1 or more, or null")
+            weight = layer.weight.numpy(force=True)
             bits += layer_bits(weight.size, k)
             if k is not None:
                 codebook = space.clusters[name].sweep.codebook(k)
                 indices = nearest_indices(weight, codebook)
-                shared[f"{name}.weight"] = Shared(codebook, indices, layout=layout_of(module))
+                shared[layer.tensor] = Shared(codebook, indices, layout=layer.layout)
         return Compressed(shared, bits)
 
 

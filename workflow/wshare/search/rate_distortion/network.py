@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from wshare.models.folding import behind_bias, bias_of
-from wshare.models.kinds.table import layout_of
+from wshare.models.kinds.table import layer_of
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
 from wshare.quantize.layer import Options, PreparedLayer, Quantised, prepare, quantise
@@ -23,13 +23,16 @@ class Network:
 
     `layers` and `norms`, the batch norms folded into them, go by layer name; `biases` holds the float32 biases
     [outputs] of those that have one. Those of layers with a folded norm are a part of its shift already. `images` tells
-    how many, with mirror images, their inputs were measured on.
+    how many, with mirror images, their inputs were measured on. `tensors` and `bias_names` name weights and biases in
+    the state dict.
     """
 
     layers: dict[str, PreparedLayer]
     norms: dict[str, str]
     biases: dict[str, np.ndarray]
     images: int
+    tensors: dict[str, str]
+    bias_names: dict[str, str]
 
     @classmethod
     def of(
@@ -44,21 +47,28 @@ class Network:
         `folded` names the batch norms to be folded by layer, as `wshare.models.folding.folded_norms` finds them.
         """
         norms = batch_norms(model)
-        modules = {name: model.get_submodule(name) for name in fisher}
-        biases = {name: bias for name, module in modules.items() if (bias := bias_of(module)) is not None}
+        found = {name: layer_of(model, name) for name in fisher}
+        biases = {name: bias for name, layer in found.items() if (bias := bias_of(model, layer)) is not None}
         layers = {
             name: prepare(
                 name,
-                module.weight.numpy(force=True),
-                layout_of(module),
+                layer.weight.numpy(force=True),
+                layer.layout,
                 fisher[name],
                 statistics[name],
                 behind_bias(norms[folded[name]], biases.get(name)) if name in folded else None,
                 name in biases,
             )
-            for name, module in modules.items()
+            for name, layer in found.items()
         }
-        return cls(layers, folded, biases, next(iter(statistics.values())).images)
+        return cls(
+            layers,
+            folded,
+            biases,
+            next(iter(statistics.values())).images,
+            {name: layer.tensor for name, layer in found.items()},
+            {name: found[name].bias for name in biases},
+        )
 
     def quantised(self, settings: Mapping[str, Setting], options: Options, threads: int) -> dict[str, Quantised]:
         """All layers at their slopes, in nats a bit, with their predicted losses scaled as their settings tell.
@@ -79,15 +89,15 @@ class Network:
     def compressed(self, layers: Mapping[str, Quantised]) -> Compressed:
         """Compressed tensors of some layers: what a reader of the packed file gets of them."""
         return Compressed(
-            shared={f"{name}.weight": layer.shared for name, layer in layers.items()},
+            shared={self.tensors[name]: layer.shared for name, layer in layers.items()},
             bits=sum(layer.bits for layer in layers.values()),
             changed={
-                f"{name}.bias": (self.biases[name] + layer.correction).astype(np.float32)
+                self.bias_names[name]: (self.biases[name] + layer.correction).astype(np.float32)
                 for name, layer in layers.items()
                 if name in self.biases and layer.norm is None
             },
             merged={
-                f"{name}.bias": len(self.biases[name])
+                self.bias_names[name]: len(self.biases[name])
                 for name, layer in layers.items()
                 if name in self.biases and layer.norm is not None
             },
