@@ -242,3 +242,18 @@ def test_steps_in_the_size_never_end_above_it():
     slope = within(lambda slope: 10 - math.floor(math.log(slope) * 3), 7.5, 0.1)
     assert 10 - math.floor(math.log(slope) * 3) <= 7.5
     assert math.isclose(slope, math.e, rel_tol=2 * NEAREST)
+
+
+def test_a_slope_that_is_aimed_at_lies_above_the_highest_that_fits():
+    # The last probe, far off, alone would aim a little below it.
+    probed = [(0.1, BUDGET / 40), (1.0, BUDGET / 2), (4.0, BUDGET * 2), (0.001, BUDGET / 990)]
+    assert 1 <= aim(probed, BUDGET) <= 4
+
+
+def test_what_is_confirmed_near_to_what_is_refused_ends_the_search():
+    curve = Curve(lambda slope: 0.01 * slope, lambda slope: slope < 0.95)
+    curve.run(1.0)
+    confirmed = max(curve.loss(slope) for slope in curve.tried if slope < 0.95)
+    refused = min(curve.loss(slope) for slope in curve.tried if slope >= 0.95)
+    assert confirmed >= 0.9 * refused
+    assert len(curve.tried) <= 6
