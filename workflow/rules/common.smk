@@ -39,7 +39,9 @@ prepare_for_jobs(WORKFLOW, sys.argv if workflow.is_main_process else [])
 
 for path in workflow.configfiles:
     if Path(path).is_relative_to(Path("results").resolve()):
-        raise WorkflowError(f"{path}: read as a configuration; --configfile takes all that follows, so put targets first")
+        raise WorkflowError(
+            f"{path}: read as a configuration; --configfile takes all that follows, so put targets first"
+        )
 
 try:
     config = with_image_folders(complete(config))
