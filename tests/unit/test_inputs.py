@@ -108,7 +108,7 @@ def test_a_network_that_ends_in_softmax_gives_the_figures_of_its_logits(result, 
 def test_a_recipe_of_probabilities_is_applied_again():
     model = probable()
     found = compressed(model)
-    search, _ = api._splits(model, IMAGES, LABELS, 0.5, 0)
+    search, _ = api._splits(model, IMAGES, LABELS, 0.5, 0, None, None)
     assert api.apply_recipe(model, found.recipe, "recipe", search)[0] == found.packed
 
 
