@@ -260,10 +260,10 @@ ROWS = {
         ("another dataset", sets("models.given.dataset", "digits"), prepared("given")),
         ("dataset under another name", dataset_renamed, evaluated("given", "uniform")),
     ],
-    "`models.<model>.` `architecture`, `arguments`, `preprocessing`, and `training` for source `train`": [
-        ("epochs", sets("models.tiny.training.epochs", 9), known(made("tiny")))
-    ],
-    "`models.<model>.` `source`, `architecture`, `weights`, `url`, `path`, `sha256`, `classes`, `arguments`, "
+    "`models.<model>.` `task`, `quality`, `architecture`, `arguments`, `preprocessing`, and `training` for source "
+    "`train`": [("epochs", sets("models.tiny.training.epochs", 9), known(made("tiny")))],
+    "`models.<model>.` `task`, `quality`, `source`, `architecture`, `weights`, `url`, `path`, `sha256`, `classes`, "
+    "`arguments`, "
     "`preprocessing` for the other sources": [
         ("mean of images", sets("models.given.preprocessing.mean", [0.5]), known(made("given")))
     ],
