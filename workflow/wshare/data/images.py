@@ -70,7 +70,7 @@ def write_images(
         if labels is not None:
             if len(labels) != len(keys):
                 raise ValueError(f"{len(labels)} labels for {len(keys)} images")
-            labels = np.asarray(labels, dtype="<f4" if np.asarray(labels).dtype.kind == "f" else "<i8")[kept]
+            labels = _stored_labels(np.asarray(labels))[kept]
             digest.update(labels.tobytes())
         table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
         given = {} if labels is None else {"labels": labels}
@@ -84,6 +84,11 @@ def write_images(
 
 def _stored_type(image: np.ndarray) -> str:
     return "u1" if image.dtype == np.uint8 else "<f4"
+
+
+def _stored_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels as files and fingerprints have them: whole numbers, or numbers of a regression."""
+    return labels.astype("<f4" if labels.dtype.kind == "f" else "<i8")
 
 
 def _hash(preprocessing: dict) -> str:
@@ -220,7 +225,7 @@ class ImageArray(Images):
         for place in self._chosen:
             digest.update(images[place].numpy().tobytes())
         if labels is not None:
-            digest.update(labels.astype("<f4" if labels.dtype.kind == "f" else "<i8").tobytes())
+            digest.update(_stored_labels(labels).tobytes())
         self.fingerprint = digest.hexdigest()
         self._first = 0
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -138,7 +138,11 @@ def _balanced(correct: np.ndarray, labels: np.ndarray) -> float:
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Correlation of two networks' log-probabilities [N, classes], without the means of rows and columns."""
-    first, second = (_centred(_centred(array, 1), 0) for array in (first, second))
+    return correlation_of_centred(*(_centred(_centred(array, 1), 0) for array in (first, second)))
+
+
+def correlation_of_centred(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two arrays without their means; 0 where one of them says nothing."""
     norm = np.linalg.norm(first) * np.linalg.norm(second)
     # What rounding leaves of a network that gives one output is no correlation.
     return float((first * second).sum() / norm) if norm > 1e-9 * first.size else 0.0
@@ -202,10 +206,17 @@ def classes(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | Non
     counts = [
         np.bincount(truth[chosen.argmax(1) == truth], minlength=truth.max() + 1) for chosen in (reference, outputs)
     ]
-    images = np.bincount(truth)
+    return class_rows(np.bincount(truth), counts)
+
+
+def class_rows(images: np.ndarray, right: Sequence[np.ndarray]) -> list[dict[str, int]]:
+    """A row for each class that has images, by numbers of these and of those that both networks have right, [classes].
+
+    Those that lost the largest share come first.
+    """
     rows = [
         {"class": int(index), "images": int(images[index])}
-        | {name: int(right[index]) for name, right in zip(("float32", "compressed"), counts, strict=True)}
+        | {name: int(counts[index]) for name, counts in zip(("float32", "compressed"), right, strict=True)}
         for index in np.flatnonzero(images)
     ]
     return sorted(rows, key=lambda row: ((row["compressed"] - row["float32"]) / row["images"], row["class"]))

@@ -12,7 +12,12 @@ import numpy as np
 
 from wshare.errors import UserError
 from wshare.tasks.classes import named
-from wshare.tasks.classification import likeliest_temperature, ratio_of_means
+from wshare.tasks.classification import (
+    class_rows,
+    correlation_of_centred,
+    likeliest_temperature,
+    ratio_of_means,
+)
 from wshare.tasks.task import AGREEMENT, Figure, Score
 
 if TYPE_CHECKING:
@@ -130,14 +135,7 @@ def temperature(outputs: np.ndarray, labels: np.ndarray | None) -> float:
 def classes(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> list[dict[str, int]]:
     """A row for each label that an image has, with how many of its images are predicted to have it."""
     truth = reference > 0 if labels is None else labels.astype(bool)
-    images = truth.sum(0)
-    found = [((array > 0) & truth).sum(0) for array in (reference, outputs)]
-    rows = [
-        {"class": int(index), "images": int(images[index])}
-        | {name: int(right[index]) for name, right in zip(("float32", "compressed"), found, strict=True)}
-        for index in np.flatnonzero(images)
-    ]
-    return sorted(rows, key=lambda row: ((row["compressed"] - row["float32"]) / row["images"], row["class"]))
+    return class_rows(truth.sum(0), [((array > 0) & truth).sum(0) for array in (reference, outputs)])
 
 
 def top_classes(outputs: np.ndarray) -> None:
@@ -224,10 +222,8 @@ def _average_precision(outputs: np.ndarray, truth: np.ndarray) -> float:
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Correlation of two networks' log odds, each without the mean of its label."""
-    first, second = (array.astype(np.float64) - array.mean(0, dtype=np.float64) for array in (first, second))
-    norm = np.linalg.norm(first) * np.linalg.norm(second)
-    # What rounding leaves of a network that gives one output is no correlation.
-    return float((first * second).sum() / norm) if norm > 1e-9 * first.size else 0.0
+    centred = (array.astype(np.float64) - array.mean(0, dtype=np.float64) for array in (first, second))
+    return correlation_of_centred(*centred)
 
 
 def _indices(values: np.ndarray) -> list[str]:
