@@ -56,11 +56,12 @@ def describe(outputs: np.ndarray, settings: dict, name: str) -> dict:
     return {
         "classes": classes,
         "categories": list(categories) if categories and len(categories) == classes else None,
-        "outputs": "probabilities" if _are_probabilities(outputs) else "logits",
+        "outputs": "probabilities" if are_probabilities(outputs) else "logits",
     }
 
 
-def _are_probabilities(outputs: np.ndarray) -> bool:
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Whether outputs [N, classes, ...] are those of a softmax over classes."""
     return bool((outputs >= 0).all() and (np.abs(outputs.sum(1) - 1) < SUM_ERROR).all())
 
 

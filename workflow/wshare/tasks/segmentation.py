@@ -12,7 +12,7 @@ import numpy as np
 
 from wshare.errors import UserError
 from wshare.tasks import changed
-from wshare.tasks.classification import SUM_ERROR, likeliest_temperature, ratio_of_means
+from wshare.tasks.classification import are_probabilities, likeliest_temperature, ratio_of_means
 from wshare.tasks.task import AGREEMENT, Figure, Score
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def describe(outputs: np.ndarray, settings: dict, name: str) -> dict:
     if outputs.ndim != 4 or len(outputs) != 2:
         raise UserError(f"{name}: gives {list(outputs.shape)} for 2 images, not a tensor [2, classes, height, width]")
     channels, categories = outputs.shape[1], settings.get("categories")
-    softmax = channels > 1 and (outputs >= 0).all() and (np.abs(outputs.sum(1) - 1) < SUM_ERROR).all()
+    softmax = channels > 1 and are_probabilities(outputs)
     classes = max(channels, 2)
     return {
         "classes": classes,
