@@ -13,10 +13,13 @@ def floats(*shape: int) -> np.ndarray:
     return RANDOM.standard_normal(shape).astype(np.float32) / 3
 
 
-def classifier(batch: int | str = "batch", channels_last: bool = False, constants: bool = False) -> onnx.ModelProto:
+def classifier(
+    batch: int | str = "batch", channels_last: bool = False, constants: bool = False, exported: bool = False
+) -> onnx.ModelProto:
     """A convolution with bias, a batch norm, a grouped convolution, two dense layers of either order; 5 classes.
 
-    With `constants` weights are nodes instead of initialisers, as PaddlePaddle writes them.
+    With `constants` weights are nodes instead of initialisers, as PaddlePaddle writes them; `exported` is as PyTorch's
+    exporter writes it: tensors of equal values once, with copies, constants without a tensor, norms with a mode.
     """
     arrays = {
         "conv_w": floats(8, 3, 3, 3),
@@ -50,11 +53,18 @@ def classifier(batch: int | str = "batch", channels_last: bool = False, constant
     if channels_last:
         shape = [batch, 12, 12, 3]
         nodes.insert(0, helper.make_node("Transpose", ["pixels"], ["input"], perm=[0, 3, 1, 2]))
-    return model(nodes, arrays, ("pixels" if channels_last else "input", shape), ("scores", [batch, 5]), constants)
+    if exported:
+        arrays["conv_b"] = arrays["norm_shift"]
+        del arrays["norm_shift"], arrays["shape"]
+        nodes[1].attribute.append(helper.make_attribute("training_mode", 0))
+        nodes.insert(0, helper.make_node("Identity", ["conv_b"], ["norm_shift"]))
+        nodes.insert(0, helper.make_node("Constant", [], ["shape"], value_ints=[-1, 8]))
+    taken, opset = ("pixels" if channels_last else "input", shape), 15 if exported else 13
+    return model(nodes, arrays, taken, ("scores", [batch, 5]), constants, opset)
 
 
-def tied() -> onnx.ModelProto:
-    """Two convolutions with one initialiser, and two batch norms that share theirs."""
+def tied(copied: bool = False) -> onnx.ModelProto:
+    """Two convolutions with one initialiser, of which one may take a copy, and two batch norms that share theirs."""
     arrays = {"w": floats(4, 4, 3, 3), "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32)}
     arrays |= {"first": floats(4, 3, 1, 1), "variances": np.abs(floats(4)) + 0.5}
     norm = ["ones", "zeros", "zeros", "variances"]
@@ -67,13 +77,21 @@ def tied() -> onnx.ModelProto:
         helper.make_node("GlobalAveragePool", ["e"], ["f"]),
         helper.make_node("Flatten", ["f"], ["scores"]),
     ]
+    if copied:
+        nodes[3].input[1] = "copy"
+        nodes.insert(0, helper.make_node("Identity", ["w"], ["copy"]))
     return model(nodes, arrays, ("input", ["n", 3, 8, 8]), ("scores", ["n", 4]))
 
 
 def model(
-    nodes: list, arrays: dict, taken: tuple[str, list], given: tuple[str, list], constants: bool = False
+    nodes: list,
+    arrays: dict,
+    taken: tuple[str, list],
+    given: tuple[str, list],
+    constants: bool = False,
+    opset: int = 13,
 ) -> onnx.ModelProto:
-    """A file of these nodes and initialisers, of an old opset."""
+    """A file of these nodes and initialisers."""
     tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     if constants:
         nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors] + nodes
@@ -84,7 +102,7 @@ def model(
         [helper.make_tensor_value_info(given[0], TensorProto.FLOAT, given[1])],
         [] if constants else tensors,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def save(proto: onnx.ModelProto, path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import warnings
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 from onnx2pytorch import ConvertModel
 from onnx2pytorch.constants import STANDARD_LAYERS
 from onnx2pytorch.convert.operations import get_buffer_name
+from onnx2pytorch.operations import BatchNormWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -26,6 +28,10 @@ PLACES = {
     "MatMul": {"weight": 1},
     "BatchNormalization": {"weight": 1, "bias": 2, "running_mean": 3, "running_var": 4},
 }
+
+
+# It warns of what may differ from other runtimes; outputs are held against ONNX Runtime's.
+warnings.filterwarnings("ignore", module="onnx2pytorch")
 
 
 class OnnxNetwork(ConvertModel):
@@ -44,6 +50,7 @@ class OnnxNetwork(ConvertModel):
         super().__init__(converted)
         self.channels_last, self.one_by_one = channels_last, one_by_one
         self._rename()
+        self._call_norms()
         self.initialisers = self._initialisers(whole.graph)
         self._keep_constants(whole.graph)
         self._tie()
@@ -76,6 +83,12 @@ class OnnxNetwork(ConvertModel):
                 # Concatenation is a plain function.
                 setattr(self, plain, operation)
             self.mapping[output] = plain
+
+    def _call_norms(self) -> None:
+        """Have batch norms called as modules are, so that hooks see what goes into them."""
+        for part in self.modules():
+            if isinstance(part, BatchNormWrapper) and not part.has_lazy:
+                part.__class__ = _CalledNorm
 
     def _initialisers(self, graph: onnx.GraphProto) -> dict[str, tuple[str, bool]]:
         known = {tensor.name for tensor in graph.initializer}
@@ -137,26 +150,65 @@ class OnnxNetwork(ConvertModel):
                 )
 
 
-def with_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the values of its Constant nodes as initialisers, which none of its inputs are."""
+class _CalledNorm(BatchNormWrapper):
+    def forward(self, values: Tensor) -> Tensor:
+        return self.bnu(values)
+
+
+def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph as onnx2pytorch takes it, in which initialisers go to the nodes that use them.
+
+    Values of Constant nodes and copies of initialisers, which PyTorch's exporter makes Identity nodes for, are
+    initialisers. None of these is an input of the graph.
+    """
     proto = onnx.ModelProto.FromString(proto.SerializeToString())
     graph, kept = proto.graph, []
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    outputs = {entry.name for entry in graph.output}
+    read_inside = {name for node in graph.node for name in _of_subgraphs(node)}
+    renamed: dict[str, str] = {}
     for node in graph.node:
-        values = [item.t for item in node.attribute if item.name == "value"]
-        if node.op_type != "Constant" or not values:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        source = values.get(node.input[0]) if node.op_type == "Identity" else None
+        constant = _constant(node) if node.op_type == "Constant" else source
+        name = node.output[0] if node.output else ""
+        if constant is None or name in outputs:
             kept.append(node)
-            continue
-        tensor = TensorProto.FromString(values[0].SerializeToString())
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
+        elif source is not None and len(source.dims) > 1 and name not in read_inside:
+            # One weight of several layers, which stays one.
+            renamed[name] = source.name
+        else:
+            values[name] = TensorProto.FromString(constant.SerializeToString())
+            values[name].name = name
+            graph.initializer.append(values[name])
     del graph.node[:]
     graph.node.extend(kept)
-    known = {tensor.name for tensor in graph.initializer}
-    inputs = [entry for entry in graph.input if entry.name not in known]
+    inputs = [entry for entry in graph.input if entry.name not in values]
     del graph.input[:]
     graph.input.extend(inputs)
+    _drop_modes(graph)
     _part_norms(graph)
     return proto
+
+
+def _constant(node: onnx.NodeProto) -> TensorProto | None:
+    """The value of a Constant node; None if it is no tensor of numbers."""
+    attribute = node.attribute[0]
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return value
+    types = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    kind = types.get(attribute.name)
+    return None if kind is None else numpy_helper.from_array(np.array(value, kind))
+
+
+def _drop_modes(graph: onnx.GraphProto) -> None:
+    """Take from batch norms the attribute that says that they are not in training, which onnx2pytorch refuses."""
+    for node in graph.node:
+        if node.op_type == "BatchNormalization" and not _attribute(node, "training_mode", 0):
+            kept = [item for item in node.attribute if item.name != "training_mode"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
 
 def _part_norms(graph: onnx.GraphProto) -> None:

@@ -13,6 +13,7 @@ from tests.unit.models.fetching import error, evaluate, rebuilt
 from tests.unit.models.onnx_files import classifier, floats, model, save, tied
 from wshare.errors import FormatError
 from wshare.models import registry
+from wshare.models.folding import folded_norms
 from wshare.models.layers import Choice, inspect
 
 SETTINGS = {"source": "onnx", "path": "net.onnx"}
@@ -33,7 +34,15 @@ def runtime(path, images, channels_last=False):
 
 
 @pytest.mark.parametrize(
-    "variant", [{}, {"batch": 1}, {"channels_last": True}, {"constants": True}, {"batch": 1, "channels_last": True}]
+    "variant",
+    [
+        {},
+        {"batch": 1},
+        {"channels_last": True},
+        {"constants": True},
+        {"batch": 1, "channels_last": True},
+        {"exported": True},
+    ],
 )
 def test_outputs_are_those_of_onnx_runtime_also_once_built_again(variant):
     path = save(classifier(**variant), "net.onnx")
@@ -74,12 +83,21 @@ def test_the_graph_travels_without_weights():
     json.dumps(spec)
 
 
-def test_layers_with_one_initialiser_are_tied():
-    save(tied(), "net.onnx")
+@pytest.mark.parametrize("copied", [False, True])
+def test_layers_with_one_initialiser_are_tied(copied):
+    save(tied(copied), "net.onnx")
     fetched = registry.fetch(SETTINGS, "cache")
     [entry] = [entry for entry in inspect(fetched.module, [], Choice())["parameters"] if entry["aliases"]]
     assert entry["status"] == "shared"
     assert entry["shape"] == [4, 4, 3, 3]
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_batch_norm_behind_a_convolution_is_folded(exported):
+    save(classifier(exported=exported), "net.onnx")
+    network = registry.fetch(SETTINGS, "cache").module
+    layers = [entry["name"] for entry in inspect(network, [], Choice())["layers"]]
+    assert list(folded_norms(network, layers, torch.rand(2, *SHAPE)).items()) == [("Conv_conv", "BatchNormalization_norm.bnu")]
 
 
 def test_a_graph_that_cannot_be_converted_ends_in_one_line():

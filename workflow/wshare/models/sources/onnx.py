@@ -80,7 +80,7 @@ def _read(path: Path, networks: ModuleType) -> object:
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         raise FormatError(f"{path}: no ONNX file, or damaged ({one_line(error)}); get it again") from None
-    return networks.with_constants(proto)
+    return networks.simplified(proto)
 
 
 def _input(proto: object, path: Path) -> tuple[tuple[int | None, ...], bool]:
