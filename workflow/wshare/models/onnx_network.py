@@ -18,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# TensorFlow Lite joins the names of all operations that it fused.
+LONGEST_NAME = 100
 # Initialisers of so few values, such as the factors of a resize, are constants of the graph.
 FEW = 64
 # Parameters and statistics of a module by the place of the node's input that they come from.
@@ -71,9 +73,9 @@ class OnnxNetwork(ConvertModel):
         return tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def _rename(self) -> None:
-        """Module names without dots, which would stand for modules inside modules."""
+        """Module names without dots, which would stand for modules inside modules, and short enough for folders."""
         for output, name in self.mapping.items():
-            plain = re.sub(r"\W+", "_", name).strip("_")
+            plain = re.sub(r"\W+", "_", name)[-LONGEST_NAME:].strip("_")
             while plain in self._modules and plain != name:
                 plain += "_"
             operation = getattr(self, name)

@@ -71,6 +71,17 @@ def test_every_large_initialiser_is_a_layers_or_a_batch_norms():
     assert set(fetched.module.initialisers) <= set(fetched.module.state_dict())
 
 
+def test_long_names_of_nodes_make_names_of_layers_that_folders_can_have():
+    proto = classifier()
+    made = {name for node in proto.graph.node for name in node.output} - {"scores"}
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{'fused;' * 50}{name}" if name in made else name for name in names]
+    save(proto, "net.onnx")
+    layers = inspect(registry.fetch(SETTINGS, "cache").module, [], Choice())["layers"]
+    assert len({entry["folder"] for entry in layers}) == 4
+
+
 def test_the_graph_travels_without_weights():
     proto = classifier()
     save(proto, "net.onnx")
