@@ -28,7 +28,7 @@ CASES = [
     (
         "models.lenet5.source: trian",
         [
-            "models.lenet5.source: 'trian' is not one of train, torchvision, timm, efficientnet_lite, file, onnx, python. Did you mean 'train'?"
+            "models.lenet5.source: 'trian' is not one of train, torchvision, timm, efficientnet_lite, file, onnx, torch_export, python. Did you mean 'train'?"
         ],
     ),
     ("models.lenet5.sha256: abc", ["models.lenet5.sha256: 'abc' does not match '^[0-9a-f]{64}$'"]),

@@ -17,6 +17,7 @@ from wshare.calibration.clustering import cluster
 from wshare.config.validation import defaults
 from wshare.errors import UserError
 from wshare.files.atomic import write_bytes
+from wshare.models.coverage import told
 from wshare.models.kinds.table import layer_of
 from wshare.models.layers import Choice, inspect
 from wshare.models.norms import batch_norms
@@ -49,6 +50,7 @@ class DataFree:
         return (
             f"{nbytes['float32']:,} bytes -> {nbytes['packed']:,} bytes, "
             f"{self.metrics['compression_rate']['on_disk']:.2f}x on disk, {self.metrics['k']} values a layer\n"
+            f"{told(self.parameters)}\n"
             "data-free: no image was looked at, so nothing is known of the quality; `wshare evaluate` measures it"
         )
 

@@ -17,7 +17,7 @@ from wshare.data.registry import open_dataset
 from wshare.errors import UserError
 from wshare.files.sealed import read_json
 from wshare.models.registry import fetch
-from wshare.models.sources.table import spelled
+from wshare.models.sources.table import spelled, whole_file
 from wshare.progress import PROGRESS
 from wshare.tasks.description import described
 from wshare.tasks.table import TASKS, task_of
@@ -25,7 +25,9 @@ from wshare.tasks.table import TASKS, task_of
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
 
-Architecture = Annotated[str, "torchvision name, timm:<name>, python:<module>:<function> or onnx:<file>"]
+Architecture = Annotated[
+    str, "torchvision name, timm:<name>, python:<module>:<function>, onnx:<file> or torch_export:<file>"
+]
 Spec = Annotated[Path | None, "model.json of a results folder, in place of --architecture"]
 Weights = Annotated[
     Path | None,
@@ -87,10 +89,10 @@ def network_of(
             raise UserError(f"--task {task}: the network of {spec} has the task {description['task']}; leave it out")
         return model, description
     settings: dict = {"task": task, "arguments": arguments, "preprocessing": preprocessing}
-    if architecture.startswith("onnx:"):
+    if file := whole_file(architecture):
         if weights:
-            raise UserError(f"--weights {weights}: an ONNX file holds its weights; leave the flag out")
-        settings |= {"source": "onnx", "path": architecture.removeprefix("onnx:")}
+            raise UserError(f"--weights {weights}: the file {file['path']} holds its weights; leave the flag out")
+        settings |= file
     elif weights:
         settings |= {"source": "file", "architecture": architecture, "path": str(weights), "key": key}
     else:

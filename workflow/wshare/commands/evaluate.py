@@ -54,7 +54,8 @@ def evaluate(
     images: Folder,
     architecture: Annotated[
         str | None,
-        "torchvision name, timm:<name>, python:<module>:<function> or onnx:<file>, for a file outside a results folder",
+        "torchvision name, timm:<name>, python:<module>:<function>, onnx:<file> or torch_export:<file>, "
+        "for a file outside a results folder",
     ] = None,
     spec: Spec = None,
     weights: Weights = None,

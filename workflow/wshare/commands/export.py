@@ -11,6 +11,7 @@ from wshare.exports.table import FORMATS
 from wshare.models.description import Fetched
 from wshare.models.registry import fetch
 from wshare.models.sources.file import of_state
+from wshare.models.sources.table import whole_file
 from wshare.names import closest
 from wshare.packed.format import load_packed
 
@@ -23,7 +24,8 @@ def export(
     output: Annotated[Path, "file to write"],
     architecture: Annotated[
         str | None,
-        "torchvision name, timm:<name>, python:<module>:<function> or onnx:<file>; for formats that hold the graph",
+        "torchvision name, timm:<name>, python:<module>:<function>, onnx:<file> or torch_export:<file>; "
+        "for formats that hold the graph",
     ] = None,
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
@@ -51,7 +53,7 @@ def export(
 
 
 def _network(architecture: str, file: Path, settings: dict) -> Fetched:
-    """The network of an architecture; weights are those of the packed file, or of the ONNX file that it was."""
-    if architecture.startswith("onnx:"):
-        return fetch(settings | {"source": "onnx", "path": architecture.removeprefix("onnx:")}, CACHE)
+    """The network of an architecture; weights are those of the packed file, or of the file that it was made from."""
+    if file := whole_file(architecture):
+        return fetch(settings | file, CACHE)
     return of_state(settings | {"architecture": architecture}, load_packed(file), str(file), f"packed file {file}")

@@ -60,7 +60,7 @@ KINDS = (
     FileKind(
         "torch.export program",
         _holds("archive_format", "serialized_exported_program.json"),
-        "give the module that it was exported from, or export it to ONNX and give that with source onnx",
+        "give it with source torch_export, on the command line --architecture torch_export:<path>",
     ),
     FileKind("archive of numpy arrays", _holds(".npy"), "save them as a safetensors file under the network's names"),
     FileKind("TorchScript program", _holds("/constants.pkl"), SAVE),

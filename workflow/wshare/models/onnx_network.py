@@ -37,7 +37,7 @@ warnings.filterwarnings("ignore", module="onnx2pytorch")
 
 
 class OnnxNetwork(ConvertModel):
-    """The network of an ONNX file, in evaluation mode; it takes images [N, C, H, W].
+    """The network of an ONNX file, in evaluation mode; it takes images [N, C, H, W], or other arrays [N, C, ...].
 
     `proto` may lack the values of large float initialisers, as `without_values` leaves it: parameters are then zero.
     A graph that takes pixels as [N, H, W, C] (`channels_last`) gets them so, and one that takes an image at a time

@@ -1,6 +1,7 @@
 """What happens to an image before the network sees it."""
 
 import math
+from collections.abc import Sequence
 
 from wshare.errors import UserError
 from wshare.names import closest
@@ -55,6 +56,12 @@ def sides(crop: object) -> list[int]:
             "(of arrays [length], or three lengths)"
         )
     return list(size)
+
+
+def crop_of(lengths: Sequence[int]) -> int | list[int]:
+    """The `crop` of an input of these lengths, as a configuration says it."""
+    square = len(lengths) == 2 and lengths[0] == lengths[1]
+    return lengths[0] if square else list(lengths)
 
 
 def _check_geometry(merged: dict, crop: list[int]) -> None:

@@ -108,7 +108,9 @@ def test_a_batch_norm_behind_a_convolution_is_folded(exported):
     save(classifier(exported=exported), "net.onnx")
     network = registry.fetch(SETTINGS, "cache").module
     layers = [entry["name"] for entry in inspect(network, [], Choice())["layers"]]
-    assert list(folded_norms(network, layers, torch.rand(2, *SHAPE)).items()) == [("Conv_conv", "BatchNormalization_norm.bnu")]
+    assert list(folded_norms(network, layers, torch.rand(2, *SHAPE)).items()) == [
+        ("Conv_conv", "BatchNormalization_norm.bnu")
+    ]
 
 
 def test_a_graph_that_cannot_be_converted_ends_in_one_line():
@@ -117,6 +119,18 @@ def test_a_graph_that_cannot_be_converted_ends_in_one_line():
     proto.opset_import.append(helper.make_opsetid("mine", 1))
     save(proto, "net.onnx")
     assert error(SETTINGS).startswith("net.onnx: ONNX Runtime does not run it on an image [3, 8, 8]")
+
+
+def test_a_network_of_sequences_is_taken():
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], strides=[2]),
+        helper.make_node("GlobalAveragePool", ["a"], ["b"]),
+        helper.make_node("Flatten", ["b"], ["scores"]),
+    ]
+    save(model(nodes, {"w": floats(4, 2, 5)}, ("input", ["n", 2, 40]), ("scores", ["n", 4])), "net.onnx")
+    fetched = registry.fetch(SETTINGS, "cache")
+    assert fetched.spec["input"] == [2, 40]
+    assert [entry["type"] for entry in inspect(fetched.module, [], Choice())["layers"]] == ["Conv1d"]
 
 
 def test_two_inputs_end_in_one_line():
@@ -129,7 +143,7 @@ def test_two_inputs_end_in_one_line():
 def test_a_network_of_vectors_ends_in_one_line():
     nodes = [helper.make_node("MatMul", ["input", "w"], ["scores"])]
     save(model(nodes, {"w": floats(6, 4)}, ("input", ["n", 6]), ("scores", ["n", 4])), "net.onnx")
-    assert "net.onnx: its input input has 2 axes, not the four of images" in error(SETTINGS)
+    assert "net.onnx: its input input has 2 axes, not those of images [N, C, H, W]" in error(SETTINGS)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b"\x08\x07\x12" + b"\xff" * 64])

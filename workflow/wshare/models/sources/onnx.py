@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import FormatError, UserError, one_line
 from wshare.models.description import Fetched, finish
-from wshare.models.preprocessing import complete_preprocessing, sides
+from wshare.models.preprocessing import complete_preprocessing, crop_of, sides
 from wshare.models.weights_file import checked_file
 
 # Largest difference from ONNX Runtime's outputs, as a share of the largest: sums in another order differ by less.
@@ -26,16 +26,16 @@ _OTHER = "give the network in PyTorch instead (source python)"
 def fetch(settings: dict, cache: Path) -> Fetched:
     """The network of the ONNX file at `settings["path"]`.
 
-    Its graph must have one input, of images: [N, C, H, W], or [N, H, W, C] of 1 or 3 channels; `crop` and `channels`
-    follow from it where its sizes are fixed. Other preprocessing is neutral unless `preprocessing` says otherwise.
-    UserError if onnx2pytorch cannot convert the graph, or its outputs are not ONNX Runtime's; FormatError if the file
-    is damaged.
+    Its graph must have one input, of images [N, C, H, W], or [N, H, W, C] of 1 or 3 channels, or of arrays [N, C, ...]
+    of one to three lengths; `crop` and `channels` follow from it where its sizes are fixed. Other preprocessing is
+    neutral unless `preprocessing` says otherwise. UserError if onnx2pytorch cannot convert the graph, or its outputs
+    are not ONNX Runtime's; FormatError if the file is damaged.
     """
     path, sha256 = checked_file(Path(settings["path"]), settings.get("sha256"))
     networks = _library(path)
     proto = _read(path, networks)
     shape, channels_last = _input(proto, path)
-    known = {"channels": shape[0] or 3} | ({"crop": _crop(*shape[1:])} if all(shape[1:]) else {})
+    known = {"channels": shape[0] or 3} | ({"crop": crop_of(shape[1:])} if all(shape[1:]) else {})
     preprocessing = complete_preprocessing(known, settings.get("preprocessing"))
     images = _noise(preprocessing)
     expected = _runtime_outputs(path, images, channels_last)
@@ -84,7 +84,7 @@ def _read(path: Path, networks: ModuleType) -> object:
 
 
 def _input(proto: object, path: Path) -> tuple[tuple[int | None, ...], bool]:
-    """Channels, height and width of the input, each None where it is free, and whether channels come last."""
+    """Channels and lengths of the input, each None where it is free, and whether channels come last."""
     inputs = list(proto.graph.input)
     if len(inputs) != 1:
         raise UserError(
@@ -92,21 +92,21 @@ def _input(proto: object, path: Path) -> tuple[tuple[int | None, ...], bool]:
             "images, can be compressed: cut the graph there (onnx.utils.extract_model)"
         )
     sizes = [axis.dim_value if axis.dim_value > 0 else None for axis in inputs[0].type.tensor_type.shape.dim]
-    if len(sizes) != 4:
-        raise UserError(f"{path}: its input {inputs[0].name} has {len(sizes)} axes, not the four of images")
-    channels_last = sizes[3] in COLOURS and sizes[1] not in COLOURS
+    if not 3 <= len(sizes) <= 5:
+        raise UserError(
+            f"{path}: its input {inputs[0].name} has {len(sizes)} axes, not those of images [N, C, H, W] or of other "
+            "arrays [N, C, ...] of one to three lengths"
+        )
+    channels_last = len(sizes) == 4 and sizes[3] in COLOURS and sizes[1] not in COLOURS
     return tuple(sizes[3:] + sizes[1:3] if channels_last else sizes[1:]), channels_last
 
 
-def _crop(height: int, width: int) -> int | list[int]:
-    return height if height == width else [height, width]
-
-
 def _noise(preprocessing: dict) -> Tensor:
-    """Images [IMAGES, C, H, W] of noise, preprocessed as real ones are."""
+    """Images [IMAGES, C, ...] of noise, preprocessed as real ones are."""
     shape = (IMAGES, preprocessing["channels"], *sides(preprocessing["crop"]))
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    ones = [1] * (len(shape) - 2)
+    mean, std = (torch.tensor(preprocessing[key]).view(1, -1, *ones) for key in ("mean", "std"))
     return (pixels - mean) / std
 
 

@@ -45,11 +45,14 @@ BUILDERS = {
     "timm": "sources.timm",
     "efficientnet_lite": "sources.efficientnet_lite",
     "onnx": "sources.onnx",
+    "torch_export": "sources.torch_export",
     "python": "sources.python",
     "embedded": "zoo",
 }
 
 SPELLED = ("torchvision", "timm", "python")
+# Sources of files that hold graph and weights; an architecture `<source>:<file>` names one.
+WHOLE = ("onnx", "torch_export")
 
 SOURCES = {
     source.name: source
@@ -83,7 +86,10 @@ SOURCES = {
             keys=("architecture", "path", "sha256", "key", "classes"),
             required=("architecture", "path"),
         ),
-        Source("onnx", "sources.onnx", ("onnx",), ("architecture", "path", "sha256", "classes"), required=("path",)),
+        *(
+            Source(name, f"sources.{name}", (name,), ("architecture", "path", "sha256", "classes"), required=("path",))
+            for name in WHOLE
+        ),
         Source("python", "sources.python", ("python",), ("architecture", "classes"), required=("architecture",)),
     )
 }
@@ -92,6 +98,12 @@ SOURCES = {
 def load_module(name: str) -> ModuleType:
     """The module of a row, which is imported only now."""
     return importlib.import_module(f"wshare.models.{name}")
+
+
+def whole_file(architecture: str) -> dict:
+    """Settings of a network in a file that holds graph and weights, `source:file`; none for another architecture."""
+    source, _, path = architecture.partition(":")
+    return {"source": source, "path": path} if source in WHOLE and path else {}
 
 
 def spelled(architecture: str) -> tuple[str, str]:
