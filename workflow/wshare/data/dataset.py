@@ -1,5 +1,6 @@
 """A collection of images, read one by one."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,8 @@ class UnreadableImage(UserError):
     """An image file that cannot be decoded."""
 
     def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: unreadable image ({reason}); replace or remove it")
-        self.path = path
+        self.path = as_text(path)
+        super().__init__(f"{self.path}: unreadable image ({reason}); replace or remove it")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
 
 def listed(found: Iterable[UnreadableImage], most: int) -> str:
     """Paths of unreadable images, sorted; of more than `most` only the first, and how many others there are."""
-    paths = sorted(str(error.path) for error in found)
+    paths = sorted(error.path for error in found)
     return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
@@ -120,13 +121,18 @@ def source_folder(settings: Mapping[str, Any]) -> Path:
     return path
 
 
+def as_text(path: str | Path) -> str:
+    """A path as text that any file can hold: bytes that are no UTF-8, of names in an older encoding, stand as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _read_array(images: np.ndarray, index: int) -> PIL.Image.Image:
     return PIL.Image.fromarray(images[index])
 
 
-def read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
-    """The image file of that key below a folder, decoded; UnreadableImage if it cannot be."""
-    path = root / keys[index]
+def read_file(root: Path, paths: Sequence[str], index: int) -> PIL.Image.Image:
+    """The image file at that one of the paths below a folder, decoded; UnreadableImage if it cannot be."""
+    path = root / paths[index]
     try:
         with PIL.Image.open(path) as image:
             return as_rgb(image)

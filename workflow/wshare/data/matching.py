@@ -1,6 +1,7 @@
 """A collection's classes held against those of the network."""
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -63,4 +64,4 @@ def _by_name(folders: Sequence[str], categories: Sequence[str], where: str) -> n
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())

@@ -1,7 +1,9 @@
 """Images that a table lists, a CSV or JSON file of paths and labels, in any folders."""
 
 import csv
+import io
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,13 +34,14 @@ def open_table(settings: Mapping[str, Any]) -> Dataset:
     twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
     if twice:
         raise UserError(f"{path}: lists {min(twice)} more than once; leave it in one row")
-    missing = [key for key in keys if not (path.parent / key).is_file()]
+    paths = tuple(_place(path.parent, key) for key in keys)
+    missing = [key for key, found in zip(keys, paths, strict=True) if not _is_there(path.parent / found)]
     if missing:
         raise UserError(
             f"{path}: {len(missing)} of {len(keys)} images are not there, such as {path.parent / missing[0]}; "
             "paths are relative to the table's folder"
         )
-    read = partial(read_file, path.parent, tuple(keys))
+    read = partial(read_file, path.parent, paths)
     columns = set(rows[0])
     if not settings.get("labels", True) or not columns & {"label", "labels"}:
         return Dataset(None, tuple(keys), read, None, apart=True)
@@ -63,10 +66,7 @@ def _rows(path: Path) -> list[dict]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {one_line(error)}; give a CSV or JSON file that lists the images") from None
-    if path.suffix.lower() in (".json", ".jsonl"):
-        rows = _json_rows(text, path)
-    else:
-        rows = list(csv.DictReader(text.splitlines()))
+    rows = _json_rows(text, path) if path.suffix.lower() in (".json", ".jsonl") else _csv_rows(text, path)
     if not rows:
         raise UserError(f"{path}: lists no image")
     if "image" not in rows[0]:
@@ -75,9 +75,29 @@ def _rows(path: Path) -> list[dict]:
     return rows
 
 
+def _place(folder: Path, key: str) -> str:
+    """Path of an image that may have its accents as characters of their own in the table, and not in its name."""
+    spellings = (key, *(unicodedata.normalize(form, key) for form in ("NFC", "NFD")))
+    return next((path for path in spellings if _is_there(folder / path)), key)
+
+
+def _is_there(path: Path) -> bool:
+    # A link that leads nowhere is an unreadable image, as in folders.
+    return path.is_file() or path.is_symlink()
+
+
+def _csv_rows(text: str, path: Path) -> list[dict]:
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+        return list(table)
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV ({one_line(error)}); correct it") from None
+
+
 def _json_rows(text: str, path: Path) -> list[dict]:
     try:
-        lines = text.splitlines() if path.suffix.lower() == ".jsonl" else None
+        lines = text.split("\n") if path.suffix.lower() == ".jsonl" else None
         rows = json.loads(text) if lines is None else [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({one_line(error)}); correct it") from None
