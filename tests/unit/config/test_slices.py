@@ -85,6 +85,7 @@ CHANGES = [
     ("datasets.d.split.train", 0.1, DATA),
     ("datasets.d.split.search", 0.3, DATA),
     ("datasets.d.split.held_out", 0.3, {"prepare_images"}),
+    ("datasets.d.held_out", {"source": "mnist"}, {"prepare_images"}),
     ("datasets.folder.path", "there", set()),
     ("models.m.architecture", "lenet5", {"fetch_model", "train_model"}),
     ("models.m.dataset", "e", DATA),

@@ -100,10 +100,10 @@ def network_of(
     return fetched.module, fetched.spec
 
 
-def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset:
-    """The images of a folder, none of them decoded yet."""
+def open_folder(folder: Path, class_map: str | None, no_labels: bool, flag: str = "--images") -> Dataset:
+    """The images of a folder that a flag gives, none of them decoded yet."""
     if not folder.is_dir():
-        raise UserError(f"--images {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+        raise UserError(f"{flag} {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     if class_map and no_labels:
         raise UserError("--class-map and --no-labels: give one of the two")
     try:

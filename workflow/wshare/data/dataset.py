@@ -29,15 +29,15 @@ class Dataset:
     """One image collection, read image by image.
 
     `labels` is int64 [N], the class index of the network's output, or None; of other tasks than classification it is
-    int64 or float32 [N, ...]. `keys` are N unique, stable names (path
-    below the folder, or the index as text); their order is the order of the images. `read(i)` decodes image
-    i to mode "L" or "RGB" as Pillow converts it (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and
-    rounded, where Pillow would clip it) and raises UserError if it cannot; where the network takes no pictures it gives
-    float32 arrays as the network takes them. `classes` is None where the source
-    does not know the number of classes. `splits` holds the image indices of each split where the source deals
-    them out itself. Images that are `cropped` already are resized to the network's input as they are. `folders` are
-    names of the classes by index, where nothing but their order gives the indices; see `data.matching`. `apart` tells
-    that the images are files of the user's own, of which no two in different splits may be alike.
+    int64 or float32 [N, ...]. `keys` are N stable names, unique in a split (path below the folder, or the index as
+    text); their order is the order of the images. `read(i)` decodes image i to mode "L" or "RGB" as Pillow converts it
+    (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and rounded, where Pillow would clip it) and raises
+    UserError if it cannot; where the network takes no pictures it gives float32 arrays as the network takes them.
+    `classes` is None where the source does not know the number of classes. `splits` holds the image indices of each
+    split where the source deals them out itself. Images that are `cropped` already are resized to the network's input
+    as they are. `folders` are names of the classes by index, where nothing but their order gives the indices; see
+    `data.matching`. `apart` tells that the images are files of the user's own, of which no two in different splits may
+    be alike.
     """
 
     labels: np.ndarray | None

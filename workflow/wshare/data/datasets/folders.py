@@ -142,10 +142,11 @@ def _refuse_splits(root: Path, folders: Sequence[str]) -> None:
     """UserError if the folders divide the collection into images for training and others."""
     learnt = [name for name in folders if name.lower() in TRAIN]
     kept = [name for name in folders if name.lower() in OTHERS]
+    both = f", or {root / learnt[0]} with {root / kept[0]} as held_out" if learnt and kept else ""
     if (learnt and kept) or len(learnt + kept) == len(folders):
         raise UserError(
             f"{root}: holds {', '.join(learnt + kept)}, which are splits and no classes; give "
-            f"{root / (kept or learnt)[0]}, which must hold one folder of images a class"
+            f"{root / (kept or learnt)[0]}, which must hold one folder of images a class{both}"
         )
 
 

@@ -3,11 +3,19 @@
 Read while the Snakefile is parsed: nothing is imported here, and a module only when a dataset names its source.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # Of every source but crops, which are made to fit.
 COMMON = ("enlarge",)
 FILES = (*COMMON, "path", "on_bad_image")
+
+
+# Size of a split that takes all images of its collection.
+ALL = "all"
+# What says where images lie; images to hold out that come from another source have their own.
+PLACE = ("path", "class_map", "function")
 
 
 @dataclass(frozen=True)
@@ -46,3 +54,12 @@ SOURCES = {
         Source("python", "python", "open_function", keys=(*COMMON, "function"), required=("function",)),
     )
 }
+
+
+def held_out_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Settings of the collection that images are held out from: its own over those of the dataset; None without one."""
+    own = settings.get("held_out")
+    if own is None:
+        return None
+    elsewhere = own.get("source", settings["source"]) != settings["source"]
+    return {**settings, **(dict.fromkeys(PLACE) if elsewhere else {}), **own, "held_out": None}
