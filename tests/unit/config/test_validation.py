@@ -206,6 +206,7 @@ def test_required_keys(key):
             [("datasets.p", PHOTOS | {"split": {"search": 0.5, "held_out": 9}})],
             "datasets.p.split.search: 0.5 is a share, and crops have no total; give a count",
         ),
+        ([("datasets.folder.labels", ["a"])], "datasets.folder.labels: source 'imagefolder' has no columns; give true"),
         ([("datasets.d.split.search", "al")], "datasets.d.split.search: 'al' does not match '^all$'"),
         ([("datasets.d.split.search", "all")], "datasets.d.split: the shares add up to 1.6"),
         (

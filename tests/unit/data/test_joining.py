@@ -93,6 +93,18 @@ def test_labels_that_do_not_mean_the_same_end_in_one_line(first, second, told):
     one_line(error)
 
 
+def test_sets_of_labels_of_both_have_the_same_columns():
+    def of(*sets, **more) -> Dataset:
+        return collection(np.array(sets), classes=None, **more)
+
+    sizes = {"search": "all", "held_out": "all"}
+    named = joined(of(*[[1, 0]] * 4, folders=("a", "c")), of(*[[1, 1]] * 4, folders=("b", "c")), sizes, 0)
+    assert named.labels.tolist() == [[1, 0, 0]] * 4 + [[0, 1, 1]] * 4
+    assert (named.folders, named.classes) == (("a", "b", "c"), None)
+    widened = joined(of(*[[1]] * 4, sparse=True), of(*[[0, 1]] * 4, sparse=True), sizes, 0)
+    assert widened.labels.tolist() == [[1, 0]] * 4 + [[0, 1]] * 4
+
+
 @pytest.mark.parametrize("labels", [True, False])
 def test_an_image_of_both_folders_stops(tmp_path, labels):
     write_folders(tmp_path / "train", "a", "b")

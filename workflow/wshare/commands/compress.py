@@ -45,7 +45,7 @@ def compress(
     *,
     architecture: Architecture,
     output: Annotated[Path, "packed file to write"],
-    images: Annotated[Path | None, "folder of images, one folder a class; without it --k"] = None,
+    images: Annotated[Path | None, "folder of images, one folder a class, or a table; without it --k"] = None,
     k: Annotated[int | None, "in place of --images: shared values of each layer; the quality is then unknown"] = None,
     weights: Weights = None,
     key: Key = None,
@@ -90,13 +90,9 @@ def compress(
     search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
-    share = _share(held_out)
-    folder_images = open_folder(images, class_map, no_labels)
-    if share is None:
-        others = open_folder(Path(held_out), class_map, no_labels, "--held-out")
-        folder_images = joined(folder_images, others, _sizes(folder_images, others, limit), seed)
+    found, share = _opened(images, held_out, limit, class_map, no_labels, seed)
     model, spec = network_of(architecture, None, weights, key, arguments, preprocessing, task)
-    dataset = labelled(folder_images, spec)
+    dataset = labelled(found, spec)
     with tempfile.TemporaryDirectory() as folder:
         both = _splits(dataset, spec, enlarge, share, limit, seed, Path(folder))
         result = compress_images(
@@ -123,10 +119,18 @@ def _write(result: Result | DataFree, output: Path, metrics: Path | None) -> Non
     print(f"{result}\n{output}: written")
 
 
-def _sizes(search: Dataset, held_out: Dataset, limit: int | None) -> dict[str, int]:
-    """Images that are taken of each of two folders."""
-    counts = {"search": len(search.keys), "held_out": len(held_out.keys)}
-    return {name: count if limit is None else min(limit, count) for name, count in counts.items()}
+def _opened(
+    images: Path, held_out: str, limit: int | None, class_map: str | None, no_labels: bool, seed: int
+) -> tuple[Dataset, float | None]:
+    """Images of a folder and the share of them that is held out, or of two folders, dealt already, and None."""
+    share = _share(held_out)
+    found = open_folder(images, class_map, no_labels)
+    if share is not None:
+        return found, share
+    others = open_folder(Path(held_out), class_map, no_labels, "--held-out")
+    counts = {"search": len(found.keys), "held_out": len(others.keys)}
+    sizes = {name: count if limit is None else min(limit, count) for name, count in counts.items()}
+    return joined(found, others, sizes, seed), None
 
 
 def _share(held_out: str) -> float | None:

@@ -242,6 +242,8 @@ def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
         yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
     if "class_map" in source.keys and dataset["class_map"] and not dataset["labels"]:
         yield f"{where}.class_map: not read with labels: false; remove one of the two keys"
+    if isinstance(dataset["labels"], list) and not source.columns:
+        yield f"{where}.labels: source {source.name!r} has no columns; give true or false"
     yield from _check_keys(where, "dataset", dataset, images.SOURCES)
     if source.has_folder and not image_folder(config, dataset):
         yield f"{where}.path: a folder of images is needed; set it here, or pass --config image_folder=<folder>"

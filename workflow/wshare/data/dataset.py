@@ -37,7 +37,9 @@ class Dataset:
     split where the source deals them out itself. Images that are `cropped` already are resized to the network's input
     as they are. `folders` are names of the classes by index, where nothing but their order gives the indices; see
     `data.matching`. `apart` tells that the images are files of the user's own, of which no two in different splits may
-    be alike.
+    be alike. `masks(i)` gives, in place of labels, the class of each pixel of image i, int32 [H, W], as large as the
+    image is before it is prepared; see `data.masks`. Labels that are `sparse` are
+    sets of class indices, as 0 and 1, of which the network may have more.
     """
 
     labels: np.ndarray | None
@@ -48,6 +50,8 @@ class Dataset:
     cropped: bool = False
     folders: tuple[str, ...] | None = None
     apart: bool = False
+    masks: Callable[[int], np.ndarray] | None = None
+    sparse: bool = False
 
 
 def first_readable(dataset: Dataset) -> PIL.Image.Image:

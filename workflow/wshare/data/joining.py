@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wshare.data.dataset import Dataset
+from wshare.data.matching import spread
 from wshare.data.splits import kinds_of, split_indices
 from wshare.errors import UserError
 
@@ -19,7 +20,7 @@ def joined(search: Dataset, held_out: Dataset, sizes: Mapping[str, int | float |
     mean the same in both, also where one of the two lacks a class. No image may be in both. UserError if one has
     labels and the other none, or labels of another kind.
     """
-    if (search.labels is None) != (held_out.labels is None):
+    if any((getattr(search, kind) is None) != (getattr(held_out, kind) is None) for kind in ("labels", "masks")):
         raise UserError("held_out: give labels with both the search images and the held-out images, or with neither")
     search, held_out = _of_same_classes(search, held_out)
     first = {name: size for name, size in sizes.items() if name != "held_out"}
@@ -31,6 +32,7 @@ def joined(search: Dataset, held_out: Dataset, sizes: Mapping[str, int | float |
         labels=None if search.labels is None else np.concatenate([search.labels, held_out.labels]),
         keys=search.keys + held_out.keys,
         read=partial(_read, (search.read, held_out.read), count),
+        masks=search.masks and partial(_read, (search.masks, held_out.masks), count),
         splits=splits | {"held_out": own["held_out"] + count},
         apart=True,
     )
@@ -45,6 +47,9 @@ def _of_same_classes(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]
     if first.folders is not None:
         names = tuple(sorted({*first.folders, *second.folders}))
         first, second = (_renamed(dataset, names) for dataset in (first, second))
+    elif first.sparse and second.sparse:
+        width = max(dataset.labels.shape[1] for dataset in (first, second))
+        first, second = (replace(dataset, labels=spread(dataset.labels, width)) for dataset in (first, second))
     known = {dataset.classes for dataset in (first, second)} - {None}
     if len(known) > 1:
         raise UserError(
@@ -60,7 +65,9 @@ def _of_same_classes(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]
 def _renamed(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
     """The images with classes by their place among these names, which hold all of their own."""
     places = np.array([names.index(name) for name in dataset.folders], dtype=np.int64)
-    return replace(dataset, labels=places[dataset.labels], folders=names, classes=len(names))
+    several = dataset.labels.ndim == 2
+    labels = spread(dataset.labels, len(names), places) if several else places[dataset.labels]
+    return replace(dataset, labels=labels, folders=names, classes=None if several else len(names))
 
 
 def _read(readers: tuple[Callable, Callable], count: int, index: int) -> Any:

@@ -31,6 +31,22 @@ def prepare(image: PIL.Image.Image | np.ndarray, preprocessing: Mapping[str, Any
     channels, interpolation = preprocessing["channels"], PIL.Image.Resampling[preprocessing["interpolation"].upper()]
     _check_picture(preprocessing)
     image = image.convert("L" if channels == 1 else "RGB")
+    image = placed(image, preprocessing, enlarge, interpolation, preprocessing.get("letterbox") or 0)
+    pixels = np.array(image)
+    if channels == 1:
+        return pixels[np.newaxis]
+    pixels = pixels[:, :, ::-1] if preprocessing.get("order") == "bgr" else pixels
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def placed(
+    image: PIL.Image.Image,
+    preprocessing: Mapping[str, Any],
+    enlarge: bool,
+    interpolation: PIL.Image.Resampling,
+    fill: int,
+) -> PIL.Image.Image:
+    """An image, or its mask, resized and cropped as `prepare` says, with `fill` outside of it."""
     # Descriptions of before have no letterbox and no order.
     letterbox, resize = preprocessing.get("letterbox"), preprocessing["resize"]
     if letterbox is not None:
@@ -39,13 +55,7 @@ def prepare(image: PIL.Image.Image | np.ndarray, preprocessing: Mapping[str, Any
         width, height = _resized(image.size, resize)
         if enlarge or (width <= image.width and height <= image.height):
             image = image.resize((width, height), interpolation)
-    if preprocessing["crop"] is not None:
-        image = _cropped(image, preprocessing["crop"], letterbox or 0)
-    pixels = np.array(image)
-    if channels == 1:
-        return pixels[np.newaxis]
-    pixels = pixels[:, :, ::-1] if preprocessing.get("order") == "bgr" else pixels
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return image if preprocessing["crop"] is None else _cropped(image, preprocessing["crop"], fill)
 
 
 def prepared(

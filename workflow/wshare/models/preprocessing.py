@@ -5,6 +5,8 @@ import math
 from wshare.errors import UserError
 from wshare.names import closest
 
+# In a mask: pixels that count for nothing, as most datasets mark borders.
+IGNORED = 255
 PREPROCESSING = ("channels", "order", "resize", "crop", "letterbox", "interpolation", "mean", "std")
 ORDERS = ("rgb", "bgr")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")

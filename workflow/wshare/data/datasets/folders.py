@@ -1,12 +1,10 @@
 """Folders of image files, one a class or without labels; ImageNet among them."""
 
 import importlib.util
-import json
 import logging
 import os
 import re
 import shutil
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from wshare.data.dataset import Dataset, as_text, read_file, source_folder
+from wshare.data.datasets.class_map import ClassMap
 from wshare.errors import UserError, one_line
 from wshare.names import closest
 
@@ -107,8 +106,9 @@ def open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
         found = _from_folders(root, {name: place for place, name in enumerate(folders)}, len(folders))
         return replace(found, folders=tuple(map(as_text, folders)), apart=True)
     if class_map is not None:
-        mapped = _mapped_indices(root, folders, Path(class_map).expanduser())
-        return replace(_from_folders(root, mapped, None), apart=True)
+        classes = ClassMap(class_map)
+        indices = {name: classes.index(as_text(name), f"folder {as_text(root / name)}") for name in folders}
+        return replace(_from_folders(root, indices, None), apart=True)
     if all(WNID.fullmatch(name) for name in folders):
         return replace(_from_folders(root, _wnid_indices(root, folders), IMAGENET_CLASSES), apart=True)
     unknown = next(name for name in folders if not WNID.fullmatch(name))
@@ -159,27 +159,6 @@ def _wnid_indices(root: Path, folders: Sequence[str]) -> dict[str, int]:
                 "Remove the folder, or use the source 'imagefolder' with a class_map"
             )
     return {name: indices[name] for name in folders}
-
-
-def _mapped_indices(root: Path, folders: Sequence[str], path: Path) -> dict[str, int]:
-    try:
-        indices = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"class_map {path}: {error.strerror}; give a JSON file, or 'sorted'") from None
-    except ValueError as error:
-        raise UserError(f"class_map {path}: not JSON ({one_line(error)}); correct it") from None
-    if not isinstance(indices, dict):
-        raise UserError(f"class_map {path}: must be an object {{folder: class index}}; correct it")
-    # A Mac writes an accent as a character of its own, most programs with its letter.
-    indices, found = {unicodedata.normalize("NFC", key): index for key, index in indices.items()}, {}
-    for folder in folders:
-        name = unicodedata.normalize("NFC", as_text(folder))
-        if name not in indices:
-            raise UserError(f"class_map {path}: no index for folder {root / name}; add {name!r} to the map")
-        if type(indices[name]) is not int or indices[name] < 0:
-            raise UserError(f"class_map {path}: {name!r} is {indices[name]!r}; give an integer from 0 on")
-        found[folder] = indices[name]
-    return found
 
 
 def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -> Dataset:

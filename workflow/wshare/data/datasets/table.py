@@ -25,7 +25,8 @@ class Source:
     `function` of `module`, below wshare.data.datasets, gives the `Dataset` for the settings of one. `keys` are the keys
     of a dataset that this source reads and some do not; the `required` of them must be set. A source that `has_folder`
     takes the configuration's `image_folder` where `path` is not set. Images may be `labelled`; of `crops` there is no
-    total, so that splits are counts. `packages` are needed beside wshare's own.
+    total, so that splits are counts. `labels` may list the `columns` of some. `packages` are needed beside wshare's
+    own.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Source:
     has_folder: bool = False
     labelled: bool = True
     crops: bool = False
+    columns: bool = False
     packages: tuple[str, ...] = ()
 
 
@@ -49,7 +51,7 @@ SOURCES = {
         Source("imagenet", "folders", "open_imagenet", keys=FILES, has_folder=True),
         Source("imagenette", "folders", "open_imagenette", keys=FILES, has_folder=True),
         Source("imagefolder", "folders", "open_imagefolder", keys=(*FILES, "class_map", "labels"), has_folder=True),
-        Source("table", "listed", "open_table", keys=(*FILES, "labels"), required=("path",)),
+        Source("table", "listed", "open_table", keys=(*FILES, "class_map", "labels"), required=("path",), columns=True),
         Source("photos", "photos", "open_photos", keys=(), labelled=False, crops=True),
         Source("python", "python", "open_function", keys=(*COMMON, "function"), required=("function",)),
     )
