@@ -90,7 +90,7 @@ def evaluate(
     dataset = labelled(open_folder(images, class_map, no_labels), description)
     sample, kind = _Sample(dataset, description, enlarge, limit), task_of(description)
     kind.check_labels(sample.labels, description, "--images")
-    first = sample.images(0, 2)
+    first = sample.images(0, min(2, sample.batch_size))
     check_repeats(forward(reference, first), forward(reference, first), description["name"])
     with sample.progress:
         outputs = predict(both, sample, threads)
@@ -120,13 +120,14 @@ class _Sample:
         self.progress = tqdm(total=len(self.chosen), desc="images", **PROGRESS)
         self._dataset, self._enlarge = dataset, enlarge
         self._preprocessing = description["preprocessing"]
-        self._batch_size = batch_size(description["input"])
+        any_size = self._preprocessing["crop"] is None
+        self.batch_size = 1 if any_size else batch_size(description["input"])
 
     def starts(self) -> range:
-        return range(0, len(self.chosen), self._batch_size)
+        return range(0, len(self.chosen), self.batch_size)
 
     def batch(self, start: int) -> Tensor:
-        images = self.images(start, start + self._batch_size)
+        images = self.images(start, start + self.batch_size)
         self.progress.update(len(images))
         return images
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import FormatError, UserError, one_line
 from wshare.models.description import Fetched, finish
-from wshare.models.preprocessing import complete_preprocessing, sides
+from wshare.models.preprocessing import complete_preprocessing, input_shape
 from wshare.models.weights_file import checked_file
 
 # Largest difference from ONNX Runtime's outputs, as a share of the largest: sums in another order differ by less.
@@ -104,7 +104,7 @@ def _crop(height: int, width: int) -> int | list[int]:
 
 def _noise(preprocessing: dict) -> Tensor:
     """Images [IMAGES, C, H, W] of noise, preprocessed as real ones are."""
-    shape = (IMAGES, preprocessing["channels"], *sides(preprocessing["crop"]))
+    shape = (IMAGES, *input_shape(preprocessing))
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     return (pixels - mean) / std
