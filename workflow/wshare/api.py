@@ -173,7 +173,7 @@ def compress(
     them, or an iterable of batches, images or (images, labels), such as a DataLoader, or a dataset of such items. Of a
     batch that is a mapping or another object `input` is the key of the images, or a function that gives images or
     (images, labels); pictures of PIL go through `preprocess`, one by one. All are read once; what takes more than 2 GiB
-    lies in a temporary file. Images of different sizes, in batches of one or as a dataset, are forwarded one by one;
+    lies in a temporary file. Images of different sizes, a list, a dataset or batches of one, are forwarded one by one;
     the outputs must all have one shape. `labels` are those of the task, class indices [N] for classification; without
     labels the model's own predictions stand for them, and quality is agreement with it.
 

@@ -7,7 +7,7 @@ import pytest
 from tests.rules import settings_of_stage
 from tests.unit.config.base import BASE, KEYS, edited, problems
 from wshare.cli import STAGES
-from wshare.config.slices import layer_overrides, model_names, slice_of, studies
+from wshare.config.slices import image_source, layer_overrides, model_names, slice_of, studies
 from wshare.config.validation import complete
 
 
@@ -51,6 +51,16 @@ def test_names_in_the_configuration_may_hold_dots():
         "task": 1,
         "source": 2,
     }
+
+
+def test_of_images_from_two_sources_the_code_of_all_sources_counts():
+    own = {"source": "imagefolder", "path": "there"}
+    for edits, source in (
+        ([], "digits"),
+        ([("datasets.d.held_out", {"source": "digits", "path": None})], "digits"),
+        ([("datasets.d.held_out", own)], None),
+    ):
+        assert image_source(edited(*edits)["datasets"]["d"]) == source
 
 
 def texts(config: dict, model: str) -> dict[str, str]:

@@ -72,6 +72,7 @@ def test_training_and_search_images_are_those_that_are_dealt_without_held_out_on
     sizes = {"train": 2, "search": 1, "held_out": 3}
     found = joined(search, held_out, sizes, 3).splits
     alone = joined(search, held_out, sizes | {"held_out": 1}, 3).splits
+    assert joined(search, held_out, sizes, 3).apart
     assert {name: len(chosen) for name, chosen in found.items()} == sizes
     for name in ("train", "search"):
         assert found[name].tolist() == alone[name].tolist()

@@ -110,14 +110,16 @@ def test_more_than_fits_in_memory_is_mapped_from_a_file(monkeypatch):
 
 
 @pytest.mark.parametrize("most", [2 << 30, 100])
-@pytest.mark.parametrize("form", ["dataset", "loader", "list"])
+@pytest.mark.parametrize("form", ["dataset", "loader", "list", "images", "arrays"])
 def test_images_of_different_sizes_are_read_as_they_are(monkeypatch, most, form):
     monkeypatch.setattr(loading, "IN_MEMORY", most)
     expected = [IMAGES[i, :, : 2 + i % 3, i % 2 :] for i in range(10)]
     items = Items(lambda i: (expected[i], LABELS[i]))
     batches = [(image[None], label[None]) for image, label in zip(expected, LABELS, strict=True)]
-    given = {"dataset": items, "loader": DataLoader(items, 1), "list": batches}[form]
-    found, labels = gathered(given, None, "images", CPU)
+    given = {"dataset": items, "loader": DataLoader(items, 1), "list": batches}
+    given |= {"images": expected, "arrays": [image.numpy() for image in expected]}
+    apart = LABELS if form in ("images", "arrays") else None
+    found, labels = gathered(given[form], apart, "images", CPU)
     assert all(torch.equal(image, other) for image, other in zip(found, expected, strict=True))
     assert np.array_equal(labels, LABELS)
     order = np.array([3, 0, 9, 4])
@@ -132,6 +134,11 @@ def test_images_of_different_sizes_are_read_as_they_are(monkeypatch, most, form)
     # The same values in another form are other images.
     turned = [image.reshape(image.shape[0], -1, 1) for image in expected]
     assert images.fingerprint != ImageArray(turned, labels[order], order).fingerprint
+
+
+def test_batches_of_sequences_are_no_images():
+    batches = [torch.rand(4, 3, 7), torch.rand(2, 3, 7)]
+    assert torch.equal(gathered(batches, None, "images", CPU)[0], torch.cat(batches))
 
 
 def test_a_loader_without_an_end_is_told(monkeypatch):

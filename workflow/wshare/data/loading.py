@@ -123,6 +123,9 @@ def _batches(images: Batches, where: str) -> Iterator[object]:
     if hasattr(images, "__getitem__") and hasattr(images, "__len__") and isinstance(images, Dataset):
         yield from (_Item(images[index]) for index in range(len(images)))
         return
+    if _are_images(images):
+        yield from map(_Item, images)
+        return
     try:
         batches = iter(images)
     except TypeError:
@@ -134,6 +137,14 @@ def _batches(images: Batches, where: str) -> Iterator[object]:
         rest = chain([first], batches)
         # A list of pictures is a list of items.
         yield from map(_Item, rest) if isinstance(first, PIL.Image.Image) else rest
+
+
+def _are_images(images: object) -> bool:
+    """Whether a list holds images [C, H, W] of different heights; batches [N, C, T] all have the same channels."""
+    arrays = isinstance(images, list | tuple) and all(
+        isinstance(x, Tensor | np.ndarray) and x.ndim == 3 for x in images
+    )
+    return arrays and len({image.shape[1] for image in images}) > 1
 
 
 class _Item:
