@@ -446,8 +446,11 @@ def _outputs(model: nn.Module, first: Tensor, images: Images, settings: dict) ->
         raise
     except Exception as error:
         # A network may run any code, which fails in any way.
+        # Images of different sizes come one by one.
+        size = ", of one size" if images.batch_size == 1 else ""
         raise UserError(
-            f"model: fails on images {list(images.shape)} ({one_line(error)}); give images as the model takes them"
+            f"model: fails on images {list(images.shape)} ({one_line(error)}); give images as the model takes "
+            f"them{size}"
         ) from error
 
 
