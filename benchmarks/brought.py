@@ -168,9 +168,7 @@ def run(name: str, folder: Path, version: str) -> dict:
         module = chosen.make(folder)
         preprocessing = complete_preprocessing(chosen.preprocessing) if chosen.preprocessing else {}
     search, held_out = (chosen.images or photographs)(preprocessing)
-    result = wshare.compress(
-        module, search, quality=TARGET, task=chosen.task, held_out=held_out, seed=SEED
-    )
+    result = wshare.compress(module, search, quality=TARGET, task=chosen.task, held_out=held_out, seed=SEED)
     print(result)
     seconds = time.perf_counter() - started
     metrics = result.metrics

@@ -20,6 +20,7 @@ from wshare.config.code_hash import code_hash
 from wshare.config.environment import prepare_for_jobs
 from wshare.config.plan import chances, plan
 from wshare.config.slices import (
+    image_source,
     layer_overrides,
     method_of,
     model_names,
@@ -96,7 +97,7 @@ def choices_of(wildcards):
     model = config["models"][name]
     return {
         "source": model["source"],
-        "dataset": config["datasets"][model["dataset"]]["source"],
+        "dataset": image_source(config["datasets"][model["dataset"]]),
         "task": model["task"],
         "method": config["searches"][search]["method"] if search else None,
     }

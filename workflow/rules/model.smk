@@ -92,7 +92,7 @@ rule train_model:
             "models.{model}.training",
             "models.{model}.preprocessing",
             # Train and search images are dealt first: how many are held out changes neither.
-            dataset=["datasets.{dataset}.*", "!split.held_out"],
+            dataset=["datasets.{dataset}.*", "!split.held_out", "!held_out"],
         ),
     shell:
         "python -m wshare train_model"

@@ -173,8 +173,9 @@ def compress(
     them, or an iterable of batches, images or (images, labels), such as a DataLoader, or a dataset of such items. Of a
     batch that is a mapping or another object `input` is the key of the images, or a function that gives images or
     (images, labels); pictures of PIL go through `preprocess`, one by one. All are read once; what takes more than 2 GiB
-    lies in a temporary file. `labels` are those of the task, class indices [N] for classification; without labels the
-    model's own predictions stand for them, and quality is agreement with it.
+    lies in a temporary file. Images of different sizes, a list, a dataset or batches of one, are forwarded one by one;
+    the outputs must all have one shape. `labels` are those of the task, class indices [N] for classification; without
+    labels the model's own predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
     their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
@@ -445,8 +446,11 @@ def _outputs(model: nn.Module, first: Tensor, images: Images, settings: dict) ->
         raise
     except Exception as error:
         # A network may run any code, which fails in any way.
+        # Images of different sizes come one by one.
+        size = ", of one size" if images.batch_size == 1 else ""
         raise UserError(
-            f"model: fails on images {list(images.shape)} ({one_line(error)}); give images as the model takes them"
+            f"model: fails on images {list(images.shape)} ({one_line(error)}); give images as the model takes "
+            f"them{size}"
         ) from error
 
 
@@ -478,7 +482,9 @@ def _splits(
     other_pixels, other_known = gathered(*others, "held_out", device, take, preprocess)
     if (known is None) != (other_known is None):
         raise UserError("held_out: give labels with both the search images and the held-out images, or with neither")
-    if other_pixels.shape[1:] != pixels.shape[1:]:
+    # Of different sizes there is nothing to compare.
+    both_tensors = isinstance(pixels, Tensor) and isinstance(other_pixels, Tensor)
+    if both_tensors and other_pixels.shape[1:] != pixels.shape[1:]:
         raise UserError(f"held_out: images {list(other_pixels.shape[1:])}, but images are {list(pixels.shape[1:])}")
     _check_apart(pixels, other_pixels)
     return (
@@ -487,7 +493,7 @@ def _splits(
     )
 
 
-def _check_apart(search: Tensor, held_out: Tensor) -> None:
+def _check_apart(search: Tensor | list[Tensor], held_out: Tensor | list[Tensor]) -> None:
     """UserError if an image is among both: the verdict is for images that no choice has looked at."""
     place = {hashlib.sha256(image.numpy().tobytes()).digest(): i for i, image in enumerate(search)}
     both = [(place.get(hashlib.sha256(image.numpy().tobytes()).digest()), i) for i, image in enumerate(held_out)]
@@ -500,7 +506,7 @@ def _check_apart(search: Tensor, held_out: Tensor) -> None:
         )
 
 
-def _dealt(pixels: Tensor, labels: np.ndarray | None, chosen: np.ndarray, seed: int) -> ImageArray:
+def _dealt(pixels: Tensor | list[Tensor], labels: np.ndarray | None, chosen: np.ndarray, seed: int) -> ImageArray:
     # In random order, so that the first images are a fair sample: the workflow does the same.
     order = np.random.default_rng(seed).permutation(chosen)
     return ImageArray(pixels, None if labels is None else labels[order], order)

@@ -308,7 +308,7 @@ def test_export_refuses_in_one_line(flags, message, capsys):
             lambda: compress("new", "--confidence", "0.9", "--quality", "0.9"),
             "30 search images and 30 held-out ones cannot confirm",
         ),
-        (lambda: compress("new", "--held-out", "1"), "--held-out 1.0: must be a share of the images"),
+        (lambda: compress("new", "--held-out", "1"), "--held-out 1: must be a share of the images"),
         (lambda: compress("new", "--held-out", "0.01"), "--held-out: 0.01 of 60 images; it takes one held-out image"),
         (lambda: compress("new", "--limit", "2"), "--held-out: 0.5 of 2 images; it takes one held-out image and two"),
         (lambda: compress("new", "--limit", "0"), "--limit 0: must be 1 or more"),

@@ -187,7 +187,12 @@ def test_a_limit_draws_the_same_images_each_time(results, capsys):
     ("flags", "keywords", "message"),
     [
         ([], {"images": "absent"}, "absent: no such folder"),
-        ([], {"images": "tiny/model/model.json"}, "model.json: not a folder"),
+        ([], {"images": "tiny/model/model.json"}, "model.json: must be a list of objects"),
+        (
+            [],
+            {"images": "tiny/model/weights.safetensors"},
+            "weights.safetensors: not a folder, nor a table (.csv, .json",
+        ),
         ([], {}, "images/c0: no ImageNet wnid"),
         (["--no-labels"], {"images": "tiny/model"}, "tiny/model: holds no image"),
         (["--class-map", "absent.json"], {}, "class_map absent.json: No such file or directory"),

@@ -110,6 +110,30 @@ def test_a_folder_that_lacks_a_class_ends_in_one_line(capsys, command):
 
 
 @pytest.mark.slow
+def test_images_may_be_held_out_from_a_folder_of_their_own(capsys):
+    for path in sorted(Path("images").rglob("*.png"))[::2]:
+        (Path("others") / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(Path("others") / path.parent.name / path.name)
+    together = ("--class-map", "sorted", "--held-out", "others", "--metrics", "metrics.json")
+    assert compress("network", *together) == 0
+    found = json.loads(Path("metrics.json").read_text())
+    capsys.readouterr()
+    # The verdict is what the packed file gives on that folder alone.
+    assert main(["evaluate", *flags("network")[:4], "--images", "others", "--packed", "net", *together[:2]]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert found["compressed"]["images"] == COUNT // 2
+    assert found["compressed"]["top1"] == alone["compressed"]["top1"]
+    assert compress("network", *together, "--limit", "50") == 0
+    assert "50 held-out images" in capsys.readouterr().out
+    copied = next(Path("images").rglob("*.png"))
+    shutil.copy(copied, Path("others", FOLDERS[0], "copy.png"))
+    assert compress("network", *together) == 1
+    assert "1 images of split 'held_out' are in split 'search' too: " in line(capsys)
+    assert compress("network", "--held-out", "nowhere", "--class-map", "sorted") == 1
+    assert "--held-out nowhere: no such folder" in line(capsys)
+
+
+@pytest.mark.slow
 def test_images_that_are_there_twice_end_in_one_line(capsys):
     for path in sorted(Path("images").rglob("*.png")):
         path.with_name(f"again-{path.name}").symlink_to(path.name)

@@ -58,8 +58,15 @@ def test_the_plan_has_a_line_for_each_target_and_confidence():
     of_folder = text.partition("\n  f on folder")[2].partition("\n  jobs")[0]
     assert of_folder.count("quality target 0.99 on 2,000 held-out images") == 1
     assert of_folder.count("quality target 0.98 on 2,000 held-out images") == 1
+    assert "40% of the images as search images" in text
     # Of shares of a total that nobody knows yet nothing can be said.
     assert "quality target" not in text.partition("m on d")[2].partition("f on folder")[0]
+
+
+def test_the_plan_tells_splits_of_all_images():
+    own = {"held_out": {"path": "there"}, "split": {"search": 0.5, "held_out": "all"}}
+    text = plan(complete(edited(("datasets.folder", own | {"source": "imagefolder"}))), Path("nowhere"), [])
+    assert "f on folder: 50% of the images as search images; all images as held-out images; searches" in text
 
 
 @pytest.mark.parametrize(

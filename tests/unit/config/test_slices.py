@@ -7,7 +7,7 @@ import pytest
 from tests.rules import settings_of_stage
 from tests.unit.config.base import BASE, KEYS, edited, problems
 from wshare.cli import STAGES
-from wshare.config.slices import layer_overrides, model_names, slice_of, studies
+from wshare.config.slices import image_source, layer_overrides, model_names, slice_of, studies
 from wshare.config.validation import complete
 
 
@@ -53,6 +53,16 @@ def test_names_in_the_configuration_may_hold_dots():
     }
 
 
+def test_of_images_from_two_sources_the_code_of_all_sources_counts():
+    own = {"source": "imagefolder", "path": "there"}
+    for edits, source in (
+        ([], "digits"),
+        ([("datasets.d.held_out", {"source": "digits", "path": None})], "digits"),
+        ([("datasets.d.held_out", own)], None),
+    ):
+        assert image_source(edited(*edits)["datasets"]["d"]) == source
+
+
 def texts(config: dict, model: str) -> dict[str, str]:
     """Settings of all stages of a model, for layer `conv` and search `s`; `search r` are those of another search."""
     items = {"cluster_layer": "conv"}
@@ -85,6 +95,7 @@ CHANGES = [
     ("datasets.d.split.train", 0.1, DATA),
     ("datasets.d.split.search", 0.3, DATA),
     ("datasets.d.split.held_out", 0.3, {"prepare_images"}),
+    ("datasets.d.held_out", {"source": "mnist"}, {"prepare_images"}),
     ("datasets.folder.path", "there", set()),
     ("models.m.architecture", "lenet5", {"fetch_model", "train_model"}),
     ("models.m.dataset", "e", DATA),

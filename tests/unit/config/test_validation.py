@@ -206,6 +206,30 @@ def test_required_keys(key):
             [("datasets.p", PHOTOS | {"split": {"search": 0.5, "held_out": 9}})],
             "datasets.p.split.search: 0.5 is a share, and crops have no total; give a count",
         ),
+        ([("datasets.folder.labels", ["a"])], "datasets.folder.labels: source 'imagefolder' has no columns; give true"),
+        ([("datasets.d.split.search", "al")], "datasets.d.split.search: 'al' does not match '^all$'"),
+        ([("datasets.d.split.search", "all")], "datasets.d.split: the shares add up to 1.6"),
+        (
+            [("datasets.p", PHOTOS | {"split": {"search": 600, "held_out": "all"}})],
+            "datasets.p.split.held_out: 'all' is",
+        ),
+        ([("datasets.folder.held_out", {})], "datasets.folder.held_out: {} should be non-empty"),
+        ([("datasets.folder.held_out", {"path": "images"})], "datasets.folder.held_out: names the search images; give"),
+        (
+            [("datasets.folder.held_out", {"pth": "a"})],
+            "datasets.folder.held_out.pth: unknown key. Did you mean 'path'?",
+        ),
+        ([("datasets.d.held_out", {"path": "a"})], "datasets.d.held_out.path: source 'digits' does not read it"),
+        (
+            [("datasets.d.held_out", {"source": "imagefolder"})],
+            "datasets.d.held_out.path: a folder of images is needed",
+        ),
+        ([("datasets.d.held_out", {"source": "table"})], "datasets.d.held_out.path: required for source 'table'"),
+        (
+            [("datasets.d.held_out", {"source": "photos"})],
+            "datasets.d.held_out: source 'photos' deals its crops itself",
+        ),
+        ([("datasets.p", PHOTOS | {"held_out": {"source": "digits"}})], "datasets.p.held_out: source 'photos' deals"),
         ([("datasets.p", PHOTOS), ("models.m.dataset", "p")], "models.m.dataset: 'p' has no labels to train on"),
         (
             [("datasets.folder.labels", False), ("models.m.dataset", "folder")],
@@ -222,6 +246,14 @@ def test_required_keys(key):
 def test_what_the_parts_say_of_each_other_must_fit(edits, expected):
     (line,) = problems(edited(*edits))
     assert line.startswith(expected)
+
+
+def test_sizes_are_of_the_collection_that_a_split_comes_from():
+    split = {"train": 0.5, "search": 0.5, "held_out": "all"}
+    given = edited(("datasets.d.split", split), ("datasets.d.held_out", {"source": "imagefolder", "path": "there"}))
+    assert complete(given)["datasets"]["d"]["split"] == split
+    del given["datasets"]["d"]["held_out"]
+    assert problems(given) == ["datasets.d.split: the shares add up to 2, which is more than all images"]
 
 
 def test_images_without_labels_serve_a_network_that_is_not_trained():

@@ -109,6 +109,38 @@ def test_more_than_fits_in_memory_is_mapped_from_a_file(monkeypatch):
     assert len(images.fingerprint) == len(expected.fingerprint)
 
 
+@pytest.mark.parametrize("most", [2 << 30, 100])
+@pytest.mark.parametrize("form", ["dataset", "loader", "list", "images", "arrays"])
+def test_images_of_different_sizes_are_read_as_they_are(monkeypatch, most, form):
+    monkeypatch.setattr(loading, "IN_MEMORY", most)
+    expected = [IMAGES[i, :, : 2 + i % 3, i % 2 :] for i in range(10)]
+    items = Items(lambda i: (expected[i], LABELS[i]))
+    batches = [(image[None], label[None]) for image, label in zip(expected, LABELS, strict=True)]
+    given = {"dataset": items, "loader": DataLoader(items, 1), "list": batches}
+    given |= {"images": expected, "arrays": [image.numpy() for image in expected]}
+    apart = LABELS if form in ("images", "arrays") else None
+    found, labels = gathered(given[form], apart, "images", CPU)
+    assert all(torch.equal(image, other) for image, other in zip(found, expected, strict=True))
+    assert np.array_equal(labels, LABELS)
+    order = np.array([3, 0, 9, 4])
+    images = ImageArray(found, labels[order], order)
+    assert (images.batch_size, len(images), images.shape) == (1, 4, (3, 2, 4))
+    for batch, place in zip(images.batches(), order, strict=True):
+        assert torch.equal(batch, expected[place][None])
+    assert torch.equal(images.part(2, 4).batch(1), expected[4][None])
+    assert images.middle() == 2
+    other = ImageArray([image.clone() for image in expected], labels[order], order)
+    assert images.fingerprint == other.fingerprint
+    # The same values in another form are other images.
+    turned = [image.reshape(image.shape[0], -1, 1) for image in expected]
+    assert images.fingerprint != ImageArray(turned, labels[order], order).fingerprint
+
+
+def test_batches_of_sequences_are_no_images():
+    batches = [torch.rand(4, 3, 7), torch.rand(2, 3, 7)]
+    assert torch.equal(gathered(batches, None, "images", CPU)[0], torch.cat(batches))
+
+
 def test_a_loader_without_an_end_is_told(monkeypatch):
     monkeypatch.setattr(loading, "MOST_IMAGES", 100)
     with pytest.raises(UserError, match="images: gave 104 images and goes on; give a loader that ends, such as"):
@@ -124,7 +156,12 @@ def test_a_loader_without_an_end_is_told(monkeypatch):
         ([{"x": IMAGES}], {"take": "y"}, "images: input='y', but a batch has 'x'"),
         ([(IMAGES, LABELS, LABELS)], {}, "images: a batch is images, or .images, labels.; set input= to a function"),
         ([["a", "b"]], {}, "images: a batch holds a str where images should be"),
-        (Items(lambda i: IMAGES[i, :, : 2 + i % 2]), {}, r"images: images \[3, 2, 5\] and \[3, 3, 5\]; resize them"),
+        (
+            Items(lambda i: IMAGES[i, : 2 + i % 2]),
+            {},
+            r"images \[2, 4, 5\] and \[3, 4, 5\]; give them the same channels",
+        ),
+        ([(IMAGES, IMAGES), (IMAGES, IMAGES[:, :, :2])], {}, "images: labels of different shapes; give labels of one"),
     ],
 )
 def test_what_cannot_be_read_ends_in_one_line(images, given, message):

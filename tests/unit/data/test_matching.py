@@ -46,6 +46,20 @@ def test_other_numbers_of_classes_are_refused():
     assert "images of 1000 classes, but the network has 5, " in error(dataset(classes=1000))
 
 
+def test_sets_of_labels_are_matched_by_name_or_widened_to_the_networks():
+    def sets(labels: list[list[int]], **more: object) -> Dataset:
+        return Dataset(np.array(labels), ("0", "1"), lambda i: None, None, **more)
+
+    def found(images: Dataset, **more: object) -> list[list[int]]:
+        return labels_of(images, task="multilabel", labels=5, classes=None, **more)
+
+    assert found(sets([[1, 0], [1, 1]], folders=("sea-lion", "tench"))) == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 1]]
+    assert found(sets([[1, 0, 1], [0, 1, 0]], sparse=True)) == [[1, 0, 1, 0, 0], [0, 1, 0, 0, 0]]
+    # Columns that are not listed by their index are as many as they are.
+    assert found(sets([[1, 0], [1, 1]])) == [[1, 0], [1, 1]]
+    assert found(sets([[1, 0], [1, 1]], folders=("a", "b"))) == [[1, 0], [1, 1]]
+
+
 def test_what_tells_no_number_is_left_as_it_is():
     for images, description in (
         (dataset(), {"classes": 5}),

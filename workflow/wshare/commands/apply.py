@@ -37,7 +37,7 @@ def apply(
     spec: Spec = None,
     weights: Weights = None,
     key: Key = None,
-    images: Annotated[Path | None, "folder of images at any depth; labels are not looked at"] = None,
+    images: Annotated[Path | None, "folder of images at any depth, or a table; labels are not looked at"] = None,
     search_images: Annotated[Path | None, "in place of --images, images/search.h5 of a results folder"] = None,
     limit: Annotated[int, "so many images of the folder, taken at random"] = 512,
     arguments: Arguments = {},  # noqa: B006

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from wshare.artifacts.model import check_description, read_model
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile, write_images
+from wshare.data.masks import labels_of
 from wshare.data.matching import matched
 from wshare.data.prepare import prepared, unlike_others
 from wshare.data.registry import open_dataset
@@ -24,6 +25,8 @@ from wshare.tasks.table import TASKS, task_of
 
 CACHE = Path(".cache/wshare")
 CORES = os.cpu_count() or 1
+# Endings of tables that list images.
+TABLES = (".csv", ".json", ".jsonl")
 
 Architecture = Annotated[
     str, "torchvision name, timm:<name>, python:<module>:<function>, onnx:<file> or torch_export:<file>"
@@ -42,11 +45,11 @@ Preprocessing = Annotated[
     dict,
     "channels, resize, crop, interpolation, mean and std, where they differ from the architecture's published ones",
 ]
-Folder = Annotated[Path, "folder of images, one folder a class"]
+Folder = Annotated[Path, "folder of images, one folder a class, or a table that lists them"]
 ClassMap = Annotated[
     str | None,
-    "class of each folder: `sorted` for its place in the sorted list, or a JSON file {folder: class}; "
-    "not needed for ImageNet wnids",
+    "class of each folder, name or pixel value: `sorted` for its place in the sorted list, or a JSON file {folder: "
+    "class}; not needed for ImageNet wnids",
 ]
 NoLabels = Annotated[bool, "take all images at any depth; quality is then agreement with the float32 network"]
 Task = Annotated[
@@ -102,16 +105,19 @@ def network_of(
     return fetched.module, fetched.spec
 
 
-def open_folder(folder: Path, class_map: str | None, no_labels: bool) -> Dataset:
-    """The images of a folder, none of them decoded yet."""
-    if not folder.is_dir():
-        raise UserError(f"--images {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+def open_folder(folder: Path, class_map: str | None, no_labels: bool, flag: str = "--images") -> Dataset:
+    """The images of a folder, or a table, that a flag gives, none of them decoded yet."""
+    table = folder.suffix.lower() in TABLES and folder.is_file()
+    if not table and not folder.is_dir():
+        raise UserError(
+            f"{flag} {folder}: {'not a folder' if folder.exists() else 'no such folder'}, nor a table "
+            f"({', '.join(TABLES)})"
+        )
     if class_map and no_labels:
         raise UserError("--class-map and --no-labels: give one of the two")
     try:
-        return open_dataset(
-            {"source": "imagefolder", "path": str(folder), "class_map": class_map, "labels": not no_labels}
-        )
+        source = "table" if table else "imagefolder"
+        return open_dataset({"source": source, "path": str(folder), "class_map": class_map, "labels": not no_labels})
     except UserError as error:
         hint = "" if no_labels else " (--class-map gives the class_map; --no-labels takes images as they lie)"
         raise UserError(f"{error}{hint}") from None
@@ -136,7 +142,7 @@ def decoded(
 
     `seen` holds those of other splits, which are not to come again; see `unlike_others`.
     """
-    labels = None if dataset.labels is None else dataset.labels[chosen]
+    labels = labels_of(dataset, chosen, spec, enlarge)
     with tqdm(chosen, path.stem, **PROGRESS) as bar:
         keys = [dataset.keys[i] for i in chosen]
         images = prepared(dataset, bar, spec["preprocessing"], enlarge)

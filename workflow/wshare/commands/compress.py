@@ -15,7 +15,6 @@ from wshare.commands.common import (
     ClassMap,
     Enlarge,
     Key,
-    Limit,
     NoLabels,
     Preprocessing,
     Task,
@@ -31,6 +30,7 @@ from wshare.commands.common import (
 from wshare.config.validation import complete_search
 from wshare.data.dataset import Dataset
 from wshare.data.images import ImageFile
+from wshare.data.joining import joined
 from wshare.data.splits import held_out_count, kinds_of, split_indices
 from wshare.data_free import DataFree, compress_data_free
 from wshare.errors import UserError
@@ -45,7 +45,7 @@ def compress(
     *,
     architecture: Architecture,
     output: Annotated[Path, "packed file to write"],
-    images: Annotated[Path | None, "folder of images, one folder a class; without it --k"] = None,
+    images: Annotated[Path | None, "folder of images, one folder a class, or a table; without it --k"] = None,
     k: Annotated[int | None, "in place of --images: shared values of each layer; the quality is then unknown"] = None,
     weights: Weights = None,
     key: Key = None,
@@ -58,8 +58,8 @@ def compress(
     ] = CONFIDENCE,
     method: Annotated[str, f"search method: {', '.join(METHODS)}"] = DEFAULT,
     rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
-    held_out: Annotated[float, "share of the images for the verdict alone"] = 0.5,
-    limit: Limit = None,
+    held_out: Annotated[str, "share of the images for the verdict alone, or a folder of other images for it"] = "0.5",
+    limit: Annotated[int | None, "so many images of a folder, taken at random; all without it"] = None,
     recipe: Annotated[Path | None, "recipe to write, for `wshare apply`"] = None,
     metrics: Annotated[Path | None, "sizes, quality and verdict to write, as JSON"] = None,
     options: Annotated[dict, "options of the method, as in a configuration"] = {},  # noqa: B006
@@ -80,7 +80,7 @@ def compress(
     if (images is None) == (k is None):
         raise UserError("--images and --k: give images, or a number of shared values a layer, which looks at no image")
     check_at_least(1, limit=limit, threads=threads)
-    _check(seed, held_out, filter(None, (output, recipe, metrics)))
+    _check(seed, filter(None, (output, recipe, metrics)))
     if k is not None:
         if recipe:
             raise UserError(f"--recipe {recipe}: without images there is no search, and no recipe; leave the flag out")
@@ -90,11 +90,11 @@ def compress(
     search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
     settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
-    folder_images = open_folder(images, class_map, no_labels)
+    found, share = _opened(images, held_out, limit, class_map, no_labels, seed)
     model, spec = network_of(architecture, None, weights, key, arguments, preprocessing, task)
-    dataset = labelled(folder_images, spec)
+    dataset = labelled(found, spec)
     with tempfile.TemporaryDirectory() as folder:
-        both = _splits(dataset, spec, enlarge, held_out, limit, seed, Path(folder))
+        both = _splits(dataset, spec, enlarge, share, limit, seed, Path(folder))
         result = compress_images(
             model, *both, settings, spec["task"], threads=threads, categories=spec.get("categories")
         )
@@ -103,13 +103,11 @@ def compress(
     _write(result, output, metrics)
 
 
-def _check(seed: int, held_out: float, paths: Iterable[Path]) -> None:
-    """UserError if a seed or a share is none, or no file can be written to one of the paths."""
+def _check(seed: int, paths: Iterable[Path]) -> None:
+    """UserError if a seed is none, or no file can be written to one of the paths."""
     check_at_least(0, seed=seed)
     if seed >= MOST_SEEDS:
         raise UserError(f"--seed {seed}: must be below 2^63")
-    if not 0 < held_out < 1:
-        raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1")
     for path in paths:
         check_output(path)
 
@@ -121,14 +119,44 @@ def _write(result: Result | DataFree, output: Path, metrics: Path | None) -> Non
     print(f"{result}\n{output}: written")
 
 
+def _opened(
+    images: Path, held_out: str, limit: int | None, class_map: str | None, no_labels: bool, seed: int
+) -> tuple[Dataset, float | None]:
+    """Images of a folder and the share of them that is held out, or of two folders, dealt already, and None."""
+    share = _share(held_out)
+    found = open_folder(images, class_map, no_labels)
+    if share is not None:
+        return found, share
+    others = open_folder(Path(held_out), class_map, no_labels, "--held-out")
+    counts = {"search": len(found.keys), "held_out": len(others.keys)}
+    sizes = {name: count if limit is None else min(limit, count) for name, count in counts.items()}
+    return joined(found, others, sizes, seed), None
+
+
+def _share(held_out: str) -> float | None:
+    """The share that is held out, or None where it is a folder; UserError if it is no such share."""
+    try:
+        share = float(held_out)
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise UserError(f"--held-out {held_out}: must be a share of the images, above 0 and below 1, or a folder")
+    return share
+
+
 def _splits(
-    dataset: Dataset, spec: dict, enlarge: bool, held_out: float, limit: int | None, seed: int, folder: Path
+    dataset: Dataset, spec: dict, enlarge: bool, held_out: float | None, limit: int | None, seed: int, folder: Path
 ) -> list[ImageFile]:
-    """Search and held-out images, decoded into files in a folder, each in random order as `prepare_images` has them."""
-    count = len(dataset.keys)
-    taken = count if limit is None else min(limit, count)
-    kept = held_out_count(held_out, taken, "--held-out")
-    splits = split_indices(count, kinds_of(dataset.labels), {"search": taken - kept, "held_out": kept}, seed)
+    """Search and held-out images, decoded into files in a folder, each in random order as `prepare_images` has them.
+
+    They are dealt by the share `held_out`; None is for images that are dealt already.
+    """
+    splits = dataset.splits
+    if held_out is not None:
+        count = len(dataset.keys)
+        taken = count if limit is None else min(limit, count)
+        kept = held_out_count(held_out, taken, "--held-out")
+        splits = split_indices(count, kinds_of(dataset.labels), {"search": taken - kept, "held_out": kept}, seed)
     seen: dict[bytes, tuple[str, str]] = {}
     return [
         decoded(

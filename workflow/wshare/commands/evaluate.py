@@ -31,6 +31,7 @@ from wshare.commands.common import (
 from wshare.commands.tables import print_json
 from wshare.data.dataset import Dataset
 from wshare.data.images import batch_size, normalised
+from wshare.data.masks import labels_of
 from wshare.data.prepare import prepared
 from wshare.errors import UserError
 from wshare.evaluation.baseline import check_accuracy, check_repeats
@@ -89,7 +90,8 @@ def evaluate(
     both = _Both(reference, compressed).eval()
     dataset = labelled(open_folder(images, class_map, no_labels), description)
     sample, kind = _Sample(dataset, description, enlarge, limit), task_of(description)
-    first = sample.images(0, 2)
+    kind.check_labels(sample.labels, description, "--images")
+    first = sample.images(0, min(2, sample.batch_size))
     check_repeats(forward(reference, first), forward(reference, first), description["name"])
     with sample.progress:
         outputs = predict(both, sample, threads)
@@ -115,17 +117,18 @@ class _Sample:
 
     def __init__(self, dataset: Dataset, description: dict, enlarge: bool, limit: int | None):
         self.chosen = np.random.default_rng(SEED).permutation(len(dataset.keys))[:limit]
-        self.labels = None if dataset.labels is None else dataset.labels[self.chosen]
+        self.labels = labels_of(dataset, self.chosen, description, enlarge)
         self.progress = tqdm(total=len(self.chosen), desc="images", **PROGRESS)
         self._dataset, self._enlarge = dataset, enlarge
         self._preprocessing = description["preprocessing"]
-        self._batch_size = batch_size(description["input"])
+        any_size = self._preprocessing["crop"] is None
+        self.batch_size = 1 if any_size else batch_size(description["input"])
 
     def starts(self) -> range:
-        return range(0, len(self.chosen), self._batch_size)
+        return range(0, len(self.chosen), self.batch_size)
 
     def batch(self, start: int) -> Tensor:
-        images = self.images(start, start + self._batch_size)
+        images = self.images(start, start + self.batch_size)
         self.progress.update(len(images))
         return images
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wshare.config.slices import method_of, studies
+from wshare.data.datasets.table import ALL
 from wshare.evaluation.chances import ADVISED, chance_of_met, has_given_size, least_images, share_of_rate
 from wshare.files.benchmarks import read_benchmark
 from wshare.files.sealed import read_json
@@ -58,7 +59,8 @@ def _model(config: dict, results: Path, name: str, fresh: bool) -> str:
             parts.append(f"{len(config['clustering']['candidates'])} candidates for k")
     for key, words in (("search", "search images"), ("held_out", "held-out images")):
         size = split[key]
-        parts.append(f"{size:,} {words}" if size >= 1 else f"{size:.0%} of the images as {words}")
+        share = "all" if size == ALL else f"{size:.0%} of the"
+        parts.append(f"{size:,} {words}" if isinstance(size, int) else f"{share} images as {words}")
     parts.append(f"searches: {', '.join(searches)}")
     return f"{name} on {model['dataset']}: {'; '.join(parts)}"
 
@@ -67,7 +69,7 @@ def _verdicts(config: dict, name: str) -> list[str]:
     """What these numbers of images can tell, a line for each quality target; shares of unknown totals tell nothing."""
     model = config["models"][name]
     split = config["datasets"][model["dataset"]]["split"]
-    if split["search"] < 1 or split["held_out"] < 1:
+    if not all(isinstance(split[key], int) for key in ("search", "held_out")):
         return []
     if not is_count(model):
         return [

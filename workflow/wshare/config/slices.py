@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 
 from wshare.config.validation import image_folder
+from wshare.data.datasets.table import held_out_of
 from wshare.models.sources.table import SOURCES
 from wshare.names import matches
 from wshare.search.methods import METHODS, Method
@@ -54,6 +55,12 @@ def _at(value: dict, path: list[str]) -> dict:
     for key in path:
         value = value[key]
     return value
+
+
+def image_source(dataset: dict) -> str | None:
+    """Source of a dataset's images; None of two sources, as for stages that serve all of them."""
+    own = held_out_of(dataset)
+    return dataset["source"] if own is None or own["source"] == dataset["source"] else None
 
 
 def with_image_folders(config: dict) -> dict:

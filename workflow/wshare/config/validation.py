@@ -229,20 +229,43 @@ def _check_bins(where: str, clustering: dict) -> Iterator[str]:
 
 def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
     where = f"datasets.{name}"
-    source = images.SOURCES[dataset["source"]]
-    for split, size in dataset["split"].items():
-        if size >= 1 and not isinstance(size, int):
-            yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
-        elif size < 1 and source.crops:
+    source, sizes = images.SOURCES[dataset["source"]], dataset["split"]
+    for split, size in sizes.items():
+        if source.crops and (size == images.ALL or size < 1):
             yield f"{where}.split.{split}: {size!r} is a share, and crops have no total; give a count of images"
-    shares = sum(size for size in dataset["split"].values() if size < 1)
+        elif size != images.ALL and size >= 1 and not isinstance(size, int):
+            yield f"{where}.split.{split}: {size!r} is neither a count of images nor a share below 1"
+    # Held-out images of their own collection are a share of that.
+    together = {split: size for split, size in sizes.items() if split != "held_out" or not dataset["held_out"]}
+    shares = sum(1 if size == images.ALL else size for size in together.values() if size == images.ALL or size < 1)
     if shares > 1 + 1e-9:
         yield f"{where}.split: the shares add up to {shares:g}, which is more than all images"
     if "class_map" in source.keys and dataset["class_map"] and not dataset["labels"]:
         yield f"{where}.class_map: not read with labels: false; remove one of the two keys"
+    if isinstance(dataset["labels"], list) and not source.columns:
+        yield f"{where}.labels: source {source.name!r} has no columns; give true or false"
     yield from _check_keys(where, "dataset", dataset, images.SOURCES)
     if source.has_folder and not image_folder(config, dataset):
         yield f"{where}.path: a folder of images is needed; set it here, or pass --config image_folder=<folder>"
+    yield from _check_held_out(f"{where}.held_out", config, dataset)
+
+
+def _check_held_out(where: str, config: dict, dataset: dict) -> Iterator[str]:
+    """Problems of a collection that images are held out from."""
+    own = images.held_out_of(dataset)
+    if own is None:
+        return
+    for name in (dataset["source"], own["source"]):
+        if images.SOURCES[name].crops:
+            yield f"{where}: source {name!r} deals its crops itself; take another source, or leave held_out out"
+            return
+    source = images.SOURCES[own["source"]]
+    place = {key: own[key] for key in ("source", *images.PLACE)}
+    yield from _check_keys(where, "dataset", place, images.SOURCES)
+    if source.has_folder and not place["path"]:
+        yield f"{where}.path: a folder of images is needed; set it here"
+    elif place == {key: dataset[key] for key in place} | {"path": image_folder(config, dataset)}:
+        yield f"{where}: names the search images; give a path, function or source of other images"
 
 
 def _check_model(given: dict, config: dict, name: str, model: dict) -> Iterator[str]:

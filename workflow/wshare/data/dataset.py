@@ -1,5 +1,6 @@
 """A collection of images, read one by one."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,8 @@ class UnreadableImage(UserError):
     """An image file that cannot be decoded."""
 
     def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: unreadable image ({reason}); replace or remove it")
-        self.path = path
+        self.path = as_text(path)
+        super().__init__(f"{self.path}: unreadable image ({reason}); replace or remove it")
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class Dataset:
     """One image collection, read image by image.
 
     `labels` is int64 [N], the class index of the network's output, or None; of other tasks than classification it is
-    int64 or float32 [N, ...]. `keys` are N unique, stable names (path
-    below the folder, or the index as text); their order is the order of the images. `read(i)` decodes image
-    i to mode "L" or "RGB" as Pillow converts it (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and
-    rounded, where Pillow would clip it) and raises UserError if it cannot; where the network takes no pictures it gives
-    float32 arrays as the network takes them. `classes` is None where the source
-    does not know the number of classes. `splits` holds the image indices of each split where the source deals
-    them out itself. Images that are `cropped` already are resized to the network's input as they are. `folders` are
-    names of the classes by index, where nothing but their order gives the indices; see `data.matching`. `apart` tells
-    that the images are files of the user's own, of which no two in different splits may be alike.
+    int64 or float32 [N, ...]. `keys` are N stable names, unique in a split (path below the folder, or the index as
+    text); their order is the order of the images. `read(i)` decodes image i to mode "L" or "RGB" as Pillow converts it
+    (EXIF orientation ignored; 16-bit grey is scaled by 1/257 and rounded, where Pillow would clip it) and raises
+    UserError if it cannot; where the network takes no pictures it gives float32 arrays as the network takes them.
+    `classes` is None where the source does not know the number of classes. `splits` holds the image indices of each
+    split where the source deals them out itself. Images that are `cropped` already are resized to the network's input
+    as they are. `folders` are names of the classes by index, where nothing but their order gives the indices; see
+    `data.matching`. `apart` tells that the images are files of the user's own, of which no two in different splits may
+    be alike. `masks(i)` gives, in place of labels, the class of each pixel of image i, int32 [H, W], as large as the
+    image is before it is prepared; see `data.masks`. Labels that are `sparse` are
+    sets of class indices, as 0 and 1, of which the network may have more.
     """
 
     labels: np.ndarray | None
@@ -47,6 +50,8 @@ class Dataset:
     cropped: bool = False
     folders: tuple[str, ...] | None = None
     apart: bool = False
+    masks: Callable[[int], np.ndarray] | None = None
+    sparse: bool = False
 
 
 def first_readable(dataset: Dataset) -> PIL.Image.Image:
@@ -75,7 +80,7 @@ def all_unreadable(dataset: Dataset, chosen: Iterable[int]) -> UserError:
 
 def listed(found: Iterable[UnreadableImage], most: int) -> str:
     """Paths of unreadable images, sorted; of more than `most` only the first, and how many others there are."""
-    paths = sorted(str(error.path) for error in found)
+    paths = sorted(error.path for error in found)
     return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
@@ -120,13 +125,18 @@ def source_folder(settings: Mapping[str, Any]) -> Path:
     return path
 
 
+def as_text(path: str | Path) -> str:
+    """A path as text that any file can hold: bytes that are no UTF-8, of names in an older encoding, stand as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _read_array(images: np.ndarray, index: int) -> PIL.Image.Image:
     return PIL.Image.fromarray(images[index])
 
 
-def read_file(root: Path, keys: Sequence[str], index: int) -> PIL.Image.Image:
-    """The image file of that key below a folder, decoded; UnreadableImage if it cannot be."""
-    path = root / keys[index]
+def read_file(root: Path, paths: Sequence[str], index: int) -> PIL.Image.Image:
+    """The image file at that one of the paths below a folder, decoded; UnreadableImage if it cannot be."""
+    path = root / paths[index]
     try:
         with PIL.Image.open(path) as image:
             return as_rgb(image)

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import torch
 
+from wshare.data.stored import Row, Stack, starts_of
 from wshare.errors import FormatError
-from wshare.files.atomic import check_space, remedy
+from wshare.files.atomic import remedy
 from wshare.files.hdf5 import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
 from wshare.files.sealed import sha256_text
 
@@ -27,8 +28,6 @@ BATCH_VALUES = 1 << 19
 # The same on a GPU, which is busy from 128 images of 224 x 224 on (measured on an H200).
 GPU_BATCH_RANGE = (1, 1024)
 GPU_BATCH_VALUES = 128 * 3 * 224 * 224
-# A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
-CHUNK_BYTES = 1 << 16
 
 
 def write_images(
@@ -44,29 +43,25 @@ def write_images(
 
     `held_out` is the number of images that the dataset holds out: a search goes by how fine a verdict they allow.
 
-    Each image is uint8 [C, H, W], or float32 as a network takes it, all of one shape, or None if it is skipped: it is
-    counted, and left out with its label and its key. `labels` is [N, ...] of whole numbers or float32, or None;
-    `keys` names each image. `preprocessing` gives "mean" and "std" per channel on the [0, 1] scale, for the readers.
-    The fingerprint is the SHA-256 over all pixels and, where there are any, labels, in order.
+    Each image is uint8 [C, H, W], or float32 as a network takes it, all of one shape unless `preprocessing` has a
+    `crop` of None, or None if it is skipped: it is counted, and left out with its label and its key. `labels` is [N,
+    ...] of whole numbers or float32, or None; `keys` names each image. `preprocessing` gives "mean" and "std" per
+    channel on the [0, 1] scale, for the readers. The fingerprint is the SHA-256 over all pixels and, where there are
+    any, labels, in order.
     """
     digest = hashlib.sha256()
     checksums, kept = [], []
     with create_h5(path, KIND, settings, {"preprocessing": _hash(preprocessing)}) as file:
-        stored = None
+        stored = Row(file, Path(path)) if _any_size(preprocessing) else Stack(file, Path(path), len(keys))
         # Strict: a reader would take an image that was never written for a black one.
         for position, (image, _) in enumerate(zip(images, keys, strict=True)):
             if image is None:
                 continue
-            if stored is None:
-                check_space(Path(path), len(keys) * image.nbytes)
-                shape = (len(keys), *image.shape)
-                chunk = (min(len(keys), max(1, CHUNK_BYTES // image.nbytes)), *image.shape)
-                stored = file.create_dataset("images", shape, _stored_type(image), chunks=chunk, fletcher32=True)
-            stored[len(kept)] = image
+            stored.add(image)
             kept.append(position)
             checksums.append(zlib.crc32(image.tobytes()))
             digest.update(image.tobytes())
-        stored.resize(len(kept), axis=0)
+        shapes = stored.finish()
         if labels is not None:
             if len(labels) != len(keys):
                 raise ValueError(f"{len(labels)} labels for {len(keys)} images")
@@ -74,7 +69,7 @@ def write_images(
             digest.update(labels.tobytes())
         table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
         given = {} if labels is None else {"labels": labels}
-        write_arrays(file, **table, **given)
+        write_arrays(file, **table, **given, **shapes)
         set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
         # In one attribute: HDF5 keeps more than eight of them where no checksum covers them.
         counts = np.array([len(keys) - len(kept), held_out])
@@ -82,8 +77,8 @@ def write_images(
     return digest.hexdigest()
 
 
-def _stored_type(image: np.ndarray) -> str:
-    return "u1" if image.dtype == np.uint8 else "<f4"
+def _any_size(preprocessing: dict) -> bool:
+    return "crop" in preprocessing and preprocessing["crop"] is None
 
 
 def _stored_labels(labels: np.ndarray) -> np.ndarray:
@@ -114,7 +109,7 @@ class Images:
     """Images of one split, read batch by batch, from a file, from memory or from a GPU.
 
     Attributes: `labels` int64 [N], None where there are none, `keys`, a name for each image, `fingerprint`
-    (hexadecimal SHA-256), `shape` [C, H, W], `batch_size`.
+    (hexadecimal SHA-256), `shape` [C, H, W], that of the first image where sizes differ, `batch_size`, then 1.
     """
 
     keys: tuple[str, ...]
@@ -177,15 +172,18 @@ class ImageFile(Images):
             # Both must say the same: labels that are lost must not pass for labels that never were.
             if get_text(file.attrs, "labels") != ("given" if "labels" in file else "none"):
                 raise FormatError(f"{path}: damaged (its labels are not as it says); {remedy(path)}")
-            names = ("keys", "checksums", "labels") if "labels" in file else ("keys", "checksums")
-            keys, self._checksums, *labels = (array[:limit] for array in read_arrays(file, *names))
-            self.labels = labels[0] if labels else None
-            self.keys = tuple(key.decode() for key in keys)
+            names = ("keys", "checksums", *(name for name in ("labels", "shapes") if name in file))
+            found = dict(zip(names, (array[:limit] for array in read_arrays(file, *names)), strict=True))
+            self.labels, self._checksums = found.get("labels"), found["checksums"]
+            self.keys = tuple(key.decode() for key in found["keys"])
             self.fingerprint = get_text(file.attrs, "fingerprint")
-            self.shape = file["images"].shape[1:]
+            self._shapes = found.get("shapes")
+            self.shape = file["images"].shape[1:] if self._shapes is None else tuple(self._shapes[0].tolist())
             self.skipped, self.held_out = map(int, file.attrs["skipped_and_held_out"])
             self._mean, self._std = file.attrs["mean"], file.attrs["std"]
-        self.batch_size = batch_size(self.shape)
+        one_shape = self._shapes is None or (self._shapes == self._shapes[0]).all()
+        self.batch_size = batch_size(self.shape) if one_shape else 1
+        self._starts = None if self._shapes is None else starts_of(self._shapes)
         self._first = 0
         # Stays open: a pass over the images has many batches.
         self._images = h5py.File(path, "r")["images"]
@@ -194,13 +192,20 @@ class ImageFile(Images):
         """Pixels, uint8 [stop - first, C, H, W], or arrays, float32."""
         place = slice(self._first + first, self._first + stop)
         try:
-            pixels = self._images[place]
+            pixels = self._read(place)
         except OSError as error:
             raise FormatError(f"{self.path}: damaged ({error}); {remedy(self.path)}") from None
         for image, checksum, key in zip(pixels, self._checksums[place], self.keys[first:stop], strict=True):
             if zlib.crc32(image) != checksum:
                 raise FormatError(f"{self.path}: image {key!r} damaged (checksum differs); {remedy(self.path)}")
         return torch.from_numpy(pixels)
+
+    def _read(self, place: slice) -> np.ndarray:
+        if self._starts is None:
+            return self._images[place]
+        # Those of a batch are of one size.
+        pixels = self._images[self._starts[place.start] : self._starts[place.stop]]
+        return pixels.reshape(-1, *self._shapes[place.start])
 
     def prepared(self, stored: torch.Tensor) -> torch.Tensor:
         """Pixels normalised as the file tells; arrays as they are."""
@@ -212,17 +217,23 @@ class ImageFile(Images):
 class ImageArray(Images):
     """Images in memory, or in a file that is mapped there: those `chosen` of float32 [N, ...], as a network takes them.
 
+    Images of different sizes are a list of [...], and come in batches of one.
+
     `labels` are those of the chosen ones, in their order, or None. Images are copied batch by batch alone.
     """
 
-    def __init__(self, images: torch.Tensor, labels: np.ndarray | None, chosen: np.ndarray | None = None):
+    def __init__(
+        self, images: torch.Tensor | list[torch.Tensor], labels: np.ndarray | None, chosen: np.ndarray | None = None
+    ):
         self._images, self.labels = images, labels
         self._chosen = torch.from_numpy(np.arange(len(images)) if chosen is None else chosen)
         self.keys = tuple(map(str, range(len(self._chosen))))
-        self.shape = tuple(images.shape[1:])
-        self.batch_size = batch_size(self.shape)
+        self.shape = tuple(images[self._chosen[0]].shape)
+        self.batch_size = 1 if isinstance(images, list) else batch_size(self.shape)
         digest = hashlib.sha256()
         for place in self._chosen:
+            if isinstance(images, list):
+                digest.update(str(list(images[place].shape)).encode())
             digest.update(images[place].numpy().tobytes())
         if labels is not None:
             digest.update(_stored_labels(labels).tobytes())
@@ -231,7 +242,10 @@ class ImageArray(Images):
 
     def stored(self, first: int, stop: int) -> torch.Tensor:
         """Images, float32 [stop - first, C, H, W]."""
-        return self._images[self._chosen[self._first + first : self._first + stop]]
+        places = self._chosen[self._first + first : self._first + stop]
+        return (
+            torch.stack([self._images[i] for i in places]) if isinstance(self._images, list) else self._images[places]
+        )
 
     def prepared(self, stored: torch.Tensor) -> torch.Tensor:
         """As they are."""
@@ -247,11 +261,14 @@ class DeviceImages(Images):
 
     def __init__(self, images: Images, device: torch.device, room: int):
         self.keys, self.labels, self.fingerprint = images.keys, images.labels, images.fingerprint
-        self.shape, self.batch_size = images.shape, batch_size(images.shape, GPU_BATCH_RANGE, GPU_BATCH_VALUES)
+        self.shape, one_shape = images.shape, images.batch_size > 1
+        self.batch_size = batch_size(images.shape, GPU_BATCH_RANGE, GPU_BATCH_VALUES) if one_shape else 1
         self._source, self._device, self._first = images, device, 0
         one = images.stored(0, 1)
         nbytes = len(images) * one.nbytes
         self._kept = None
+        if not one_shape:
+            return
         if nbytes > room:
             _log.info(
                 "%.0f MB of images are sent to the GPU batch by batch: %.0f MB are theirs", nbytes / 1e6, room / 1e6

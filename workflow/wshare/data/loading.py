@@ -1,5 +1,6 @@
 """Images as people have them in PyTorch: tensors, arrays, loaders, datasets, pictures; all read once, in order."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -30,8 +31,8 @@ def gathered(
     device: torch.device,
     take: str | Callable | None = None,
     preprocess: Callable | None = None,
-) -> tuple[Tensor, np.ndarray | None]:
-    """All images, float32 [N, ...] on the CPU, and labels [N, ...] or None.
+) -> tuple[Tensor | list[Tensor], np.ndarray | None]:
+    """All images, float32 [N, ...] on the CPU, or a list of [...] where sizes differ; and labels [N, ...] or None.
 
     An item of a dataset and a batch of anything else is images; (images, labels); or a mapping or another object, of
     which `take` is the key of the images, or a function that gives images, or both. Pictures of PIL go through
@@ -60,7 +61,9 @@ def gathered(
         raise UserError(f"{where}: batches bring labels, and labels are given too; leave one out")
     if known and len(known) != collected.batches:
         raise UserError(f"{where}: some batches bring labels and some do not")
-    return collected.tensor(), _labels(torch.cat(known) if known else labels, len(collected), where)
+    if len({tuple(part.shape[1:]) for part in known}) > 1:
+        raise UserError(f"{where}: labels of different shapes; give labels of one shape, or leave them out")
+    return collected.images(), _labels(torch.cat(known) if known else labels, len(collected), where)
 
 
 class _Collected:
@@ -68,23 +71,25 @@ class _Collected:
 
     def __init__(self, where: str):
         self._where, self._parts, self._count, self.batches = where, [], 0, 0
-        self._shape: tuple[int, ...] | None = None
+        self._shapes: list[tuple[int, ...]] = []
+        self._values = 0
         self._file = None
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, images: Tensor) -> None:
-        """One batch more; UserError if its images have another shape."""
-        self._shape = self._shape or tuple(images.shape[1:])
-        if tuple(images.shape[1:]) != self._shape:
-            raise UserError(
-                f"{self._where}: images {list(self._shape)} and {list(images.shape[1:])}; resize them to one shape"
-            )
+        """One batch more; UserError if its images differ from others in more than their sizes."""
+        shape = tuple(images.shape[1:])
+        first = (self._shapes or [shape])[0]
+        if (len(shape), shape[0]) != (len(first), first[0]):
+            raise UserError(f"{self._where}: images {list(first)} and {list(shape)}; give them the same channels")
         self._count += len(images)
+        self._values += images.numel()
+        self._shapes += [shape] * len(images)
         self.batches += 1
         self._parts.append(images)
-        if self._file is not None or self._count * images[0].nbytes > IN_MEMORY:
+        if self._file is not None or self._values * images.itemsize > IN_MEMORY:
             # It is gone once nothing reads it.
             self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115
             for part in self._parts:
@@ -100,18 +105,26 @@ class _Collected:
                 f"({error.strerror}); give fewer, or set TMPDIR to a larger one"
             ) from None
 
-    def tensor(self) -> Tensor:
-        """All images, [N, ...]."""
+    def images(self) -> Tensor | list[Tensor]:
+        """All images, [N, ...], or a list of [...] where sizes differ."""
+        one_shape = len(set(self._shapes)) == 1
         if self._file is None:
-            return torch.cat(self._parts)
+            return torch.cat(self._parts) if one_shape else [image for part in self._parts for image in part]
         self._file.flush()
-        return torch.from_numpy(np.memmap(self._file, np.float32, "r+", shape=(self._count, *self._shape)))
+        values = torch.from_numpy(np.memmap(self._file, np.float32, "r+", shape=(self._values,)))
+        if one_shape:
+            return values.view(self._count, *self._shapes[0])
+        parts = values.split([math.prod(shape) for shape in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 def _batches(images: Batches, where: str) -> Iterator[object]:
     """Batches of anything that gives them; of a dataset its items, each as a batch of one."""
     if hasattr(images, "__getitem__") and hasattr(images, "__len__") and isinstance(images, Dataset):
         yield from (_Item(images[index]) for index in range(len(images)))
+        return
+    if _are_images(images):
+        yield from map(_Item, images)
         return
     try:
         batches = iter(images)
@@ -124,6 +137,14 @@ def _batches(images: Batches, where: str) -> Iterator[object]:
         rest = chain([first], batches)
         # A list of pictures is a list of items.
         yield from map(_Item, rest) if isinstance(first, PIL.Image.Image) else rest
+
+
+def _are_images(images: object) -> bool:
+    """Whether a list holds images [C, H, W] of different heights; batches [N, C, T] all have the same channels."""
+    arrays = isinstance(images, list | tuple) and all(
+        isinstance(x, Tensor | np.ndarray) and x.ndim == 3 for x in images
+    )
+    return arrays and len({image.shape[1] for image in images}) > 1
 
 
 class _Item:

@@ -1,6 +1,7 @@
 """A collection's classes held against those of the network."""
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,8 @@ def matched(dataset: Dataset, description: Mapping[str, Any], where: str) -> Dat
     `where`, if some folders have such a name and others none, or the numbers of classes differ.
     """
     classes, categories = description.get("classes"), description.get("categories")
+    if dataset.labels is not None and description.get("task") == "multilabel":
+        return _matched_sets(dataset, description["labels"], categories, where)
     if dataset.labels is None or classes is None:
         return dataset
     if dataset.folders is not None:
@@ -41,6 +44,21 @@ def matched(dataset: Dataset, description: Mapping[str, Any], where: str) -> Dat
         f"{where}: {len(dataset.folders)} class folders, but the network has {classes} classes, so that the place of a "
         "folder does not tell its class; give a class_map {folder: class index} as a JSON file"
     )
+
+
+def _matched_sets(dataset: Dataset, count: int, categories: Sequence[str] | None, where: str) -> Dataset:
+    """The images with sets of labels [N, count], as far as it is known which label is which."""
+    if dataset.sparse and dataset.labels.shape[1] < count:
+        return replace(dataset, labels=spread(dataset.labels, count))
+    found = _by_name(dataset.folders or (), categories or (), where)
+    return dataset if found is None else replace(dataset, labels=spread(dataset.labels, count, found))
+
+
+def spread(labels: np.ndarray, count: int, places: np.ndarray | None = None) -> np.ndarray:
+    """Sets of labels [N, L] in `count` columns, at these places, or the first ones; 0 at all others."""
+    found = np.zeros((len(labels), count), labels.dtype)
+    found[:, np.arange(labels.shape[1]) if places is None else places] = labels
+    return found
 
 
 def _by_name(folders: Sequence[str], categories: Sequence[str], where: str) -> np.ndarray | None:
@@ -63,4 +81,4 @@ def _by_name(folders: Sequence[str], categories: Sequence[str], where: str) -> n
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())

@@ -10,7 +10,7 @@ import PIL.Image
 
 from wshare.data.dataset import Dataset, UnreadableImage, listed
 from wshare.errors import UserError
-from wshare.models.preprocessing import sides
+from wshare.models.preprocessing import input_shape, sides
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +27,26 @@ def prepare(image: PIL.Image.Image | np.ndarray, preprocessing: Mapping[str, Any
     an array has another shape than it takes.
     """
     if isinstance(image, np.ndarray):
-        return _array(image, [preprocessing["channels"], *sides(preprocessing["crop"])])
+        return _array(image, preprocessing)
     channels, interpolation = preprocessing["channels"], PIL.Image.Resampling[preprocessing["interpolation"].upper()]
     _check_picture(preprocessing)
     image = image.convert("L" if channels == 1 else "RGB")
+    image = placed(image, preprocessing, enlarge, interpolation, preprocessing.get("letterbox") or 0)
+    pixels = np.array(image)
+    if channels == 1:
+        return pixels[np.newaxis]
+    pixels = pixels[:, :, ::-1] if preprocessing.get("order") == "bgr" else pixels
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def placed(
+    image: PIL.Image.Image,
+    preprocessing: Mapping[str, Any],
+    enlarge: bool,
+    interpolation: PIL.Image.Resampling,
+    fill: int,
+) -> PIL.Image.Image:
+    """An image, or its mask, resized and cropped as `prepare` says, with `fill` outside of it."""
     # Descriptions of before have no letterbox and no order.
     letterbox, resize = preprocessing.get("letterbox"), preprocessing["resize"]
     if letterbox is not None:
@@ -39,13 +55,7 @@ def prepare(image: PIL.Image.Image | np.ndarray, preprocessing: Mapping[str, Any
         width, height = _resized(image.size, resize)
         if enlarge or (width <= image.width and height <= image.height):
             image = image.resize((width, height), interpolation)
-    if preprocessing["crop"] is not None:
-        image = _cropped(image, preprocessing["crop"], letterbox or 0)
-    pixels = np.array(image)
-    if channels == 1:
-        return pixels[np.newaxis]
-    pixels = pixels[:, :, ::-1] if preprocessing.get("order") == "bgr" else pixels
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return image if preprocessing["crop"] is None else _cropped(image, preprocessing["crop"], fill)
 
 
 def prepared(
@@ -61,7 +71,7 @@ def prepared(
     """
     # A crop is the network's view already: a second one, at the centre, would cut it again.
     shape = (
-        {**preprocessing, "resize": sides(preprocessing["crop"]), "letterbox": None}
+        {**preprocessing, "resize": input_shape(preprocessing)[1:], "letterbox": None}
         if dataset.cropped
         else preprocessing
     )
@@ -124,7 +134,11 @@ def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, i
     return (resize, longer) if width <= height else (longer, resize)
 
 
-def _array(image: np.ndarray, shape: list[int]) -> np.ndarray:
+def _array(image: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
+    if preprocessing["crop"] is None:
+        shape = [preprocessing["channels"], *image.shape[1:]]
+    else:
+        shape = [preprocessing["channels"], *sides(preprocessing["crop"])]
     if list(image.shape) != shape:
         raise UserError(
             f"an array of the dataset is {list(image.shape)}, but the network takes {shape} (preprocessing.channels "

@@ -6,12 +6,13 @@ from itertools import islice
 import numpy as np
 
 from wshare.data.dataset import Dataset
+from wshare.data.datasets.table import ALL
 from wshare.errors import UserError
 
 SPLITS = ("train", "search", "held_out")
 
 
-def splits_of(dataset: Dataset, sizes: Mapping[str, int | float], seed: int) -> Mapping[str, np.ndarray]:
+def splits_of(dataset: Dataset, sizes: Mapping[str, int | float | str], seed: int) -> Mapping[str, np.ndarray]:
     """Image indices of each split: those of the source where it deals them out, else `split_indices`."""
     if dataset.splits is not None:
         return dataset.splits
@@ -35,12 +36,12 @@ def held_out_count(held_out: float, total: int, where: str) -> int:
 
 
 def split_indices(
-    total: int, labels: np.ndarray | None, sizes: Mapping[str, int | float], seed: int
+    total: int, labels: np.ndarray | None, sizes: Mapping[str, int | float | str], seed: int
 ) -> dict[str, np.ndarray]:
     """Disjoint image indices of each split named in `sizes`, int64 [size] each, ascending.
 
-    A size is a count, or a fraction of all `total` images in (0, 1), rounded down. Each split gets of each of the
-    `labels` [total] its share, rounded up or down. Which images, and which way a share is rounded, is drawn from
+    A size is a count, a fraction of all `total` images in (0, 1), rounded down, or "all". Each split gets of each of
+    the `labels` [total] its share, rounded up or down. Which images, and which way a share is rounded, is drawn from
     `seed`, so that labels of few images come into each split as often as others. Beside a train split the held-out
     images are dealt from what it and the search leave, by their shares of that: their number must not change what a
     network is trained on. UserError for an unknown name, a size that is neither, a fraction that leaves no image, a
@@ -126,7 +127,9 @@ def _loop(fractional: np.ndarray) -> list[tuple[int, int]]:
         entered["row", row] = len(cells)
 
 
-def _count(name: str, size: int | float, total: int) -> int:
+def _count(name: str, size: int | float | str, total: int) -> int:
+    if size == ALL:
+        return total
     if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     if isinstance(size, float) and 0 < size < 1:
@@ -135,4 +138,4 @@ def _count(name: str, size: int | float, total: int) -> int:
         if count == 0:
             raise UserError(f"split {name!r}: {size} of {total} images is no image; raise it or give a count")
         return count
-    raise UserError(f"split {name!r}: size {size!r} is neither a count nor a fraction between 0 and 1")
+    raise UserError(f"split {name!r}: size {size!r} is neither a count, a fraction between 0 and 1 nor {ALL!r}")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wshare.data.images import Images
+from wshare.errors import UserError, one_line
 from wshare.models.forward import forward
 from wshare.models.fusion import fused
 
@@ -22,11 +23,27 @@ def predict(model: nn.Module, images: Images, threads: int = 1, float16: bool = 
 
     def outputs(start: int) -> np.ndarray:
         batch = images.batch(start) if start else first
-        return _forward_float16(network, batch) if float16 else forward(network, batch)
+        try:
+            return _forward_float16(network, batch) if float16 else forward(network, batch)
+        except RuntimeError as error:
+            sizes = [list(part.shape[1:]) for part in (batch, first)]
+            if sizes[0] == sizes[1]:
+                raise
+            raise UserError(
+                f"the network fails on an image {sizes[0]} ({one_line(error)}), and not on {sizes[1]}; give images of "
+                "one size (preprocessing.crop)"
+            ) from error
 
     # A GPU takes one batch at a time, and more of them would only take its memory.
     with ThreadPoolExecutor(1 if first.is_cuda else threads) as pool:
-        return np.concatenate(list(pool.map(outputs, images.starts())))
+        found = list(pool.map(outputs, images.starts()))
+    shapes = sorted({output.shape[1:] for output in found})
+    if len(shapes) > 1:
+        raise UserError(
+            f"the outputs have different shapes, such as {list(shapes[0])} and {list(shapes[-1])}; give images of one "
+            "size (preprocessing.crop)"
+        )
+    return np.concatenate(found)
 
 
 def _forward_float16(model: nn.Module, batch: torch.Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wshare.errors import UserError, one_line
 from wshare.models.outputs import outputs_of, tensors_in
 from wshare.models.plain import check_network, fold_weights, unwrapped
-from wshare.models.preprocessing import complete_preprocessing, sides
+from wshare.models.preprocessing import complete_preprocessing, input_shape
 from wshare.models.state import check_finite
 
 
@@ -19,10 +19,10 @@ class Fetched:
     """A network with its weights, and what builds the same network again.
 
     `module` is in eval mode and float32, without the parts that an evaluation never uses. `spec` is JSON: `name`;
-    `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W];
-    `categories`, names that the source has for the outputs, in their order, or None; `preprocessing` (see
-    `complete_preprocessing`); `published` {`top1` in percent, `dataset`} or None; `origin`, a sentence on where the
-    weights came from. What the outputs are is added by `tasks.description.described`.
+    `builder` {`kind`, `name`, `arguments`}; `dropped`, names of the modules taken out; `input` [C, H, W], an example
+    where any size is taken; `categories`, names that the source has for the outputs, in their order, or None;
+    `preprocessing` (see `complete_preprocessing`); `published` {`top1` in percent, `dataset`} or None; `origin`, a
+    sentence on where the weights came from. What the outputs are is added by `tasks.description.described`.
     """
 
     module: nn.Module
@@ -51,7 +51,7 @@ def finish(
     module = module.float()
     check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))
-    shape = [preprocessing["channels"], *sides(preprocessing["crop"])]
+    shape = input_shape(preprocessing)
     _check_input(module, shape, settings["architecture"])
     spec = {
         "name": settings["architecture"],

@@ -9,6 +9,7 @@ from html import escape
 import yaml
 from PIL import Image
 
+from wshare.data.stored import image_at
 from wshare.files.hdf5 import open_h5
 from wshare.models.coverage import told
 from wshare.names import layer_of_tensor, tensor_of_layer
@@ -377,7 +378,7 @@ def _changed(model: Model, search: Search, settings: dict) -> str:
     with open_h5(model.held_out_images, "images") as file:
         for place, lines in changed[:IMAGES]:
             name, text = search.predictions[place]["image"], "<br>".join(map(escape, lines))
-            source = _thumbnail(file["images"][place])
+            source = _thumbnail(image_at(file, place))
             items.append(
                 f'<li><img src="{source}" alt="Held-out image {escape(name)}">{text}<br>'
                 f"<small>{escape(name)}</small></li>"

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from wshare.data.dataset import UnreadableImage, all_unreadable
 from wshare.data.images import write_images
+from wshare.data.masks import labels_of
 from wshare.data.matching import matched
 from wshare.data.prepare import prepared_split, unlike_others
 from wshare.data.registry import open_dataset
@@ -33,7 +34,7 @@ def prepare_images(settings: dict, spec: Path, search_images: Path, held_out_ima
         # In random order, so that the first images of a file are a fair sample of it.
         chosen = np.random.default_rng(settings["seed"]).permutation(splits[name])
         keys = [dataset.keys[i] for i in chosen]
-        labels = None if dataset.labels is None else dataset.labels[chosen]
+        labels = None if path is None else labels_of(dataset, chosen, description, settings["enlarge"])
         with tqdm(chosen, name, **PROGRESS) as bar:
             decoded = prepared_split(name, dataset, bar, preprocessing, settings)
             decoded = unlike_others(name, decoded, keys, seen, dataset.apart)

@@ -36,6 +36,8 @@ def train_model(settings: dict, weights: Path, spec: Path) -> None:
     found = {"channels": len(first.getbands()), "crop": first.height}
     preprocessing = complete_preprocessing(found, settings["preprocessing"])
     arguments = {"classes": data.classes} | settings["arguments"]
+    if preprocessing["crop"] is None:
+        raise UserError("preprocessing.crop: null is not for source 'train', whose networks take one size; give a size")
     module = zoo.build(settings["architecture"], arguments)
     splits = splits_of(data, settings["dataset"]["split"], settings["seed"])
 

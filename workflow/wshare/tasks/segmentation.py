@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wshare.errors import UserError
+from wshare.models.preprocessing import IGNORED
 from wshare.tasks import changed
 from wshare.tasks.classification import are_probabilities, likeliest_temperature, ratio_of_means
 from wshare.tasks.task import AGREEMENT, Figure, Score
@@ -18,8 +19,6 @@ from wshare.tasks.task import AGREEMENT, Figure, Score
 if TYPE_CHECKING:
     import torch
 
-# In a mask: pixels that count for nothing, as most datasets mark borders.
-IGNORED = 255
 # Pixels that the temperature is fitted on.
 PIXELS = 200_000
 FIGURES = (

@@ -221,6 +221,8 @@ def test_a_folder_of_splits_is_no_folder_of_classes(tmp_path, found, first):
     told = one_line(error)
     assert told.startswith(f"{tmp_path}: holds ")
     assert f"which are splits and no classes; give {tmp_path / first}, which must hold" in told
+    both = f", or {tmp_path / found[0]} with {tmp_path / first} as held_out"
+    assert told.endswith(f"images a class{both if found[0] in ('train', 'Train') and len(found) > 1 else ''}")
     dataset = open_dataset({"source": "imagefolder", "path": str(tmp_path / first), "class_map": "sorted"})
     assert dataset.folders == (TENCH, GOLDFISH)
 

@@ -62,6 +62,57 @@ def test_several_classes_an_image(folder):
     assert found.labels.dtype == np.int64
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("a;c", "", "b"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (("a|c", "|", " b "), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (("traffic light;car", "", "two words"), [[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
+        (("0 2", "", "1"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        ((" 0  2", "", "1;0"), None),
+    ],
+)
+def test_what_stands_between_several_classes(folder, texts, expected):
+    path = table(folder, [("image", "labels"), *zip(NAMES, texts, strict=True)])
+    if expected is None:
+        with pytest.raises(UserError, match=r"as indices \(1\) and as names \('0  2'\)"):
+            opened(path)
+    else:
+        found = opened(path)
+        assert found.labels.tolist() == expected
+        assert found.sparse == (found.folders is None)
+
+
+def test_one_column_a_label_in_the_order_that_is_given(folder):
+    rows = [("image", "dog", "fold", "cat", "x"), (NAMES[0], "1", "3", "0", "2.5"), (NAMES[1], "0", "3", "1.0", "-1e2")]
+    path = table(folder, rows)
+    found = opened(path, labels=["cat", "dog"])
+    assert found.labels.tolist() == [[0, 1], [1, 0]]
+    assert (found.labels.dtype, found.classes, found.folders, found.sparse) == (np.int64, 2, None, False)
+    numbers = opened(path, labels=["x", "dog"]).labels
+    assert (numbers.dtype, numbers.tolist()) == (np.float32, [[2.5, 1.0], [-100.0, 0.0]])
+    with pytest.raises(UserError, match=r"list.csv: has no column 'cats'. Did you mean 'cat'\?"):
+        opened(path, labels=["cats"])
+    rows[1] = (NAMES[0], "1", "3", "", "nan")
+    for column, value in (("cat", "''"), ("x", "'nan'")):
+        with pytest.raises(UserError, match=f"row 1 has {value} in column '{column}'; give a number"):
+            opened(table(folder, rows), labels=[column])
+
+
+def test_a_class_map_gives_the_index_of_a_name(folder):
+    (folder / "map.json").write_text('{"cat": 281, "dog": 207}')
+    one = table(folder, [("image", "label"), (NAMES[0], "dog"), (NAMES[1], "cat")])
+    found = opened(one, class_map=str(folder / "map.json"))
+    assert (found.labels.tolist(), found.folders) == ([207, 281], None)
+    several = table(folder, [("image", "labels"), (NAMES[0], "dog;cat"), (NAMES[1], "")])
+    found = opened(several, class_map=str(folder / "map.json")).labels
+    assert (found.shape, np.flatnonzero(found[0]).tolist(), found[1].any()) == ((2, 282), [207, 281], False)
+    with pytest.raises(UserError, match="map.json: no index for 'bird' of .*list.csv; add 'bird' to the map"):
+        opened(table(folder, [("image", "label"), (NAMES[0], "bird")]), class_map=str(folder / "map.json"))
+    with pytest.raises(UserError, match="has no column label, labels, mask for the class_map; add one"):
+        opened(table(folder, [("image", "Label"), (NAMES[0], "bird")]), class_map=str(folder / "map.json"))
+
+
 @pytest.mark.parametrize("given", [{"labels": False}, {}])
 def test_without_labels(folder, given):
     rows = [("image", "label") if given else ("image", "split"), *((name, "3") for name in NAMES)]
@@ -81,6 +132,11 @@ def test_without_labels(folder, given):
         ([("image", "label"), (NAMES[0], "")], "row 1 has '' in column 'label'; fill it in"),
         ([("image", "label"), (NAMES[0], "1"), (NAMES[1], "dog")], r"classes as indices \(1\) and as names \('dog'\)"),
         ([("image", "label", "labels"), (NAMES[0], "1", "2")], "has columns label and labels; leave one"),
+        (
+            [("image", "labels"), (NAMES[0], "traffic light")],
+            "may be one name or several; put semicolons between names",
+        ),
+        ([("image", "mask"), (NAMES[0], "gone.png")], "1 of 1 masks are not there, such as .*gone.png"),
     ],
 )
 def test_a_wrong_table_ends_in_one_line(folder, rows, message):

@@ -35,6 +35,10 @@ def test_timm_preprocessing_and_state():
     }
     settings["preprocessing"] = {"crop": 288}
     assert timm_source.preprocessing_of(module, settings)["resize"] == 303
+    settings["preprocessing"] = {"crop": [400, 288]}
+    assert timm_source.preprocessing_of(module, settings)["resize"] == 303
+    settings["preprocessing"] = {"crop": None}
+    assert timm_source.preprocessing_of(module, settings)["resize"] == 235
     spec = {
         "name": "resnetv2_50",
         "builder": {"kind": "timm", "name": "resnetv2_50.a1h_in1k", "arguments": {}},

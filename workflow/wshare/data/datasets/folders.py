@@ -1,7 +1,6 @@
 """Folders of image files, one a class or without labels; ImageNet among them."""
 
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from wshare.data.dataset import Dataset, read_file, source_folder
+from wshare.data.dataset import Dataset, as_text, read_file, source_folder
+from wshare.data.datasets.class_map import ClassMap
 from wshare.errors import UserError, one_line
 from wshare.names import closest
 
@@ -27,6 +27,9 @@ OTHER_SUFFIXES = (
     *(".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".tga", ".pbm", ".pnm", ".svg"),
     *(".psd", ".exr", ".hdr", ".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".dcm"),
 )
+# Beside names that open with a dot, folders that programs leave among images: a Mac in archives, and a Synology, with a
+# smaller copy of each image.
+HIDDEN = ("__MACOSX", "@eaDir")
 # Folders that divide a collection, and are no classes.
 TRAIN, OTHERS = ("train", "training"), ("val", "valid", "validation", "test", "testing", "eval")
 IMAGENET_CLASSES = 1000
@@ -101,10 +104,11 @@ def open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
     folders = _class_folders(root)
     if class_map == "sorted":
         found = _from_folders(root, {name: place for place, name in enumerate(folders)}, len(folders))
-        return replace(found, folders=tuple(folders), apart=True)
+        return replace(found, folders=tuple(map(as_text, folders)), apart=True)
     if class_map is not None:
-        mapped = _mapped_indices(root, folders, Path(class_map).expanduser())
-        return replace(_from_folders(root, mapped, None), apart=True)
+        classes = ClassMap(class_map)
+        indices = {name: classes.index(as_text(name), f"folder {as_text(root / name)}") for name in folders}
+        return replace(_from_folders(root, indices, None), apart=True)
     if all(WNID.fullmatch(name) for name in folders):
         return replace(_from_folders(root, _wnid_indices(root, folders), IMAGENET_CLASSES), apart=True)
     unknown = next(name for name in folders if not WNID.fullmatch(name))
@@ -115,15 +119,19 @@ def open_imagefolder(settings: Mapping[str, Any]) -> Dataset:
 
 
 def _class_folders(root: Path) -> list[str]:
-    _, folders, files = next(os.walk(root, onerror=_raise_unlistable))
-    loose = sorted(name for name in files if _is_image(name))
+    entries = _entries(root)
+    loose = [entry.name for entry in entries if not entry.is_dir() and _is_image(entry.name)]
     if loose:
         # ImageNet's validation archive unpacks like this, and so does a sorting that was cut short.
         raise UserError(
-            f"{root}: {len(loose)} images lie in no class folder, among them {loose[0]}; "
+            f"{root}: {len(loose)} images lie in no class folder, among them {as_text(loose[0])}; "
             "move them to one folder a class"
         )
-    folders = sorted(name for name in folders if not name.startswith("."))
+    lost = [entry.name for entry in entries if "." not in entry.name and not os.path.exists(entry)]
+    if lost:
+        # Of a class folder on a disk that is not mounted: without it, other classes would have its index.
+        raise UserError(f"{as_text(root / lost[0])}: a link that leads nowhere; remove or correct it")
+    folders = [entry.name for entry in entries if entry.is_dir()]
     if not folders:
         raise UserError(f"{root}: holds no class folders; 'path' must hold one folder of images a class")
     _refuse_splits(root, folders)
@@ -134,10 +142,11 @@ def _refuse_splits(root: Path, folders: Sequence[str]) -> None:
     """UserError if the folders divide the collection into images for training and others."""
     learnt = [name for name in folders if name.lower() in TRAIN]
     kept = [name for name in folders if name.lower() in OTHERS]
+    both = f", or {root / learnt[0]} with {root / kept[0]} as held_out" if learnt and kept else ""
     if (learnt and kept) or len(learnt + kept) == len(folders):
         raise UserError(
             f"{root}: holds {', '.join(learnt + kept)}, which are splits and no classes; give "
-            f"{root / (kept or learnt)[0]}, which must hold one folder of images a class"
+            f"{root / (kept or learnt)[0]}, which must hold one folder of images a class{both}"
         )
 
 
@@ -152,53 +161,38 @@ def _wnid_indices(root: Path, folders: Sequence[str]) -> dict[str, int]:
     return {name: indices[name] for name in folders}
 
 
-def _mapped_indices(root: Path, folders: Sequence[str], path: Path) -> dict[str, int]:
-    try:
-        indices = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"class_map {path}: {error.strerror}; give a JSON file, or 'sorted'") from None
-    except ValueError as error:
-        raise UserError(f"class_map {path}: not JSON ({one_line(error)}); correct it") from None
-    if not isinstance(indices, dict):
-        raise UserError(f"class_map {path}: must be an object {{folder: class index}}; correct it")
-    for name in folders:
-        if name not in indices:
-            raise UserError(f"class_map {path}: no index for folder {root / name}; add {name!r} to the map")
-        if type(indices[name]) is not int or indices[name] < 0:
-            raise UserError(f"class_map {path}: {name!r} is {indices[name]!r}; give an integer from 0 on")
-    return {name: indices[name] for name in folders}
-
-
 def _from_folders(root: Path, indices: Mapping[str, int], classes: int | None) -> Dataset:
     found = []
     for name, index in indices.items():
-        found += [(key, index) for key in _images_below(root, root / name)]
+        found += [(path, index) for path in _images_below(root, root / name)]
     if not found:
         raise UserError(f"{root}: its class folders hold no image{_known(root)}")
-    empty = sorted(indices.keys() - {key.split("/")[0] for key, _ in found})
+    empty = sorted(indices.keys() - {path.split("/")[0] for path, _ in found})
     if empty:
         lost = root / empty[0]
         raise UserError(f"{lost}: class folder without images; remove it, or put its images there{_known(lost)}")
     _tell_others(root)
     found.sort()
-    keys = tuple(key for key, _ in found)
+    paths = tuple(path for path, _ in found)
     labels = np.array([index for _, index in found], dtype=np.int64)
-    return Dataset(labels, keys, partial(read_file, root, keys), classes)
+    return Dataset(labels, tuple(map(as_text, paths)), partial(read_file, root, paths), classes)
 
 
 def _from_unlabelled_folder(root: Path) -> Dataset:
-    keys = tuple(sorted(_images_below(root, root)))
-    if not keys:
+    paths = tuple(sorted(_images_below(root, root)))
+    if not paths:
         raise UserError(f"{root}: holds no image{_known(root)}")
     _tell_others(root)
-    return Dataset(None, keys, partial(read_file, root, keys), classes=None, apart=True)
+    return Dataset(None, tuple(map(as_text, paths)), partial(read_file, root, paths), classes=None, apart=True)
 
 
 def _known(start: Path) -> str:
     """What an error adds where no image was found: the suffixes that are read, and images of others that are there."""
     others = sorted(_images_below(start, start, OTHER_SUFFIXES))
-    beside = f"; {len(others)} images of other types are there, such as {others[0]}: convert them" if others else ""
-    return f"; known are {', '.join(IMAGE_SUFFIXES)}{beside}"
+    known = f"; known are {', '.join(IMAGE_SUFFIXES)}"
+    if not others:
+        return known
+    return f"{known}; {len(others)} images of other types are there, such as {as_text(others[0])}: convert them"
 
 
 def _tell_others(root: Path) -> None:
@@ -206,21 +200,39 @@ def _tell_others(root: Path) -> None:
     if others:
         _log.warning(
             "%s: %d images are of types that are not read and are left out, such as %s; convert them, to PNG say",
-            *(root, len(others), others[0]),
+            *(root, len(others), as_text(others[0])),
         )
 
 
 def _images_below(root: Path, start: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[str]:
-    """Paths below `root` of the images at any depth of `start`."""
-    for folder, _, files in os.walk(start, onerror=_raise_unlistable):
-        yield from (Path(folder, file).relative_to(root).as_posix() for file in files if _is_image(file, suffixes))
+    """Paths below `root` of the images at any depth of `start`, through links too."""
+    above = () if start == root else (os.path.realpath(root),)
+    found = _files_below(start, above)
+    yield from (path.relative_to(root).as_posix() for path in found if _is_image(path.name, suffixes))
 
 
-def _raise_unlistable(error: OSError) -> None:
-    # os.walk skips what it cannot list unless it is told otherwise, and a class would lose its images.
-    raise UserError(f"{error.filename}: {error.strerror}; make the folder readable")
+def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    # A link to a folder that it lies in would have no end.
+    if real in above:
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _files_below(folder / entry.name, (*above, real))
+        else:
+            yield folder / entry.name
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What lies in a folder, by name, without hidden files and folders."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".") and entry.name not in HIDDEN]
+    except OSError as error:
+        # A class would lose its images.
+        raise UserError(f"{as_text(folder)}: {error.strerror}; make the folder readable") from None
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def _is_image(name: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
-    # Archives made on a Mac have a "._name.JPEG" beside each image.
-    return name.lower().endswith(suffixes) and not name.startswith(".")
+    return name.lower().endswith(suffixes)

@@ -3,11 +3,19 @@
 Read while the Snakefile is parsed: nothing is imported here, and a module only when a dataset names its source.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # Of every source but crops, which are made to fit.
 COMMON = ("enlarge",)
 FILES = (*COMMON, "path", "on_bad_image")
+
+
+# Size of a split that takes all images of its collection.
+ALL = "all"
+# What says where images lie; images to hold out that come from another source have their own.
+PLACE = ("path", "class_map", "function")
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,8 @@ class Source:
     `function` of `module`, below wshare.data.datasets, gives the `Dataset` for the settings of one. `keys` are the keys
     of a dataset that this source reads and some do not; the `required` of them must be set. A source that `has_folder`
     takes the configuration's `image_folder` where `path` is not set. Images may be `labelled`; of `crops` there is no
-    total, so that splits are counts. `packages` are needed beside wshare's own.
+    total, so that splits are counts. `labels` may list the `columns` of some. `packages` are needed beside wshare's
+    own.
     """
 
     name: str
@@ -28,6 +37,7 @@ class Source:
     has_folder: bool = False
     labelled: bool = True
     crops: bool = False
+    columns: bool = False
     packages: tuple[str, ...] = ()
 
 
@@ -41,8 +51,17 @@ SOURCES = {
         Source("imagenet", "folders", "open_imagenet", keys=FILES, has_folder=True),
         Source("imagenette", "folders", "open_imagenette", keys=FILES, has_folder=True),
         Source("imagefolder", "folders", "open_imagefolder", keys=(*FILES, "class_map", "labels"), has_folder=True),
-        Source("table", "listed", "open_table", keys=(*FILES, "labels"), required=("path",)),
+        Source("table", "listed", "open_table", keys=(*FILES, "class_map", "labels"), required=("path",), columns=True),
         Source("photos", "photos", "open_photos", keys=(), labelled=False, crops=True),
         Source("python", "python", "open_function", keys=(*COMMON, "function"), required=("function",)),
     )
 }
+
+
+def held_out_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Settings of the collection that images are held out from: its own over those of the dataset; None without one."""
+    own = settings.get("held_out")
+    if own is None:
+        return None
+    elsewhere = own.get("source", settings["source"]) != settings["source"]
+    return {**settings, **(dict.fromkeys(PLACE) if elsewhere else {}), **own, "held_out": None}

@@ -69,7 +69,7 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     name = settings["architecture"]
     _require(name)
     file_name, sha256, (_, _, size, resize) = VARIANTS[name]
-    size = (settings.get("preprocessing") or {}).get("crop", size)
+    size = (settings.get("preprocessing") or {}).get("crop") or size
     arguments = {"size": size} | (settings.get("arguments") or {})
     module = build(name, arguments)
     path = _package_file(name, file_name)

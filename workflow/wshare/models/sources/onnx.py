@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import FormatError, UserError, one_line
 from wshare.models.description import Fetched, finish
-from wshare.models.preprocessing import complete_preprocessing, crop_of, sides
+from wshare.models.preprocessing import complete_preprocessing, crop_of, input_shape
 from wshare.models.weights_file import checked_file
 
 # Largest difference from ONNX Runtime's outputs, as a share of the largest: sums in another order differ by less.
@@ -103,7 +103,7 @@ def _input(proto: object, path: Path) -> tuple[tuple[int | None, ...], bool]:
 
 def _noise(preprocessing: dict) -> Tensor:
     """Images [IMAGES, C, ...] of noise, preprocessed as real ones are."""
-    shape = (IMAGES, preprocessing["channels"], *sides(preprocessing["crop"]))
+    shape = (IMAGES, *input_shape(preprocessing))
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     ones = [1] * (len(shape) - 2)
     mean, std = (torch.tensor(preprocessing[key]).view(1, -1, *ones) for key in ("mean", "std"))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import UserError, one_line
 from wshare.models.description import Fetched, finish
+from wshare.models.preprocessing import sides
 from wshare.models.state import load_state
 from wshare.models.weights_file import fitting, read_state
 from wshare.names import closest
@@ -84,7 +85,7 @@ def preprocessing_of(module: nn.Module, settings: dict) -> dict:
         )
     return {
         "channels": channels,
-        "resize": math.floor(given.get("crop", crop) / config["crop_pct"]),
+        "resize": math.floor(min(sides(given.get("crop") or crop)) / config["crop_pct"]),
         "crop": crop,
         "interpolation": config["interpolation"],
         "mean": list(config["mean"]),
