@@ -37,7 +37,7 @@ from wshare.files.tables import write_table
 from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.registry import fetch
 
-SEARCH, HELD_OUT, TARGET, SEED = 128, 512, 0.98, 0
+SEARCH, HELD_OUT, TARGET, SEED = 160, 640, 0.98, 0
 TABLE = RESULTS / "brought.csv"
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "order": "bgr"}
 HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3, "order": "bgr"}
