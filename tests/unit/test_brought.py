@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 import wshare
 from wshare import api
 from wshare.errors import UserError
+from wshare.models.state import CPU
 from wshare.nn import compressed
 
 
@@ -202,3 +203,35 @@ def test_layers_that_are_never_called_are_kept_and_told(tmp_path):
     result.save(tmp_path / "packed")
     found = wshare.load(tmp_path / "packed", Auxiliary())
     assert torch.equal(found(IMAGES), result.model(IMAGES))
+
+
+@pytest.mark.slow
+def test_networks_run_on_the_device_that_is_named(plain, monkeypatch):
+    """As the workflow's jobs do: images and networks are placed there, and the file is packed on the CPU."""
+    seen = []
+
+    def recorded(name: str) -> None:
+        original = getattr(api, name)
+
+        def call(what: object, device: torch.device = CPU) -> object:
+            seen.append((name, str(device)))
+            return original(what, device)
+
+        monkeypatch.setattr(api, name, call)
+
+    recorded("placed")
+    recorded("fast")
+    # There is no GPU to test with; another name of the CPU stands for one.
+    monkeypatch.setattr(api, "device_named", lambda name: torch.device("cpu", 0))
+    assert compress(net(), device="cuda").packed == plain.packed
+    working, *used = [device for name, device in seen if name == "fast"]
+    assert [device for name, device in seen if name == "placed"] == ["cpu:0", "cpu:0"]
+    assert working == "cpu"
+    # The float32 network on both splits, packing, and the packed network.
+    assert used == ["cpu:0", "cpu:0", "cpu", "cpu", "cpu:0"]
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device 'cuda': torch .* sees 0 GPUs"):
+        wshare.compress(net(), iter(lambda: 1 / 0, 1), device="cuda")
