@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from . import forked
+
 ROOT = Path(__file__).parents[1]
+# For copies of the package: without what Python compiled, but with what numba did, which takes it many seconds. Files
+# that are being written may be gone by the time that they are copied.
+PASSING = shutil.ignore_patterns("*.pyc*", "*.tmp.*")
 
 
 def command(
@@ -36,9 +41,18 @@ def environment(**more: str) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
 
 
-def run_to_end(command: list[str], **more: str) -> subprocess.CompletedProcess:
-    """A command run to its end; `more` are environment variables."""
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=1750, check=False)
+def run_to_end(
+    command: list[str], folder: Path | None = None, *, alone: bool = False, **more: str
+) -> subprocess.CompletedProcess:
+    """A command run to its end, in a folder if one is given; `more` are environment variables.
+
+    Snakemake and its jobs are spared their imports, which take longer than a small study's work, if it is not `alone`.
+    """
+    if forked.runs_here(command) and not alone:
+        return forked.run(command, environment(**more), folder or Path.cwd(), 1750)
+    return subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=1750, check=False
+    )
 
 
 def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen:

@@ -1,7 +1,7 @@
 """Snakemake in an environment that holds nothing else, with the jobs in environments of their own: `--sdm conda`.
 
 The environment holds Snakemake and what its distribution requires, linked from this one. A program stands for conda:
-the environments that it makes run this one's Python, which has all that any job needs.
+the environments that it makes run this one's Python (by `tests.forked`), which has all that any job needs.
 """
 
 import importlib.metadata
@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from .. import forked
 from .conftest import CONFIG, ROOT
 
 CONDA = """#!/bin/sh
@@ -77,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bin").mkdir()
     (folder / "bin" / "activate").write_text('export PATH="$1/bin:$PATH"\n')
     conda = folder / "bin" / "conda"
-    conda.write_text(CONDA.format(prefix=folder, used=folder / "used.txt", python=sys.executable))
+    conda.write_text(CONDA.format(prefix=folder, used=folder / "used.txt", python=forked.client()))
     conda.chmod(0o755)
     return folder
 
