@@ -1,225 +1,176 @@
-"""`python -m snakemake` and `python -m wshare` in processes that have imported other people's packages already.
+"""`python -m snakemake` and `python -m wshare` as forks of a server that has imported other people's packages already.
 
-A server imports them once and forks for each command, which then runs as in a process of its own: its arguments,
-environment, folder, path of modules, standard streams and exit code. Nothing of wshare is imported before. The jobs of
-a run reach the server by a function of the shell, which bash reads where BASH_ENV says. What is to be killed, limited
-or watched from outside is no child of its caller here and needs a process of its own; a stage that forgets to import a
-package is not seen here either. tests/faults/test_kills.py runs every stage in a process of its own.
+Each command runs in a process of its own, with the arguments, folder, environment, path of modules, standard streams,
+process group and exit code that it would have without the server. The server imports nothing of wshare, runs nothing
+and has one thread, so that no command finds what another one left. Tests for which the rest counts ask `run_to_end`
+for a process that is `alone`: here a command is no child of its caller, which can neither limit nor measure it; what
+packages read from the environment as they are imported is the server's; and a stage that forgets to import a package
+may find it. tests/faults/test_kills.py runs every stage alone.
 """
 
 import atexit
+import contextlib
 import ctypes
+import gc
+import importlib
 import json
 import os
 import random
 import runpy
-import selectors
+import select
 import shlex
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 
-# What Snakemake and the stages import, the slow ones. Reports alone need altair, and the first optimizer _dynamo.
+# The slow ones. Reports alone need altair, and the first optimizer _dynamo.
 PACKAGES = (
     *("snakemake.cli", "numpy", "torch", "h5py", "safetensors.torch", "numba", "scipy.optimize", "scipy.stats"),
     *("sklearn.datasets", "PIL.Image", "jsonschema", "yaml", "tqdm", "threadpoolctl", "constriction", "altair"),
     "torch._dynamo",
 )
-# Read when libraries are loaded; `wshare.cli` and the Snakefile set them for jobs.
+# Read when libraries are loaded; `wshare.cli` sets them for every job.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-LENGTH = struct.Struct("Q")
-FUNCTION = """
-python() {{
-    if [ "$1 $2" = "-m wshare" ]; then {client} "$@"; else command python "$@"; fi
-}}
-"""
+ADDRESSES: dict[str, str] = {}
+# Without this file's folder, and what packages add to it.
+PATH = sys.path[1:]
 
 
-def runs_here(command: list[str]) -> bool:
-    """Whether the server takes a command."""
-    return command[:2] == [sys.executable, "-m"] and command[2] in ("snakemake", "wshare") and hasattr(os, "pidfd_open")
+def forked(command: list[str], environment: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Command and environment by which the server does the same, and all jobs of a run; others come back as they are.
 
-
-def run(command: list[str], environment: dict, folder: Path, timeout: float) -> subprocess.CompletedProcess:
-    """A command run to its end in a folder, with what it printed."""
-    address, function = _server(environment.get("PYTHONHASHSEED", "random"))
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing:
-        environment = environment | {"BASH_ENV": function}
-        streams = [nothing.fileno(), out.fileno(), err.fileno()]
-        code = _ask(address, [command[1:], str(folder), environment], streams, timeout)
-        printed = []
-        for file in (out, err):
-            file.seek(0)
-            printed.append(file.read().decode())
-    return subprocess.CompletedProcess(command, code, *printed)
-
-
-def client() -> str:
-    """Text for a shell: a program that stands for `python` where that is called with `-m wshare`."""
-    return _client(_server("random")[0])
-
-
-def _client(address: str) -> str:
-    return shlex.join([sys.executable, "-I", "-S", __file__, "client", address])
-
-
-@cache
-def _server(seed: str) -> tuple[str, str]:
-    """Address of this process's server with a seed of hashes, and the file with the shell's function.
-
-    It is started when it is first needed.
+    Only Linux can wait for any process, and forks one whatever libraries it has loaded.
     """
-    folder = tempfile.TemporaryDirectory(prefix="forked")
-    address, function = os.path.join(folder.name, "socket"), os.path.join(folder.name, "function.sh")
-    with open(function, "w") as file:
-        file.write(FUNCTION.format(client=_client(address)))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | THREADS
-    environment["PYTHONHASHSEED"] = seed
-    server = subprocess.Popen(
-        [sys.executable, __file__, "server", address], env=environment, stdin=subprocess.PIPE, start_new_session=True
-    )
-
-    def stop() -> None:
-        server.stdin.close()
-        server.wait()
-        folder.cleanup()
-
-    atexit.register(stop)
-    while not os.path.exists(address):
-        assert server.poll() is None, "the server of forked processes did not start"
-        time.sleep(0.02)
-    return address, function
+    if sys.platform != "linux" or command[:2] != [sys.executable, "-m"] or command[2] not in ("snakemake", "wshare"):
+        return command, environment
+    python = client(environment.get("PYTHONHASHSEED", "random"))
+    # Bash takes functions from the environment, and prefers them to programs.
+    function = f'() {{ if [ "$1 $2" = "-m wshare" ]; then {shlex.join(python)} "$@"; else command python "$@"; fi; }}'
+    return python + command[1:], environment | {"BASH_FUNC_python%%": function}
 
 
-def _ask(address: str, request: list, streams: list[int], timeout: float | None) -> int:
-    """Have the server run arguments in a folder and an environment; returns the exit code, negative for a signal."""
-    text = json.dumps(request).encode()
+def client(seed: str = "random") -> list[str]:
+    """What stands for `python` before `-m snakemake` and `-m wshare`; starts the server for a seed of hashes.
+
+    Each process of pytest has its own.
+    """
+    if seed not in ADDRESSES:
+        folder = tempfile.TemporaryDirectory(prefix="forked")
+        address = os.path.join(folder.name, "socket")
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        variables |= THREADS | {"PYTHONHASHSEED": seed}
+        # In a group of its own: Ctrl-C is for the commands.
+        server = subprocess.Popen(
+            [sys.executable, __file__, "serve", address], env=variables, stdout=subprocess.PIPE, process_group=0
+        )
+        for end in (folder.cleanup, server.wait, server.terminate):
+            atexit.register(end)
+        assert server.stdout.readline() == b"ready\n"
+        ADDRESSES[seed] = address
+    return [sys.executable, "-I", "-S", __file__, "ask", ADDRESSES[seed]]
+
+
+def _ask(address: str, *arguments: str) -> None:
+    """Have the server run a command for this process, and end as it ended."""
     with socket.socket(socket.AF_UNIX) as channel:
-        channel.settimeout(timeout)
         channel.connect(address)
-        socket.send_fds(channel, [LENGTH.pack(len(text))], streams)
-        channel.sendall(text)
-        answer = channel.recv(LENGTH.size)
-    assert answer, "the server of forked processes has ended"
-    return struct.unpack("q", answer)[0]
+        socket.send_fds(channel, [b"f"], [0, 1, 2])
+        channel.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ), os.getpgrp()]).encode() + b"\n")
+        code = int(channel.makefile().readline())
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
 
 
 def _serve(address: str) -> None:
-    """Fork for each request until standard input ends; returns in the child, with its module to run."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address + ".tmp")
-    listener.listen(64)
-    os.rename(address + ".tmp", address)
-    waiting = selectors.DefaultSelector()
-    waiting.register(listener, selectors.EVENT_READ, "request")
-    waiting.register(0, selectors.EVENT_READ, "end")
-    while True:
-        for key, _ in waiting.select():
-            if key.data == "end":
-                os._exit(0)
-            elif key.data == "request":
+    """Import the packages, and fork for each request, as long as pytest lives."""
+    pytest = os.getppid()
+    for package in PACKAGES:
+        importlib.import_module(package)
+    assert len(os.listdir("/proc/self/task")) == 1, "a package has started a thread, which no fork has"
+    assert not any(name.split(".")[0] in ("wshare", "tests") for name in sys.modules)
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        listener.settimeout(1)
+        print("ready", flush=True)
+        while os.getppid() == pytest:
+            with contextlib.suppress(TimeoutError):
                 channel, _ = listener.accept()
-                request, streams = _received(channel)
-                process = os.fork()
-                if process == 0:
-                    for resource in (listener, waiting, channel):
-                        resource.close()
-                    return _become(*request, streams)
-                for handle in streams:
-                    os.close(handle)
-                handle = os.pidfd_open(process)
-                waiting.register(handle, selectors.EVENT_READ, (process, channel))
-                # Nothing more comes from a client but its end.
-                waiting.register(channel, selectors.EVENT_READ, handle)
-            elif key.fileobj not in waiting.get_map():
-                # Both ends were seen at once.
-                continue
-            elif isinstance(key.data, int):
-                waiting.unregister(key.fileobj)
-                signal.pidfd_send_signal(key.data, signal.SIGKILL)
-            else:
-                process, channel = key.data
-                code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-                waiting.unregister(key.fileobj)
-                os.close(key.fileobj)
-                if channel in waiting.get_map():
-                    waiting.unregister(channel)
-                    with suppress(BrokenPipeError):
-                        channel.sendall(struct.pack("q", code))
+                if os.fork() == 0:
+                    listener.close()
+                    return _answer(channel)
                 channel.close()
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+    return None
 
 
-def _received(channel: socket.socket) -> tuple[list, list[int]]:
-    """Arguments, folder and environment that a client sends, and its standard streams."""
-    head, streams, _, _ = socket.recv_fds(channel, LENGTH.size, 3)
-    (length,) = LENGTH.unpack(head)
-    text = b""
-    while len(text) < length:
-        text += channel.recv(length - len(text))
-    return json.loads(text), streams
+def _answer(channel: socket.socket) -> None:
+    """Fork for a command and tell how it ended; it is killed if who asked for it is."""
+    streams = socket.recv_fds(channel, 1, 3)[1]
+    with channel.makefile() as request:
+        arguments, folder, environment, group = json.loads(request.readline())
+    process = os.fork()
+    if process == 0:
+        channel.close()
+        _become(folder, environment, group, streams)
+        return _run(*arguments)
+    for stream in streams:
+        os.close(stream)
+    end = os.pidfd_open(process)
+    if end not in select.select([end, channel], [], [])[0]:
+        os.kill(process, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with contextlib.suppress(BrokenPipeError):
+        channel.sendall(f"{code}\n".encode())
+    os._exit(0)
 
 
-def _become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> list[str]:
-    """Make this process what a new one would be; returns the arguments."""
-    for place, handle in enumerate(streams):
-        os.dup2(handle, place)
-        os.close(handle)
+def _become(folder: str, environment: dict[str, str], group: int, streams: list[int]) -> None:
+    """Make this process what a new one would be."""
+    os.setpgid(0, group)
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+        os.close(stream)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    found = environment.get("PYTHONPATH", "")
-    # In place of this file's folder.
-    sys.path[:1] = [folder, *filter(None, found.split(os.pathsep))]
+    sys.path[:] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *PATH]
+    importlib.invalidate_caches()
+    tempfile.tempdir = None
     random.seed()
     sys.modules["numpy"].random.seed()
-    return arguments
 
 
-def _end(code: object) -> None:
-    """End this process with the code that `sys.exit` was given, and what Python and HDF5 do at an end.
-
-    But for the memory that all such processes share: to go through it takes longer than most of them work.
-    """
-    if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
-        code = 1
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    ctypes.CDLL(sys.modules["h5py"].h5.__file__).H5close()
-    os._exit(code or 0)
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "client":
-        code = _ask(sys.argv[2], [sys.argv[3:], os.getcwd(), dict(os.environ)], [0, 1, 2], None)
-        sys.exit(code if code >= 0 else 128 - code)
-    import gc
-    import importlib
-
-    for package in PACKAGES:
-        importlib.import_module(package)
-    gc.freeze()
-    _, module, *arguments = _serve(sys.argv[2])
+def _run(_option: str, module: str, *arguments: str) -> None:
+    """Run a module and end, as `python -m` does, but for taking apart the packages: it takes longer than most work."""
     sys.argv[1:] = arguments
-    # Its own modules are looked for where this process now stands.
-    importlib.invalidate_caches()
+    code = 1
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
-        code = 1
-    _end(code)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    # HDF5 closes what is still open.
+    ctypes.CDLL(sys.modules["h5py"].h5.__file__).H5close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    {"ask": _ask, "serve": _serve}[sys.argv[1]](*sys.argv[2:])

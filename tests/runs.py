@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from . import forked
+from .forked import forked
 
 ROOT = Path(__file__).parents[1]
 # For copies of the package: without what Python compiled, but with what numba did, which takes it many seconds. Files
@@ -48,11 +48,10 @@ def run_to_end(
 
     Snakemake and its jobs are spared their imports, which take longer than a small study's work, if it is not `alone`.
     """
-    if forked.runs_here(command) and not alone:
-        return forked.run(command, environment(**more), folder or Path.cwd(), 1750)
-    return subprocess.run(
-        command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=1750, check=False
-    )
+    variables = environment(**more)
+    if not alone:
+        command, variables = forked(command, variables)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=1750, check=False)
 
 
 def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen:

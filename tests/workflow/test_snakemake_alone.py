@@ -6,6 +6,7 @@ the environments that it makes run this one's Python (by `tests.forked`), which 
 
 import importlib.metadata
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .. import forked
+from ..forked import client
 from .conftest import CONFIG, ROOT
 
 CONDA = """#!/bin/sh
@@ -78,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bin").mkdir()
     (folder / "bin" / "activate").write_text('export PATH="$1/bin:$PATH"\n')
     conda = folder / "bin" / "conda"
-    conda.write_text(CONDA.format(prefix=folder, used=folder / "used.txt", python=forked.client()))
+    conda.write_text(CONDA.format(prefix=folder, used=folder / "used.txt", python=shlex.join(client())))
     conda.chmod(0o755)
     return folder
 
