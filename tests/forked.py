@@ -27,10 +27,10 @@ import tempfile
 import threading
 import traceback
 
-# The slow ones. Reports alone need altair, and the first optimizer _dynamo.
+# The slow ones that several stages import; torch._dynamo is imported by the first optimizer.
 PACKAGES = (
     *("snakemake.cli", "numpy", "torch", "h5py", "safetensors.torch", "numba", "scipy.optimize", "scipy.stats"),
-    *("sklearn.datasets", "PIL.Image", "jsonschema", "yaml", "tqdm", "threadpoolctl", "constriction", "altair"),
+    *("sklearn.datasets", "PIL.Image", "jsonschema", "yaml", "tqdm", "threadpoolctl", "constriction"),
     "torch._dynamo",
 )
 # Read when libraries are loaded; `wshare.cli` sets them for every job.

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..forked import client
+from ..runs import UNDRAWN
 from .conftest import CONFIG, ROOT
 
 CONDA = """#!/bin/sh
@@ -28,7 +29,7 @@ config*) echo '{{"get": {{"channel_priority": "strict"}}}}' ;;
 *create*)
     while [ "$1" != --prefix ]; do shift; done
     mkdir -p "$2/bin" "$2/conda-meta"
-    printf '#!/bin/sh\\necho %s >> {used}\\nexec {python} "$@"\\n' "$2" > "$2/bin/python"
+    printf '#!/bin/sh\\necho %s >> {used}\\nPYTHONPATH=$PYTHONPATH:{path} exec {python} "$@"\\n' "$2" > "$2/bin/python"
     chmod +x "$2/bin/python" ;;
 *) echo "conda $*: not known here" >&2; exit 1 ;;
 esac
@@ -79,7 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bin").mkdir()
     (folder / "bin" / "activate").write_text('export PATH="$1/bin:$PATH"\n')
     conda = folder / "bin" / "conda"
-    conda.write_text(CONDA.format(prefix=folder, used=folder / "used.txt", python=shlex.join(client())))
+    given = {"used": folder / "used.txt", "python": shlex.join(client()), "path": UNDRAWN["PYTHONPATH"]}
+    conda.write_text(CONDA.format(prefix=folder, **given))
     conda.chmod(0o755)
     return folder
 

@@ -30,6 +30,7 @@ from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
 
 from ...rules import settings_of_stage
+from ...runs import made_once
 from .made_up import LAYERS, LOSSES, METHODS, MODEL, report_files, write_reports, write_results
 
 # The reports that these tests read take ten seconds to write.
@@ -97,20 +98,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up results and their reports."""
-    folder = tmp_path_factory.mktemp("reports")
-    write_results(folder)
-    write_reports(folder)
-    return folder
+    """Made-up results and their reports, with figures, which take long."""
 
+    def make(folder: Path) -> None:
+        write_results(folder)
+        write_reports(folder, drawn=True)
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with figures, which take long."""
-    folder = tmp_path_factory.mktemp("drawn")
-    write_results(folder)
-    write_reports(folder, drawn=True)
-    return folder
+    return made_once(tmp_path_factory, "reports", make)
 
 
 @pytest.fixture(scope="module")
@@ -352,8 +346,8 @@ def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(
     assert all("nreadable" not in article[2] for article in page.find("article"))
 
 
-def test_figures_are_those_of_the_page(drawn):
-    report = drawn / "results" / MODEL / "report"
+def test_figures_are_those_of_the_page(folder):
+    report = folder / "results" / MODEL / "report"
     page, figures = Page(report / "index.html"), report / "figures"
     names = {e[1]["data-chart"] for e in page.find("div") if "data-chart" in e[1]}
     for suffix in (".svg", ".png"):
@@ -365,8 +359,8 @@ def test_figures_are_those_of_the_page(drawn):
     assert all("<svg" in path.read_text() for path in figures.rglob("*.svg"))
 
 
-def test_reports_are_the_same_each_time(drawn, tmp_path):
-    results = shutil.copytree(drawn / "results", tmp_path / "results")
+def test_reports_are_the_same_each_time(folder, tmp_path):
+    results = shutil.copytree(folder / "results", tmp_path / "results")
     before = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}
     write_reports(tmp_path, drawn=True)
     after = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}
