@@ -249,28 +249,25 @@ def test_images_whose_prediction_changed_are_shown(page, folder, metrics):
     assert f"The top-1 prediction changed for {len(rows)} of 60 held-out images" in article[2]
 
 
-def test_names_of_the_networks_classes_are_shown(tmp_path):
-    root = write_results(tmp_path)
+def test_names_of_the_networks_classes_are_shown(page, folder, tmp_path):
+    shutil.copytree(folder / "results", tmp_path / "results")
+    root = tmp_path / "results" / MODEL
     # The roughest of the made-up searches.
     predictions, _ = read_sealed(root / "search" / "uniform" / "predictions.csv")
     row = next(row for row in predictions if row["float32"] != row["compressed"])
     spec = root / "model" / "model.json"
-    old = page_of(tmp_path, root)
+    (article,) = page.find("article", data_search="uniform")
+    old = article[2]
     assert "Classes are indices." in old
     assert f"float32: {row['float32']}compressed: {row['compressed']}" in old
     content = {key: value for key, value in read_json(spec).items() if key != "checksum"}
     write_json(spec, content | {"categories": [f"kind <{index}>" for index in range(10)]})
-    new = page_of(tmp_path, root)
+    write_reports(tmp_path)
+    (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
+    new = article[2]
     assert "Classes are indices." not in new
     before, after = (f"kind <{row[column]}> ({row[column]})" for column in ("float32", "compressed"))
     assert f"float32: {before}compressed: {after}" in new
-
-
-def page_of(folder, root):
-    """Text of the details of the search `uniform`, its page made anew."""
-    write_reports(folder)
-    (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
-    return article[2]
 
 
 def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
