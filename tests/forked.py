@@ -15,7 +15,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import runpy
 import select
 import shlex
@@ -145,7 +144,7 @@ def _become(folder: str, environment: dict[str, str], group: int, streams: list[
     sys.path[:] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *PATH]
     importlib.invalidate_caches()
     tempfile.tempdir = None
-    random.seed()
+    # Python's own numbers differ after a fork by themselves.
     sys.modules["numpy"].random.seed()
 
 

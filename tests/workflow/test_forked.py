@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ..forked import THREADS
-from ..runs import run_to_end
+from ..forked import THREADS, forked
+from ..runs import environment, run_to_end
 
 # In the place of wshare: it tells what it finds, and ends as it is asked to.
 PROBE = """
@@ -64,8 +65,8 @@ def test_a_command_finds_and_gives_the_same(folder: Path, end: str):
     (folder / "wshare" / "__main__.py").write_text(PROBE + ENDS[end])
     command = [sys.executable, "-m", "wshare", "search", "--name", "of umläut \udcff"]
     more = {"PYTHONPATH": str(folder), "TMPDIR": str(folder / "temporary"), "PROBED": "yes"} | THREADS
-    forked, alone = (told(run_to_end(command, folder, alone=alone, **more)) for alone in (False, True))
-    (code, found, *printed), (code_alone, found_alone, *printed_alone) = forked, alone
+    here, alone = (told(run_to_end(command, folder, alone=alone, **more)) for alone in (False, True))
+    (code, found, *printed), (code_alone, found_alone, *printed_alone) = here, alone
     assert {key for key in found if found[key] != found_alone[key]} == set()
     assert (code, *printed) == (code_alone, *printed_alone)
 
@@ -76,3 +77,18 @@ def test_no_two_commands_draw_the_same_numbers(folder: Path):
     command = [sys.executable, "-m", "wshare"]
     first, second = (run_to_end(command, folder, PYTHONPATH=str(folder)).stdout.split() for _ in range(2))
     assert len({*first, *second}) == 4
+
+
+def test_a_command_ends_with_who_asked_for_it(folder: Path):
+    (folder / "wshare" / "__main__.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    command, variables = forked([sys.executable, "-m", "wshare"], environment(PYTHONPATH=str(folder)))
+    run = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True)
+    process = Path("/proc") / run.stdout.readline().strip()
+    assert process.exists()
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    end = time.monotonic() + 30
+    while process.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
