@@ -5,7 +5,7 @@ process group and exit code that it would have without the server. The server im
 and has one thread, so that no command finds what another one left. Tests for which the rest counts ask `run_to_end`
 for a process that is `alone`: here a command is no child of its caller, which can neither limit nor measure it; what
 packages read from the environment as they are imported is the server's; and a stage that forgets to import a package
-may find it. tests/faults/test_kills.py runs every stage alone.
+may find it. tests/faults/test_kills.py runs every stage of its study alone: all there are but `fetch_model`.
 """
 
 import atexit
