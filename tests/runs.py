@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from .forked import forked
+
 ROOT = Path(__file__).parents[1]
+# For copies of the package: without what Python compiled, but with what numba did, which takes it many seconds. Files
+# that are being written may be gone by the time that they are copied.
+PASSING = shutil.ignore_patterns("*.pyc*", "*.tmp.*")
+
+# Drawing the figures of a small study's reports takes longer than the whole study.
+UNDRAWN = {"PYTHONPATH": str(ROOT / "tests" / "undrawn")}
+DRAWN = {"PYTHONPATH": ""}
 
 
 def command(
@@ -32,13 +41,24 @@ def command(
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Environment of a user: the package is not on the path, and the workflow finds it by itself."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
+    """Environment of a user, but for the figures of reports, which are not drawn unless `more` says `DRAWN`.
+
+    The package is not on the path, and the workflow finds it by itself.
+    """
+    return os.environ | UNDRAWN | more
 
 
-def run_to_end(command: list[str], **more: str) -> subprocess.CompletedProcess:
-    """A command run to its end; `more` are environment variables."""
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=1750, check=False)
+def run_to_end(
+    command: list[str], folder: Path | None = None, *, alone: bool = False, **more: str
+) -> subprocess.CompletedProcess:
+    """A command run to its end, in a folder if one is given; `more` are environment variables.
+
+    Snakemake and its jobs are spared their imports, which take longer than a small study's work, if it is not `alone`.
+    """
+    variables = environment(**more)
+    if not alone:
+        command, variables = forked(command, variables)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=1750, check=False)
 
 
 def started(command: list[str], terminal: Path, **more: str) -> subprocess.Popen:

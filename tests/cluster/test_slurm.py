@@ -100,7 +100,7 @@ def test_message_of_a_failed_job_leads_to_its_log(stormy: SimpleNamespace, clust
     folder = shutil.copytree(stormy.folder, stormy.folder.with_name("failing"))
     (folder / "results/tiny/weights.h5").write_bytes(b"not HDF5")
     targets = ("results/tiny/sensitivity.csv", "results/tiny/search/rate_distortion/recipe.json")
-    failed = run_to_end(command(folder, *OPTIONS, "--retries", "0", *targets, profile="slurm"), **cluster)
+    failed = run_to_end(command(folder, *OPTIONS, "--retries", "0", *targets, profile="slurm"), alone=True, **cluster)
     assert failed.returncode == 1
     # Snakemake inside a job names the log of the rule alone, and its lines are printed with the job's log.
     logs = re.findall(r"^ +log: (.*/slurm_logs/.*) \(check log file", failed.stderr, flags=re.MULTILINE)

@@ -177,9 +177,9 @@ OUTPUTS = {
 REPORTS = {"report_model": 1, "report_study": 3}
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def snakemake(folder: Path, *arguments: str, alone: bool = False) -> subprocess.CompletedProcess:
     """Run Snakemake on the study in a folder, to its end."""
-    return run_to_end(command(folder, *arguments))
+    return run_to_end(command(folder, *arguments), alone=alone)
 
 
 def stage_of(run: subprocess.Popen) -> int:

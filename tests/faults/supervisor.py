@@ -27,7 +27,7 @@ from unittest import mock
 
 import h5py
 
-ROOT = Path(__file__).parents[2]
+from ..runs import ROOT, UNDRAWN
 
 # Numbers of the calls on each architecture, and where in their arguments the file stands: a handle, or a path.
 HANDLE, PATH, PATH_AT, OPEN_AT = range(4)
@@ -100,7 +100,8 @@ def undisturbed(_name: str) -> int:
 def start() -> None:
     """Start the fork server; it imports what any stage needs, in an environment like that of a job."""
     CONTEXT.set_forkserver_preload(["tests.faults.imported"])
-    job = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT / "workflow", ROOT))), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join((str(ROOT / "workflow"), str(ROOT), UNDRAWN["PYTHONPATH"]))
+    job = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with mock.patch.dict(os.environ, job):
         forkserver.ensure_running()
 

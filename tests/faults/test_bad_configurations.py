@@ -11,7 +11,7 @@ import yaml
 from wshare.config.validation import complete
 from wshare.errors import UserError
 
-from ..workflow.conftest import snakemake
+from ..runs import command, run_to_end
 
 BASE = """
 datasets: {mnist: {source: mnist, split: {train: 100, search: 10, held_out: 10}}}
@@ -147,7 +147,7 @@ def test_problems_of_many_places_are_told_together(tmp_path, fault):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     # Seconds of processor time, so that other work on the machine does not count.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run = snakemake(tmp_path, "--dry-run")
+    run = run_to_end(command(tmp_path, "--dry-run"), alone=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
     assert run.returncode == 1

@@ -199,7 +199,7 @@ def test_two_runs_in_one_folder(study: Study, fault):
         data="the second refuses, says that the folder is locked and changes nothing; the first ends as ever",
     )
     folder, delays = study.copy(), random.Random(0)
-    for job in ("search slope", "pack_model slope", "evaluate_packed slope", "summarise"):
+    for job in ("pack_model slope", "evaluate_packed slope", "summarise"):
         study.clear(folder, job)
     terminal, target = folder / "terminal.txt", "results/summary.txt"
     first = started(command(folder, "--cores", "1", target), terminal)

@@ -342,7 +342,7 @@ def test_the_command_in_the_message_mends_the_file(tmp_path, fault):
         found = re.search(rf"{name}: .*; remake it with: (snakemake .*)", output)
         assert found, output
         command = [sys.executable, "-m", *shlex.split(found[1])]
-        mended = run_to_end(["env", "-C", str(ROOT), *command])
+        mended = run_to_end(command, ROOT)
         assert mended.returncode == 0, mended.stdout + mended.stderr
         assert packed.read_bytes() == expected
         row.round(True)

@@ -175,7 +175,8 @@ def test_the_whole_run_killed_in_stage_after_stage(study: Study, fault, tmp_path
         passed += over
         killed(last)
     assert snakemake(folder, "--unlock").returncode == 0
-    end = snakemake(folder, "--cores", "1")
+    # Every stage of the study has then run as a process of its own, with its own imports; see `tests.forked`.
+    end = snakemake(folder, "--cores", "1", alone=True)
     assert end.returncode == 0, end.stdout + end.stderr
     done.update(finished(end.stdout + end.stderr))
     once = Counter(job.split()[0] for job in study.jobs)

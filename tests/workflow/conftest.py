@@ -12,9 +12,9 @@ from ..runs import ROOT
 CONFIG = Path(__file__).with_name("config.yaml")
 
 
-def snakemake(folder: Path, *arguments: str, snakefile: str = "Snakefile") -> subprocess.CompletedProcess:
+def snakemake(folder: Path, *arguments: str, snakefile: str = "Snakefile", **more: str) -> subprocess.CompletedProcess:
     """Run Snakemake with `folder` as working directory, on the project in or linked into `folder`."""
-    return runs.run_to_end(command(folder, *arguments, snakefile=snakefile))
+    return runs.run_to_end(command(folder, *arguments, snakefile=snakefile), **more)
 
 
 def command(folder: Path, *arguments: str, snakefile: str = "Snakefile") -> list[str]:
@@ -34,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_study(folder: Path) -> None:
     shutil.copy(CONFIG, folder)
-    run = snakemake(folder, "--cores", "2")
+    run = snakemake(folder, "--cores", "2", **runs.DRAWN)
     assert run.returncode == 0, run.stdout + run.stderr
     (folder / "terminal.txt").write_text(run.stdout + run.stderr)
 

@@ -123,21 +123,28 @@ def test_front_has_one_chosen_row_that_is_the_recipe(study: Path, search: str):
     assert not met or chosen == min(met, key=lambda row: int(row["bits"]))
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_packed_file_decodes_to_the_recipe_in_a_new_process(study: Path, search: str):
-    folder = study / "results/tiny/search" / search
+@pytest.fixture(scope="module")
+def decoded(study: Path) -> dict[str, dict[str, str]]:
+    """SHA-256 of each tensor of each search's packed file, from one new process that decodes them."""
     program = (
-        "import hashlib, sys, wshare\n"
-        "state = wshare.load_packed(sys.argv[1])\n"
-        "for name in sorted(state): print(name, hashlib.sha256(state[name].numpy().tobytes()).hexdigest())\n"
+        "import hashlib, json, sys, wshare\n"
+        "states = [wshare.load_packed(path) for path in sys.argv[1:]]\n"
+        "digests = [{n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in s.items()} for s in states]\n"
+        "print(json.dumps(digests))\n"
     )
-    command = [sys.executable, "-c", program, str(folder / "packed.safetensors")]
+    paths = [str(study / "results/tiny/search" / search / "packed.safetensors") for search in SEARCHES]
+    command = [sys.executable, "-c", program, *paths]
     run = subprocess.run(
         command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT / "workflow")}
     )
-    decoded = dict(line.split() for line in run.stdout.splitlines())
+    return dict(zip(SEARCHES, json.loads(run.stdout), strict=True))
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_packed_file_decodes_to_the_recipe_in_a_new_process(study: Path, decoded: dict, search: str):
+    folder = study / "results/tiny/search" / search
     dense = load_file(folder / "dense.safetensors")
-    assert decoded == {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in dense.items()}
+    assert decoded[search] == {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in dense.items()}
     original = load_file(study / "results/tiny/model/weights.safetensors")
     for layer, entry in read(folder / "recipe.json")["layers"].items():
         weight, shared = original[f"{layer}.weight"], dense[f"{layer}.weight"]

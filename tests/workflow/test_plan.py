@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from ..runs import ROOT, run_to_end
+
 pytestmark = pytest.mark.slow
 
 
@@ -19,7 +20,7 @@ def dry_run(folder: Path, confidence: float | None, held_out: int) -> subprocess
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
-    return subprocess.run([*command, "--dry-run", "--cores", "1"], cwd=folder, capture_output=True, text=True)
+    return run_to_end([*command, "--dry-run", "--cores", "1"], folder)
 
 
 def test_a_target_that_is_never_met_is_told(tmp_path):

@@ -1,7 +1,6 @@
 """A recipe applied again, by `wshare apply`, gives the very bytes of the file that the workflow packed."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 from wshare.files.sealed import read_json
 from wshare.search.methods import METHODS
 
-from ..runs import environment, made_once
+from ..runs import made_once, run_to_end
 from .conftest import CONFIG, snakemake
 
 SEARCHES = yaml.safe_load(CONFIG.read_text())["searches"]
@@ -60,13 +59,7 @@ def applied(folder: Path, search: str, output: Path) -> bytes:
     results = folder / "results/tiny"
     command = [sys.executable, "-m", "wshare", "apply", "--recipe", str(results / "search" / search / "recipe.json")]
     command += ["--spec", str(results / "model/model.json"), "--search-images", str(results / "images/search.h5")]
-    run = subprocess.run(
-        [*command, "--output", str(output)],
-        env=environment(PYTHONPATH=str(folder / "project/workflow")),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_to_end([*command, "--output", str(output)], PYTHONPATH=str(folder / "project/workflow"))
     assert run.returncode == 0, run.stdout + run.stderr
     return output.read_bytes()
 

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ..runs import ROOT, environment, made_once
+from ..runs import PASSING, ROOT, environment, made_once
 from .conftest import command, snakemake
 
 LAYERS = {"tiny": ("depthwise", "pointwise", "fc"), "given": ("conv", "depthwise", "pointwise", "fc")}
@@ -201,8 +201,7 @@ def own_code(folder: Path) -> Path:
     """A copy of the project that may be edited, in place of the link to it; the folder of its package."""
     (folder / "project").unlink(missing_ok=True)
     for name in ("workflow", "envs", "profiles"):
-        unused = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, folder / "project" / name, symlinks=True, ignore=unused)
+        shutil.copytree(ROOT / name, folder / "project" / name, symlinks=True, ignore=PASSING)
     shutil.copy2(ROOT / "Snakefile", folder / "project")
     return folder / "project" / "workflow" / "wshare"
 

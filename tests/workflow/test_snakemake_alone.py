@@ -1,11 +1,12 @@
 """Snakemake in an environment that holds nothing else, with the jobs in environments of their own: `--sdm conda`.
 
 The environment holds Snakemake and what its distribution requires, linked from this one. A program stands for conda:
-the environments that it makes run this one's Python, which has all that any job needs.
+the environments that it makes run this one's Python (by `tests.forked`), which has all that any job needs.
 """
 
 import importlib.metadata
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ..forked import client
+from ..runs import UNDRAWN
 from .conftest import CONFIG, ROOT
 
 CONDA = """#!/bin/sh
@@ -26,7 +29,7 @@ config*) echo '{{"get": {{"channel_priority": "strict"}}}}' ;;
 *create*)
     while [ "$1" != --prefix ]; do shift; done
     mkdir -p "$2/bin" "$2/conda-meta"
-    printf '#!/bin/sh\\necho %s >> {used}\\nexec {python} "$@"\\n' "$2" > "$2/bin/python"
+    printf '#!/bin/sh\\necho %s >> {used}\\nPYTHONPATH=$PYTHONPATH:{path} exec {python} "$@"\\n' "$2" > "$2/bin/python"
     chmod +x "$2/bin/python" ;;
 *) echo "conda $*: not known here" >&2; exit 1 ;;
 esac
@@ -77,7 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bin").mkdir()
     (folder / "bin" / "activate").write_text('export PATH="$1/bin:$PATH"\n')
     conda = folder / "bin" / "conda"
-    conda.write_text(CONDA.format(prefix=folder, used=folder / "used.txt", python=sys.executable))
+    given = {"used": folder / "used.txt", "python": shlex.join(client()), "path": UNDRAWN["PYTHONPATH"]}
+    conda.write_text(CONDA.format(prefix=folder, **given))
     conda.chmod(0o755)
     return folder
 

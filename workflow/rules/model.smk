@@ -221,6 +221,8 @@ rule measure_inputs:
         "results/{model}/benchmarks/measure_inputs.tsv"
     conda:
         "../../envs/torch.yaml"
+    # A half of the images each.
+    threads: 2
     resources:
         mem_mb=growing(3000),
         runtime=growing(120),
@@ -237,4 +239,5 @@ rule measure_inputs:
         " --search-images {input.search_images:q}"
         " --calibration {output.calibration:q}"
         " --gpus {params.gpus}"
+        " --threads {threads}"
         " > {log:q} 2>&1"

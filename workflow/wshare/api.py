@@ -284,7 +284,7 @@ def compress_images(
         check_target(kind, reference, search.labels, len(held_out), settings)
         row = METHODS[settings["method"]]
         made_with = _default_settings(names, settings["seed"], keep_zeros)
-        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference)
+        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference, threads)
         searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
         # Packed on the CPU, as the workflow does.
         on_cpu = replace(artifacts, model=fast(work), images=search)
@@ -329,7 +329,7 @@ def apply_recipe(
         check_layers(recipe, where, shapes, "it was made for another architecture")
         float32 = save(state_of(work))
         names, needed = list(recipe["layers"]), method_of(recipe, where).realised_from
-        artifacts = measured_artifacts(needed, kind, work, images, names, recipe["artifacts"])
+        artifacts = measured_artifacts(needed, kind, work, images, names, recipe["artifacts"], threads=threads)
         reference = predict(work, images, threads)
         searched = (recipe["model"]["sha256"], recipe["search_images"])
         same = searched == (hashlib.sha256(float32).hexdigest(), images.fingerprint)

@@ -220,10 +220,11 @@ def write(path: Path, calibration: Calibration) -> Path:
     return path
 
 
-def test_halves_are_measured_apart_and_know_their_border():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_halves_are_measured_apart_and_know_their_border(threads):
     network = fast(nn.Sequential(nn.Conv2d(3, 4, 3)).eval())
     pictures = ImageArray(images(9), None)
-    found = calibrate(network, pictures, ["0"], 0)
+    found = calibrate(network, pictures, ["0"], 0, threads)
     border = pictures.middle()
     assert (found.border, len(pictures)) == (4, 9)
     for half, part in zip(found.halves, (pictures.part(0, border), pictures.part(border, 9)), strict=True):

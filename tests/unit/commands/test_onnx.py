@@ -45,7 +45,7 @@ def test_weights_beside_an_onnx_file_and_a_missing_package_end_in_one_line(tmp_p
     PIL.Image.new("RGB", (12, 12)).save("images/0.png")
     given = ["compress", "--architecture", "onnx:net.onnx", "--images", "images", "--no-labels", "--output", "out"]
     assert main([*given, "--weights", "w.safetensors"]) == 1
-    assert "--weights w.safetensors: an ONNX file holds its weights; leave the flag out" in capsys.readouterr().err
+    assert "--weights w.safetensors: the file net.onnx holds its weights; leave the flag out" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(given) == 1
     assert (

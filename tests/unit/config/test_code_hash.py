@@ -1,5 +1,6 @@
 """Which source files a stage runs."""
 
+import ast
 import json
 import os
 import subprocess
@@ -65,6 +66,20 @@ def test_code_files_of_search_hold_the_method_alone():
     found = modules("search", method="rate_distortion")
     assert {"quantize.error_feedback", "quantize.kmeans"} <= found
     assert not {"search.by_k.slope"} & found
+
+
+def test_import_statements_are_found_as_a_syntax_tree_has_them():
+    for file in Path(PACKAGE).rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        tree = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+        names = {(node.module, alias.name) for node in tree for alias in node.names if node.module.startswith("wshare")}
+        found = {
+            (module, name.split()[0])
+            for module, listed in code_hash.IMPORT.findall(source)
+            for name in listed.strip("()").split(",")
+            if name.strip()
+        }
+        assert found == names, file
 
 
 def test_a_name_that_is_in_no_table_is_refused():

@@ -5,11 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from ...runs import PASSING, ROOT
+
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", PAGE, flags=re.MULTILINE)
 # A paragraph's last sentence, and the block that it announces.
@@ -22,9 +22,7 @@ STEP = re.compile(
 @pytest.mark.slow
 @pytest.mark.parametrize(("title", "text"), SECTIONS, ids=[title for title, _ in SECTIONS])
 def test_steps_of_the_section_work(tmp_path, title, text):
-    shutil.copytree(
-        ROOT / "workflow", tmp_path / "workflow", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow", symlinks=True, ignore=PASSING)
     steps = STEP.findall(text)
     assert len(steps) == text.count("```") / 2, "a block is announced in other words than the others"
     assert [verb for verb, *_ in steps].count("Try it") == 1

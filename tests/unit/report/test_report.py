@@ -30,6 +30,7 @@ from wshare.report.texts import counted, duration, memory, percent, recipe, size
 from wshare.stages.report_model import program, report_model
 
 from ...rules import settings_of_stage
+from ...runs import made_once
 from .made_up import LAYERS, LOSSES, METHODS, MODEL, report_files, write_reports, write_results
 
 # The reports that these tests read take ten seconds to write.
@@ -97,20 +98,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up results and their reports."""
-    folder = tmp_path_factory.mktemp("reports")
-    write_results(folder)
-    write_reports(folder)
-    return folder
+    """Made-up results and their reports, with figures, which take long."""
 
+    def make(folder: Path) -> None:
+        write_results(folder)
+        write_reports(folder, drawn=True)
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with figures, which take long."""
-    folder = tmp_path_factory.mktemp("drawn")
-    write_results(folder)
-    write_reports(folder, drawn=True)
-    return folder
+    return made_once(tmp_path_factory, "reports", make)
 
 
 @pytest.fixture(scope="module")
@@ -255,28 +249,25 @@ def test_images_whose_prediction_changed_are_shown(page, folder, metrics):
     assert f"The top-1 prediction changed for {len(rows)} of 60 held-out images" in article[2]
 
 
-def test_names_of_the_networks_classes_are_shown(tmp_path):
-    root = write_results(tmp_path)
+def test_names_of_the_networks_classes_are_shown(page, folder, tmp_path):
+    shutil.copytree(folder / "results", tmp_path / "results")
+    root = tmp_path / "results" / MODEL
     # The roughest of the made-up searches.
     predictions, _ = read_sealed(root / "search" / "uniform" / "predictions.csv")
     row = next(row for row in predictions if row["float32"] != row["compressed"])
     spec = root / "model" / "model.json"
-    old = page_of(tmp_path, root)
+    (article,) = page.find("article", data_search="uniform")
+    old = article[2]
     assert "Classes are indices." in old
     assert f"float32: {row['float32']}compressed: {row['compressed']}" in old
     content = {key: value for key, value in read_json(spec).items() if key != "checksum"}
     write_json(spec, content | {"categories": [f"kind <{index}>" for index in range(10)]})
-    new = page_of(tmp_path, root)
+    write_reports(tmp_path)
+    (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
+    new = article[2]
     assert "Classes are indices." not in new
     before, after = (f"kind <{row[column]}> ({row[column]})" for column in ("float32", "compressed"))
     assert f"float32: {before}compressed: {after}" in new
-
-
-def page_of(folder, root):
-    """Text of the details of the search `uniform`, its page made anew."""
-    write_reports(folder)
-    (article,) = Page(root / "report" / "index.html").find("article", data_search="uniform")
-    return article[2]
 
 
 def test_a_target_below_all_points_lies_on_the_scale(tmp_path):
@@ -352,8 +343,8 @@ def test_the_held_out_section_tells_how_many_images_were_unreadable_if_any_were(
     assert all("nreadable" not in article[2] for article in page.find("article"))
 
 
-def test_figures_are_those_of_the_page(drawn):
-    report = drawn / "results" / MODEL / "report"
+def test_figures_are_those_of_the_page(folder):
+    report = folder / "results" / MODEL / "report"
     page, figures = Page(report / "index.html"), report / "figures"
     names = {e[1]["data-chart"] for e in page.find("div") if "data-chart" in e[1]}
     for suffix in (".svg", ".png"):
@@ -365,8 +356,8 @@ def test_figures_are_those_of_the_page(drawn):
     assert all("<svg" in path.read_text() for path in figures.rglob("*.svg"))
 
 
-def test_reports_are_the_same_each_time(drawn, tmp_path):
-    results = shutil.copytree(drawn / "results", tmp_path / "results")
+def test_reports_are_the_same_each_time(folder, tmp_path):
+    results = shutil.copytree(folder / "results", tmp_path / "results")
     before = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}
     write_reports(tmp_path, drawn=True)
     after = {p.relative_to(results): p.read_bytes() for p in results.rglob("report/**/*") if p.is_file()}

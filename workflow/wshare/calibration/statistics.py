@@ -1,8 +1,9 @@
 """Calibration statistics: mean and second moment of each layer's inputs, from search images."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -28,30 +29,62 @@ def input_statistics(
 
     UserError names a layer that no image reaches.
     """
-    gathered = {name: _Sums(layer_of(model, name), seed) for name in layers}
-    hooks = [sums.layer.module.register_forward_hook(sums.add, with_kwargs=True) for sums in gathered.values()]
-    images = 0
-    try:
-        with (
-            called_as_modules(),
-            torch.inference_mode(),
-            tqdm(batches, desc="calibration", unit="batch", **PROGRESS) as bar,
-        ):
-            for batch in bar:
+    [found] = _of_parts(model, [batches], layers, seed, threads=1)
+    return found
+
+
+def calibrate(model: nn.Module, images: Images, layers: list[str], seed: int, threads: int = 1) -> Calibration:
+    """Statistics of the layers' inputs on each half of the images; on two `threads` the halves run side by side."""
+    border = images.middle()
+    halves = images.part(0, border), images.part(border, len(images))
+    # A GPU takes one batch at a time.
+    threads = 1 if images.batch(0).is_cuda else threads
+    first, second = _of_parts(model, [half.batches() for half in halves], layers, seed, threads)
+    return Calibration((first, second), border)
+
+
+def _of_parts(
+    model: nn.Module, parts: Sequence[Iterable[torch.Tensor]], layers: list[str], seed: int, threads: int
+) -> list[dict[str, InputStatistics]]:
+    """Statistics of each part's inputs: a part is one thread's, so that its sums have one order."""
+    own = threading.local()
+    found = [layer_of(model, name) for name in layers]
+    hooks = [
+        layer.module.register_forward_hook(lambda *call, name=layer.name: own.sums[name].add(*call), with_kwargs=True)
+        for layer in found
+    ]
+
+    def measure(part: Iterable[torch.Tensor]) -> dict[str, InputStatistics]:
+        own.sums, images = {layer.name: _Sums(layer, seed) for layer in found}, 0
+        with torch.inference_mode():
+            for batch in part:
                 for view in _views(batch):
                     # A copy: a network may write into its input, and these images are needed again.
                     model(view.clone())
                     images += len(view)
+                bar.update()
+        _check_called(own.sums)
+        return {name: sums.statistics(images) for name, sums in own.sums.items()}
+
+    try:
+        with (
+            called_as_modules(),
+            tqdm(desc="calibration", unit="batch", **PROGRESS) as bar,
+            ThreadPoolExecutor(min(threads, len(parts))) as pool,
+        ):
+            return list(pool.map(measure, parts))
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _check_called(gathered: Mapping[str, "_Sums"]) -> None:
     for name, sums in gathered.items():
         if not sums.called:
             raise UserError(
                 f"layer {name!r} is never called for these images; exclude it from sharing (exclude= in Python, "
                 "layers.exclude of the model in a configuration)"
             )
-    return {name: sums.statistics(images) for name, sums in gathered.items()}
 
 
 def _views(batch: torch.Tensor) -> list[torch.Tensor]:
@@ -66,16 +99,6 @@ def _views(batch: torch.Tensor) -> list[torch.Tensor]:
     return [batch, batch.flip(-1).contiguous(memory_format=order)]
 
 
-def calibrate(model: nn.Module, images: Images, layers: list[str], seed: int) -> Calibration:
-    """Statistics of the layers' inputs on each half of the images."""
-    border = images.middle()
-    first, second = (
-        input_statistics(model, part.batches(), layers, seed)
-        for part in (images.part(0, border), images.part(border, len(images)))
-    )
-    return Calibration((first, second), border)
-
-
 class _Sums:
     """Sums over the inputs of one layer."""
 
@@ -84,8 +107,8 @@ class _Sums:
         self._generator = torch.Generator().manual_seed(seed)
         self._places: dict[int, torch.Tensor] = {}
         self._samples = 0
-        self._mean: np.ndarray | torch.Tensor | float = 0.0
-        self._second: np.ndarray | torch.Tensor | float = 0.0
+        self._mean: torch.Tensor | float = 0.0
+        self._second: torch.Tensor | float = 0.0
 
     @property
     def called(self) -> bool:
@@ -102,15 +125,16 @@ class _Sums:
         # [groups, columns, samples]
         inputs = kind.inputs(module, taken, made, self._places[count])
         self._samples += inputs.shape[2]
-        ones = inputs.new_ones(inputs.shape[2])
-        if not inputs.is_cuda:
-            # numpy multiplies many small matrices without copying each of them.
-            inputs, ones = inputs.numpy(), ones.numpy()
-        self._mean += inputs @ ones
-        self._second += inputs @ inputs.mT if inputs.shape[1] <= MOST_COLUMNS else (inputs**2).sum(2)
+        if inputs.shape[1] > 1 and 1 not in inputs.stride()[1:]:
+            # As it is copied here, each small matrix of a group would be copied for its product.
+            inputs = inputs.contiguous()
+        self._mean += inputs.sum(2)
+        if inputs.shape[1] > MOST_COLUMNS:
+            self._second += (inputs**2).sum(2)
+        else:
+            zero = inputs.new_zeros(len(inputs), inputs.shape[1], inputs.shape[1])
+            self._second = (zero if isinstance(self._second, float) else self._second).baddbmm_(inputs, inputs.mT)
 
     def statistics(self, images: int) -> InputStatistics:
-        mean, second = (
-            torch.as_tensor(total / self._samples).float().numpy(force=True) for total in (self._mean, self._second)
-        )
+        mean, second = ((total / self._samples).numpy(force=True) for total in (self._mean, self._second))
         return InputStatistics(mean, second, images, self._samples // images)

@@ -93,10 +93,10 @@ def network_of(
             raise UserError(f"--task {task}: the network of {spec} has the task {description['task']}; leave it out")
         return model, description
     settings: dict = {"task": task, "arguments": arguments, "preprocessing": preprocessing}
-    if file := whole_file(architecture):
+    if whole := whole_file(architecture):
         if weights:
-            raise UserError(f"--weights {weights}: the file {file['path']} holds its weights; leave the flag out")
-        settings |= file
+            raise UserError(f"--weights {weights}: the file {whole['path']} holds its weights; leave the flag out")
+        settings |= whole
     elif weights:
         settings |= {"source": "file", "architecture": architecture, "path": str(weights), "key": key}
     else:

@@ -54,6 +54,6 @@ def export(
 
 def _network(architecture: str, file: Path, settings: dict) -> Fetched:
     """The network of an architecture; weights are those of the packed file, or of the file that it was made from."""
-    if file := whole_file(architecture):
-        return fetch(settings | file, CACHE)
+    if whole := whole_file(architecture):
+        return fetch(settings | whole, CACHE)
     return of_state(settings | {"architecture": architecture}, load_packed(file), str(file), f"packed file {file}")

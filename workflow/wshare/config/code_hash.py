@@ -1,13 +1,17 @@
 """Which source files a stage runs, and their hash."""
 
-import ast
 import hashlib
 import importlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from wshare.config.validation import PACKAGE
+
+# An import of parts of the package, wherever it stands. Syntax trees of the package would take half a second, which
+# Snakemake and each of its jobs would wait for.
+IMPORT = re.compile(r"^[ \t]*from (wshare[\w.]*) import (\([^)]*\)|[^\n]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,7 @@ def _file(module: str) -> Path:
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
     modules = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wshare"):
-            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    for module, names in IMPORT.findall(file.read_text(encoding="utf-8")):
+        modules += [module, *(f"{module}.{name.split()[0]}" for name in names.strip("()").split(",") if name.strip())]
     files = (_file(module) for module in modules)
     return tuple(path for path in files if path.is_file() and path != PACKAGE / "__init__.py")

@@ -28,6 +28,7 @@ def measured_artifacts(
     layers: Sequence[str],
     settings: Mapping[str, dict],
     reference: np.ndarray | None = None,
+    threads: int = 1,
 ) -> Artifacts:
     """What `needs` names, measured on images with `settings`, as a recipe or the defaults of a configuration tell them.
 
@@ -47,7 +48,7 @@ def measured_artifacts(
     if "calibration" in needs:
         used["calibration"] = settings["calibration"]
         few = images.part(0, settings["calibration"]["images"])
-        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"])
+        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"], threads)
     if "clusters" in needs:
         used["clustering"] = {name: settings["clustering"][name] for name in layers}
         found["clusters"] = {

@@ -9,10 +9,17 @@ from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.errors import UserError
 from wshare.files.sealed import check_origin, read_json
+from wshare.stages.arguments import Machine
 
 
 def measure_inputs(
-    settings: dict, spec: Path, weights: Path, layers: Path, search_images: Path, calibration: Path, gpus: int
+    settings: dict,
+    spec: Path,
+    weights: Path,
+    layers: Path,
+    search_images: Path,
+    calibration: Path,
+    machine: Machine,
 ) -> None:
     """Write calibration.h5: two halves of the search images, each with their mirror images.
 
@@ -24,7 +31,7 @@ def measure_inputs(
     sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
     if len(sample) < 2:
         raise UserError(f"{search_images}: {len(sample)} search image; calibration needs at least two")
-    device = device_of(gpus)
+    device = device_of(machine.gpus)
     model = read_model(spec, weights, device)
-    found = calibrate(model, placed(sample, device), names, settings["seed"])
+    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads)
     write_calibration(calibration, found, settings, {"model": description["sha256"], "images": sample.fingerprint})

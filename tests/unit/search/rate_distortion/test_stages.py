@@ -118,7 +118,7 @@ class Study:
             self.folder / "layers.json",
             path or self.images.path,
             self.folder / "calibration.h5",
-            self.gpus,
+            Machine(2, self.gpus),
         )
 
     def needs(self) -> Files:

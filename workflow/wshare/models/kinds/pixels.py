@@ -35,5 +35,8 @@ def by_place(images: Tensor) -> Tensor:
 
 def columns(pixels: Tensor, index: Tensor, groups: int) -> Tensor:
     """[groups, channels of a group x taps, samples] from `by_place` pixels; `index` [P, taps] says which are summed."""
-    samples = pixels[:, index.ravel()].reshape(len(pixels) * len(index), index.shape[1], groups, -1)
-    return samples.permute(2, 3, 1, 0).reshape(groups, -1, len(pixels) * len(index))
+    samples, count = pixels[:, index.ravel()], len(pixels) * len(index)
+    if pixels.shape[2] == groups:
+        # torch copies a transposed matrix many times as fast as an array of more axes.
+        return samples.reshape(-1, groups).t().contiguous().view(groups, count, -1).mT
+    return samples.reshape(count, index.shape[1], groups, -1).permute(2, 3, 1, 0).reshape(groups, -1, count)
