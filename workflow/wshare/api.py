@@ -42,7 +42,15 @@ from wshare.models.coverage import told as told_coverage
 from wshare.models.forward import forward
 from wshare.models.layers import Choice, inspect
 from wshare.models.outputs import with_logits
-from wshare.models.plain import check_network, check_values, fold_weights, is_folded, plain_copy, unwrapped
+from wshare.models.plain import (
+    check_network,
+    check_values,
+    fold_weights,
+    is_plain,
+    plain_copy,
+    unwrapped,
+    without_wrappers,
+)
 from wshare.models.state import CPU, check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
@@ -225,13 +233,13 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     """The model, filled with the weights of a packed file and in evaluation mode.
 
     Names and shapes must be those of the model; if not, UserError names the first that differ, and the model is left
-    as it was. FormatError if the file is damaged. A model in a wrapper, such as DataParallel, is filled inside it;
-    weights that are computed from others, as by weight_norm, become parameters. The compressed weights are for
-    evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
+    as it was. FormatError if the file is damaged. A model in a wrapper, such as DataParallel, or with parts in one, is
+    filled inside it; weights that are computed from others, as by weight_norm, become parameters. The compressed
+    weights are for evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
     """
     state, module = load_packed(path), unwrapped(model)
     check_values(module, "model")
-    own = (module if is_folded(module) else plain_copy(module, "model", told=False)).state_dict()
+    own = (module if is_plain(module) else plain_copy(module, "model", told=False)).state_dict()
     wrong = [
         f"{name} ({_shape(state, name)} in the file, {_shape(own, name)} in the model)"
         for name in [*own, *(name for name in state if name not in own)]
@@ -242,7 +250,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
     model.eval()
     fold_weights(module, "model")
-    load_state(module, state, str(path))
+    with without_wrappers(module):
+        load_state(module, state, str(path))
     return model
 
 
