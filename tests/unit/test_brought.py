@@ -293,3 +293,10 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device 'cuda': torch .* sees 0 GPUs"):
         wshare.compress(net(), iter(lambda: 1 / 0, 1), device="cuda")
+
+
+def test_arguments_that_are_swapped_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="model: a PosixPath, not an nn.Module; give the packed file, then the model"):
+        wshare.load(net(), tmp_path)
+    with pytest.raises(UserError, match="model: a PosixPath, not an nn.Module; give the model, then the packed file"):
+        compressed(tmp_path, net())

@@ -237,6 +237,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     filled inside it; weights that are computed from others, as by weight_norm, become parameters. The compressed
     weights are for evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__}, not an nn.Module; give the packed file, then the model")
     state, module = load_packed(path), unwrapped(model)
     check_values(module, "model")
     own = (module if is_plain(module) else plain_copy(module, "model", told=False)).state_dict()

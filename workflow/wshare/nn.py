@@ -102,6 +102,8 @@ def compressed(model: nn.Module, packed: Source) -> nn.Module:
     their weights at once, are expanded here, and the log says so; their cells stay compressed. UserError if the file is
     another network's or shares what is no weight of a layer of a known kind.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__}, not an nn.Module; give the model, then the packed file")
     module = unwrapped(model)
     with without_wrappers(module):
         return _compressed(module, packed)
