@@ -18,7 +18,11 @@ SEARCHES = yaml.safe_load(CONFIG.read_text())["searches"]
 OTHERS = {
     "seed": 3,
     "clustering": {
-        **{"k_max": 64, "candidates": [2, 4, 16], "method": "lloyd", "bins": 256, "weighting": "importance"},
+        "k_max": 64,
+        "candidates": [2, 4, 16],
+        "method": "lloyd",
+        "bins": 256,
+        "weighting": "importance",
         "keep_zeros": True,
     },
     "importance": {"images": 20},

@@ -95,8 +95,8 @@ def evaluate(
     sample, kind = _Sample(dataset, description, enlarge, limit, place), task_of(description)
     kind.check_labels(sample.labels, description, "--images")
     first = sample.images(0, min(2, sample.batch_size))
-    check_repeats(forward(reference, first), forward(reference, first), description["name"])
     with sample.progress, exact(place):
+        check_repeats(forward(reference, first), forward(reference, first), description["name"])
         outputs = predict(both, sample, threads)
     check_accuracy(kind, outputs[:, 0], sample.labels, description.get("categories"), str(images))
     quality = compare(kind, outputs[:, 1], outputs[:, 0], sample.labels)
