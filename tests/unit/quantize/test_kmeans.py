@@ -119,7 +119,7 @@ def test_inertia_never_rises_with_k(weights, weighting, seed):
     importance = np.random.default_rng(seed).exponential(size=len(weights)).astype(np.float32)
     result = sweep(weights, importance, k_max=len(weights), weighting=weighting)
     falling = result.inertia if weighting == "none" else result.weighted_inertia
-    # The trace of mass may trade weighted inertia for plain inertia at a millionth of the price.
+    # The trace of mass may trade weighted inertia for plain inertia at a millionth of the cost.
     slack = 1e-12 if weighting == "none" else 1e-5 * max(1.0, result.inertia[0])
     assert (np.diff(falling) <= slack * falling[0]).all()
 

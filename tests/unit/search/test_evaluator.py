@@ -131,9 +131,11 @@ def test_a_network_that_always_says_the_same_is_accepted_only_by_images_that_can
 
 
 def test_images_that_cannot_confirm_are_refused_before_anything_is_measured():
-    world = World(0.9, some(0.1), None)
+    world = World(np.where(some(0.5) > 0, 0.9, 0.05), some(0.1), None)
     settings = {"quality_target": 0.99, "confidence": 0.9, "options": {}}
     check_target(classification, world.reference, None, COUNT, settings)
+    with pytest.raises(UserError, match=r"same for all \d+ search images .* check its weights and preprocessing"):
+        check_target(classification, np.repeat(world.reference[:1], COUNT, 0), None, COUNT, settings)
     with pytest.raises(UserError, match="1,600 search images and 100 held-out ones cannot confirm"):
         check_target(classification, world.reference, None, 100, settings)
     for free in ({"confidence": None}, {"options": {"compression_rate": 8}}):

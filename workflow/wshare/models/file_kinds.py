@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wshare.errors import FormatError
+
 # As many bytes as any of them is told by.
 START = 256
 
@@ -19,7 +21,11 @@ class FileKind:
 
 
 SAVE = "load it where you trust it and save torch.save(model.state_dict(), 'weights.pth'), or better a safetensors file"
-TO_ONNX = "convert it to ONNX (python -m tf2onnx.convert) and give that with source onnx"
+TO_ONNX = "convert it to ONNX ({}) and give that with source onnx, on the command line --architecture onnx:<path>"
+OF_KERAS = TO_ONNX.format(
+    'keras.models.load_model(path).export("saved"); python -m tf2onnx.convert --saved-model saved --output net.onnx'
+)
+OF_TFLITE = TO_ONNX.format("python -m tf2onnx.convert --tflite <path> --output net.onnx")
 
 
 def kind_of_file(path: Path) -> FileKind | None:
@@ -27,6 +33,14 @@ def kind_of_file(path: Path) -> FileKind | None:
     with open(path, "rb") as file:
         start = file.read(START)
     return next((kind for kind in KINDS if kind.told_by(start, path)), None)
+
+
+def check_kind(path: Path, wanted: str) -> None:
+    """FormatError, with what to do, for a file that is of another kind that is known."""
+    kind = kind_of_file(path)
+    if kind is not None and kind.name != wanted:
+        weights = "give it with source file, and the architecture that its weights are for"
+        raise FormatError(f"{path}: {kind.name}, no {wanted}; {kind.remedy or weights}")
 
 
 def _begins(*prefixes: bytes) -> Callable[[bytes, Path], bool]:
@@ -54,9 +68,9 @@ def _is_onnx(start: bytes, path: Path) -> bool:
 
 KINDS = (
     FileKind("safetensors file", lambda start, path: start[8:9] == b"{" and len(start) > 9),
-    FileKind("TensorFlow Lite file", lambda start, path: start[4:8] == b"TFL3", TO_ONNX),
-    FileKind("Keras or other HDF5 file", _begins(b"\x89HDF\r\n\x1a\n"), TO_ONNX),
-    FileKind("Keras file", _holds("model.weights.h5"), TO_ONNX),
+    FileKind("TensorFlow Lite file", lambda start, path: start[4:8] == b"TFL3", OF_TFLITE),
+    FileKind("Keras or other HDF5 file", _begins(b"\x89HDF\r\n\x1a\n"), OF_KERAS),
+    FileKind("Keras file", _holds("model.weights.h5"), OF_KERAS),
     FileKind(
         "torch.export program",
         _holds("archive_format", "serialized_exported_program.json"),

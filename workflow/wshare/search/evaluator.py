@@ -15,6 +15,7 @@ from wshare.evaluation.chances import FEWEST_NUMBERED, FEWEST_SCORED, goes_by_co
 from wshare.evaluation.intervals import Counts, Z, kept, predicted_low
 from wshare.evaluation.means import Means
 from wshare.evaluation.predict import predict
+from wshare.evaluation.verdict import LEAST_INFORMATION
 from wshare.models.layers import replaced
 from wshare.names import layer_of_tensor
 from wshare.packed.compressed import Compressed
@@ -51,8 +52,13 @@ class Part:
 def check_target(task: Task, reference: np.ndarray, labels: np.ndarray | None, held_out: int, settings: dict) -> None:
     """UserError if so many search images and held-out ones cannot confirm the target with the confidence asked for.
 
-    It costs nothing, so it comes before all that does.
+    Or if the float32 network gives the same for all images. It costs nothing, so it comes before all that does.
     """
+    if (nats := task.constant(reference, labels).kl) < LEAST_INFORMATION:
+        raise UserError(
+            f"the outputs of the float32 network are the same for all {len(reference)} search images (they tell "
+            f"{nats:.1g} nats), so that nothing tells a compressed network from it; check its weights and preprocessing"
+        )
     if goes_by_confidence(settings):
         score, target = task.score(reference, reference, labels), settings["quality_target"]
         if score.scores.dtype == bool:

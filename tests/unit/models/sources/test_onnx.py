@@ -1,6 +1,7 @@
 """Networks of ONNX files: the same outputs as ONNX Runtime's, and the same graph again as an export."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -154,6 +155,13 @@ def test_a_damaged_file_ends_in_one_line(damage):
     with open(path, "wb") as file:
         file.write(damage(content))
     assert error(SETTINGS, kind=FormatError).startswith("net.onnx: no ONNX file, or damaged")
+
+
+def test_a_file_of_another_kind_is_told_with_what_to_do():
+    Path("net.onnx").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(64))
+    assert error(SETTINGS, kind=FormatError).startswith(
+        "net.onnx: TensorFlow Lite file, no ONNX file; convert it to ONNX (python -m tf2onnx.convert --tflite <path> "
+    )
 
 
 def test_a_free_size_is_asked_for():

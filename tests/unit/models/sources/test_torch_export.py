@@ -126,7 +126,11 @@ def test_a_fixed_batch_of_several_ends_in_one_line():
 
 def test_other_files_end_in_one_line():
     torch.save(small().state_dict(), "net.pt2")
-    assert error(SETTINGS, kind=FormatError).startswith("net.pt2: torch file, no torch.export program")
+    assert error(SETTINGS, kind=FormatError).startswith(
+        "net.pt2: torch file, no torch.export program; give it with source"
+    )
+    Path("net.pt2").write_bytes(b"nothing")
+    assert error(SETTINGS, kind=FormatError).startswith("net.pt2: damaged (File is not a zip file)")
 
 
 def test_nothing_that_is_pickled_in_a_file_is_run():

@@ -90,7 +90,7 @@ LAYERS = st.lists(
 
 @given(LAYERS, st.floats(0.5, 0.9999))
 def test_slope_is_within_one_step_of_the_best_of_all_combinations(layers, target):
-    """With a convex loss, prices reach all corners of the hull; the optimum lies at most one step below."""
+    """With a convex loss, slopes reach all corners of the hull; the optimum lies at most one step below."""
     network = Additive(*map(list, zip(*layers, strict=True)), k_max=16)
     chosen = search(network, "slope", target)
     problem = network.problem(target)
@@ -115,7 +115,7 @@ def test_slope_measures_no_more_than_it_may_and_returns_the_smallest_it_met(laye
 
 
 @given(LAYERS, st.floats(1e-9, 1e-1))
-def test_a_slope_gives_each_layer_the_k_of_least_loss_and_price_of_bits(layers, slope):
+def test_a_slope_gives_each_layer_the_k_of_least_loss_and_cost_of_bits(layers, slope):
     network = Additive(*map(list, zip(*layers, strict=True)))
     bits = [np.array([layer_bits(layer.weights, k + 1) for k in range(32)]) for layer in network.layers]
     found = allocate(network.layers, network.losses, bits, slope)
@@ -172,8 +172,8 @@ def test_a_dense_layer_is_narrowed_to_the_widest_index_that_saves_bits():
     network = Additive([20, 4000], [1e-3, 1e-3])
     assert [narrower(layer, None) for layer in network.layers] == [16, 32]
     assert [narrower(layer, k) for layer, k in zip(network.layers, (2, 5), strict=True)] == [None, 4]
-    price = loss_per_bit(network.layers[1], network.losses[1], 5, 4)
-    assert price == pytest.approx(4 * (1 / 16 - 1 / 25) / (4000 + 32))
+    slope = loss_per_bit(network.layers[1], network.losses[1], 5, 4)
+    assert slope == pytest.approx(4 * (1 / 16 - 1 / 25) / (4000 + 32))
 
 
 def test_a_ladder_holds_the_widths_that_save_bits_and_its_largest_rung_is_clamped():
@@ -228,14 +228,14 @@ def test_milp_loses_least_at_every_budget_of_bits(scale):
 
 
 def test_milp_reaches_a_combination_that_no_price_does():
-    """Two equal layers of which only one can afford the wider index: one price moves both at once."""
+    """Two equal layers of which only one can afford the wider index: one slope moves both at once."""
     network = Additive([1000, 1000], [1e-3, 1e-3], k_max=4)
     target = 1 - (network.losses[0][1] + network.losses[1][3]) - 1e-9
     bits = [np.array([layer_bits(1000, k) for k in range(1, 5)])] * 2
-    priced = {allocate(network.layers, network.losses, bits, price) for price in np.geomspace(1e-9, 1e-2, 200)}
+    at_slopes = {allocate(network.layers, network.losses, bits, slope) for slope in np.geomspace(1e-9, 1e-2, 200)}
     chosen = search(network, "milp", target, evaluations=40)
     assert sorted(chosen) == [2, 4]
-    assert chosen not in priced
+    assert chosen not in at_slopes
 
 
 @given(LAYERS)
@@ -244,15 +244,15 @@ def test_a_greedy_path_narrows_every_layer_step_by_step_and_cheapest_first(layer
     problem = network.problem(0.9)
     path = greedy_path(problem)
     for old, new in itertools.pairwise(path):
-        prices = [
+        slopes = [
             loss_per_bit(layer, loss, k, narrower(layer, k))
             for layer, loss, k in zip(network.layers, network.losses, old, strict=True)
             if narrower(layer, k) is not None
         ]
         (place,) = (place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
         assert new[place] == narrower(network.layers[place], old[place])
-        price = loss_per_bit(network.layers[place], network.losses[place], old[place], new[place])
-        assert price <= min(prices) * (1 + 1e-9)
+        slope = loss_per_bit(network.layers[place], network.losses[place], old[place], new[place])
+        assert slope <= min(slopes) * (1 + 1e-9)
     losses = list(map(network.loss, path))
     assert losses == sorted(losses)
     for place, layer in enumerate(problem.layers):
@@ -313,7 +313,7 @@ def test_a_higher_price_never_buys_more_bits():
     bits = [np.array([layer_bits(layer.weights, k + 1) for k in range(32)]) for layer in network.layers]
     problem = network.problem(0.9)
     sizes = [
-        problem.bits(allocate(network.layers, network.losses, bits, price)) for price in np.geomspace(1e-12, 1e3, 60)
+        problem.bits(allocate(network.layers, network.losses, bits, slope)) for slope in np.geomspace(1e-12, 1e3, 60)
     ]
     assert (np.diff(sizes) <= 0).all()
     assert sizes[0] > sizes[-1]

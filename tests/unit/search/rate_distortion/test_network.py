@@ -114,7 +114,7 @@ def test_the_number_of_threads_changes_nothing(random_images):
 
 @pytest.mark.slow
 def test_a_second_pass_gives_the_same(random_images):
-    """Factors and codebooks that are kept from a first price are not changed by it."""
+    """Factors and codebooks that are kept from a first slope are not changed by it."""
     model = alive(networks.tiny())
     images = random_images(4)
     used, fresh = prepared(model, images), prepared(model, images)

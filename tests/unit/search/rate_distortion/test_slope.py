@@ -210,6 +210,13 @@ def test_probes_aim_between_a_slope_that_is_too_high_and_one_that_is_too_low():
     assert aim([(1e-6, 0.02)], 0.02) == pytest.approx(1e-6)
 
 
+def test_probes_on_one_side_alone_aim_at_a_slope_above_0():
+    # So little is allowed that the step is cut short, and ends below what was probed first.
+    assert aim([(1e-2, 1e-15), (1e-8, 1e-14)], 1e-14) == pytest.approx(1e-2)
+    assert aim([(1e-8, 0.1), (1e-2, 0.021)], 0.02) == pytest.approx(1e-8)
+    assert aim([(5.76e-22, 1.3e-15)], 2.7e-15) < math.inf
+
+
 def test_an_accuracy_of_99_percent_allows_a_fortieth_of_a_nat():
     allowed = MAX_KL * (1 - 0.99)
     assert allowed == pytest.approx(0.025)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import FormatError, UserError, one_line
 from wshare.models.description import Fetched, finish
+from wshare.models.file_kinds import check_kind
 from wshare.models.preprocessing import complete_preprocessing, crop_of, input_shape
 from wshare.models.weights_file import checked_file
 
@@ -32,6 +33,7 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     are not ONNX Runtime's; FormatError if the file is damaged.
     """
     path, sha256 = checked_file(Path(settings["path"]), settings.get("sha256"))
+    check_kind(path, "ONNX file")
     networks = _library(path)
     proto = _read(path, networks)
     shape, channels_last = _input(proto, path)

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from wshare.errors import FormatError, UserError, one_line
 from wshare.models.description import Fetched, finish
 from wshare.models.exported_network import ExportedNetwork, trained_calls
-from wshare.models.file_kinds import kind_of_file
+from wshare.models.file_kinds import check_kind
 from wshare.models.preprocessing import crop_of
 from wshare.models.weights_file import checked_file
 
@@ -59,9 +59,7 @@ def build(name: str, arguments: dict) -> nn.Module:
 
 def _without_pickles(path: Path) -> bytes:
     """The file without its example inputs, which torch.export.load would unpickle; FormatError if more is pickled."""
-    kind = kind_of_file(path)
-    if kind is None or kind.name != KIND:
-        raise FormatError(f"{path}: {kind.name if kind else 'of no kind that is known'}, no {KIND}; {_AGAIN}")
+    check_kind(path, KIND)
     kept = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(kept, "w") as made:

@@ -52,7 +52,9 @@ def aim(probed: list[tuple[float, float]], max_kl: float) -> float:
     high = min((slope for slope, loss in probed if loss > max_kl), default=math.inf)
     slope = guess(*probed[-1], max_kl)
     # Of a broken network the loss says little, and next to none says as little.
-    return slope if low <= slope <= high else math.sqrt(low * high)
+    if not low <= slope <= high and low and high < math.inf:
+        return math.sqrt(low * high)
+    return min(max(slope, low), high)
 
 
 def find(measure: Callable[[float], tuple[float, float]], start: float, max_kl: float, evaluations: int) -> float:
