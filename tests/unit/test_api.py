@@ -133,7 +133,9 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None, task: str) -
     inspect_model({"include": [], "exclude": []}, "m", model, weights, files["layers.json"])
     listed = files["layers.json"]
     extract_weights({"images": 128, "seed": 0}, model, weights, listed, images, files["weights.h5"], 0)
-    measure_inputs({"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["calibration.h5"], 0)
+    measure_inputs(
+        {"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["calibration.h5"], Machine(1, 0)
+    )
     made = ModelFiles(model, weights), listed, images, baseline, Files(files["weights.h5"], files["calibration.h5"])
     searched = SearchedFiles(*(folder / name for name in ("front.csv", "losses.csv", "recipe.json")))
     packing = {"packing": {"format": settings["options"]["format"], "batch_norm": "auto"}}

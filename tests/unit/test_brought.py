@@ -3,17 +3,25 @@
 import logging
 import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from timm.layers.norm_act import FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 import wshare
 from wshare import api
 from wshare.errors import UserError
+from wshare.models.plain import unwrapped
+from wshare.models.state import CPU
 from wshare.nn import compressed
+
+COUNTER = "num_batches_tracked"
 
 
 def net() -> nn.Sequential:
@@ -55,6 +63,57 @@ def test_a_wrapped_network_gives_the_file_of_the_one_inside(wrap, plain, tmp_pat
             # Compilation takes seconds.
             assert torch.equal(getattr(other, "_orig_mod", other)(IMAGES), result.model(IMAGES))
             assert torch.equal(inside(IMAGES), result.model(IMAGES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, AveragedModel], ids=["compiled", "data parallel", "averaged"]
+)
+def test_parts_are_taken_out_of_wrappers(wrap, plain, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    model = net()
+    model[0] = kept = wrap(model[0])
+    result = compress(model)
+    assert result.packed == plain.packed
+    assert model[0] is kept
+    assert type(result.model[0]) is nn.Conv2d
+    assert caplog.text.count(f"model: parts are taken out of {type(kept).__name__}") == 1
+    result.save(tmp_path / "packed")
+    inside = compressed(wshare.load(tmp_path / "packed", model), tmp_path / "packed")
+    assert model[0] is kept
+    with torch.inference_mode():
+        expected = result.model(IMAGES)
+        assert torch.equal(inside(IMAGES), expected)
+        # Compilation takes seconds.
+        model[0] = unwrapped(kept)
+        assert torch.equal(model(IMAGES), expected)
+        assert torch.equal(wshare.load(tmp_path / "packed", net())(IMAGES), expected)
+
+
+def with_norm(kind: Callable[[int], nn.Module]) -> nn.Sequential:
+    norm, generator = nn.BatchNorm2d(6), torch.Generator().manual_seed(2)
+    state = {name: torch.rand(6, generator=generator) + 0.5 for name in norm.state_dict() if name != COUNTER}
+    made = kind(6)
+    made.load_state_dict(state | {COUNTER: torch.tensor(0)})
+    model = net()
+    return nn.Sequential(model[0], made, *model[1:]).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [FrozenBatchNorm2d, partial(FrozenBatchNormAct2d, apply_act=False)])
+def test_frozen_batch_norms_are_folded(kind, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    model, usual = with_norm(kind), with_norm(nn.BatchNorm2d)
+    result, expected = (compress(part, method="rate_distortion") for part in (model, usual))
+    assert "model: 1 frozen batch norms are taken for batch norms" in caplog.text
+    assert result.packed == expected.packed
+    assert result.recipe["layers"]["0"]["batch_norm"] == "1"
+    result.save(tmp_path / "packed")
+    loaded = wshare.load(tmp_path / "packed", model)
+    assert loaded[1].__class__.__name__.startswith("Frozen")
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(IMAGES), result.model(IMAGES))
+        torch.testing.assert_close(compressed(model, tmp_path / "packed")(IMAGES), result.model(IMAGES))
 
 
 def normed() -> nn.Sequential:
@@ -202,3 +261,42 @@ def test_layers_that_are_never_called_are_kept_and_told(tmp_path):
     result.save(tmp_path / "packed")
     found = wshare.load(tmp_path / "packed", Auxiliary())
     assert torch.equal(found(IMAGES), result.model(IMAGES))
+
+
+@pytest.mark.slow
+def test_networks_run_on_the_device_that_is_named(plain, monkeypatch):
+    """As the workflow's jobs do: images and networks are placed there, and the file is packed on the CPU."""
+    seen = []
+
+    def recorded(name: str) -> None:
+        original = getattr(api, name)
+
+        def call(what: object, device: torch.device = CPU) -> object:
+            seen.append((name, str(device)))
+            return original(what, device)
+
+        monkeypatch.setattr(api, name, call)
+
+    recorded("placed")
+    recorded("fast")
+    # There is no GPU to test with; another name of the CPU stands for one.
+    monkeypatch.setattr(api, "device_named", lambda name: torch.device("cpu", 0))
+    assert compress(net(), device="cuda").packed == plain.packed
+    working, *used = [device for name, device in seen if name == "fast"]
+    assert [device for name, device in seen if name == "placed"] == ["cpu:0", "cpu:0"]
+    assert working == "cpu"
+    # The float32 network on both splits, packing, and the packed network.
+    assert used == ["cpu:0", "cpu:0", "cpu", "cpu", "cpu:0"]
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device 'cuda': torch .* sees 0 GPUs"):
+        wshare.compress(net(), iter(lambda: 1 / 0, 1), device="cuda")
+
+
+def test_arguments_that_are_swapped_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="model: a PosixPath, not an nn.Module; give the packed file, then the model"):
+        wshare.load(net(), tmp_path)
+    with pytest.raises(UserError, match="model: a PosixPath, not an nn.Module; give the model, then the packed file"):
+        compressed(tmp_path, net())

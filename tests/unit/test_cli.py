@@ -25,7 +25,15 @@ from wshare.version import __version__
 
 from ..rules import bodies
 
-CLUSTERING = {"method": "exact", "k_max": 8, "bins": 64, "weighting": "none", "candidates": [2, 6, 100], "seed": 0}
+CLUSTERING = {
+    "method": "exact",
+    "k_max": 8,
+    "bins": 64,
+    "weighting": "none",
+    "candidates": [2, 6, 100],
+    "keep_zeros": False,
+    "seed": 0,
+}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 

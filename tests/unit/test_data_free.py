@@ -64,6 +64,9 @@ def test_every_result_says_that_the_quality_is_unknown(tmp_path, monkeypatch, ca
     assert "--images and --k: give images, or a number of shared values a layer" in capsys.readouterr().err
     assert main([*given, "--k", "16", "--recipe", "recipe.json"]) == 1
     assert "--recipe recipe.json: without images there is no search" in capsys.readouterr().err
+    assert main([*given, "--k", "16", "--device", "cpu"]) == 1
+    assert "--device cpu: without images there is no search" in capsys.readouterr().err
+    assert main([*given, "--k", "2", "--keep-zeros"]) == 0
 
 
 @pytest.mark.parametrize("k", [0, 5000, 2.0, True])

@@ -17,14 +17,21 @@ SEARCHES = yaml.safe_load(CONFIG.read_text())["searches"]
 # Other settings of all that codebooks and the packed file depend on, one of them for one layer alone.
 OTHERS = {
     "seed": 3,
-    "clustering": {"k_max": 64, "candidates": [2, 4, 16], "method": "lloyd", "bins": 256, "weighting": "importance"},
+    "clustering": {
+        "k_max": 64,
+        "candidates": [2, 4, 16],
+        "method": "lloyd",
+        "bins": 256,
+        "weighting": "importance",
+        "keep_zeros": True,
+    },
     "importance": {"images": 20},
     "calibration": {"images": 50},
     "packing": {"format": "entropy", "batch_norm": "float32"},
     "searches": {
         "milp": {"method": "milp", "quality_target": 0.9, "confidence": 0.5, "options": {"evaluations": 2}},
         "greedy": {"method": "greedy", "quality_target": 0.9, "confidence": 0.5, "options": {"evaluations": 2}},
-        "rate": {"method": "rate_distortion", "options": {"compression_rate": 8, "evaluations": 3}},
+        "rate": {"method": "rate_distortion", "options": {"compression_rate": 8, "evaluations": 3, "keep_zeros": True}},
     },
 }
 LAYERS = {

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wshare.config.validation import complete_search, defaults
+from wshare.data.devices import device_named, exact, placed
 from wshare.data.images import ImageArray, Images
 from wshare.data.loading import Batches, gathered
 from wshare.data.splits import held_out_count, kinds_of, split_indices
@@ -41,8 +42,16 @@ from wshare.models.coverage import told as told_coverage
 from wshare.models.forward import forward
 from wshare.models.layers import Choice, inspect
 from wshare.models.outputs import with_logits
-from wshare.models.plain import check_network, check_values, fold_weights, is_folded, plain_copy, unwrapped
-from wshare.models.state import check_finite, fast, load_state, state_of
+from wshare.models.plain import (
+    check_network,
+    check_values,
+    fold_weights,
+    is_plain,
+    plain_copy,
+    unwrapped,
+    without_wrappers,
+)
+from wshare.models.state import CPU, check_finite, fast, load_state, state_of
 from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
@@ -161,15 +170,16 @@ def compress(
     options: Mapping[str, object] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    keep_zeros: bool = False,
     seed: int = 0,
     threads: int | None = None,
+    device: str | torch.device | None = None,
 ) -> Result:
     """The smallest network found that keeps `quality`, a share of the float32 quality.
 
-    `model` takes images [N, C, H, W] and gives outputs of its `task`: logits, or probabilities, [N, classes] for
-    classification; docs/tasks.md has all of them. Without a name the task is recognised where outputs and labels leave
-    no doubt, and the log tells it. The outputs may be one tensor, or several in tuples, mappings and the like. The
-    model is used in evaluation mode and float32, and is left as it was. `images` are float [N, C, H, W] as it takes
+    `model` takes images [N, C, H, W] and gives outputs of its `task`, in any structure: logits, or probabilities,
+    [N, classes] for classification; docs/tasks.md has all of them. Without a name the task is recognised where outputs
+    and labels leave no doubt. It is used in evaluation mode and float32. `images` are float [N, C, H, W] as it takes
     them, or an iterable of batches, images or (images, labels), such as a DataLoader, or a dataset of such items. Of a
     batch that is a mapping or another object `input` is the key of the images, or a function that gives images or
     (images, labels); pictures of PIL go through `preprocess`, one by one. All are read once; what takes more than 2 GiB
@@ -188,34 +198,50 @@ def compress(
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
     such as {"compression_rate": 8} for the default one. `include` and `exclude` choose layers by exact name, or by
-    `re:` and a regular expression.
+    `re:` and a regular expression. With `keep_zeros` weights of exactly 0, as of a pruned network, stay exactly 0.
 
-    All is computed on the CPU, on `threads` threads, by default one a core; the result does not depend on their number.
-    A model that lies on a GPU is copied from it. UserError tells what cannot be used: no layer to share, weights or
-    images that are not finite, outputs that differ from pass to pass, parameters that are different views of one
-    memory, labels out of range or of other classes than the model's, images both searched with and held out, too few
-    images for the confidence.
+    Networks run on `device`: the CPU, wherever the model lies, or "cuda". All else takes `threads` threads, by default
+    one a core; the result does not depend on their number. UserError tells what cannot be used: no layer to share,
+    weights or images that are not finite, outputs that differ from pass to pass, labels of other classes than the
+    model's, images both searched with and held out, too few images for the confidence, a GPU that is not there.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
-    search = {"method": method, "quality_target": quality, "confidence": confidence}
-    settings = complete_search(search | {"options": dict(options or {})}) | {"seed": seed}
+    device = device_named(device)
+    settings = search_settings(method, quality, confidence, dict(options or {}), seed, keep_zeros)
     with _reproducible():
         both = _splits(model, images, labels, held_out, seed, input, preprocess)
-    return compress_images(model, *both, settings, task, include, exclude, threads, quality_function=quality_function)
+    return compress_images(
+        *(model, *both, settings, task, include, exclude, threads, None, quality_function, keep_zeros, device)
+    )
+
+
+def search_settings(
+    method: str, quality: float, confidence: float | None, options: dict, seed: int, keep_zeros: bool
+) -> dict:
+    """A search of the configuration, complete, and the seed; UserError if it is none.
+
+    Methods that read clusters keep zeros by these; others have an option for it, or are refused.
+    """
+    clustered = method in METHODS and "clusters" in METHODS[method].needs
+    options = options | ({"keep_zeros": True} if keep_zeros and not clustered else {})
+    search = {"method": method, "quality_target": quality, "confidence": confidence, "options": options}
+    return complete_search(search) | {"seed": seed}
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
     """The model, filled with the weights of a packed file and in evaluation mode.
 
     Names and shapes must be those of the model; if not, UserError names the first that differ, and the model is left
-    as it was. FormatError if the file is damaged. A model in a wrapper, such as DataParallel, is filled inside it;
-    weights that are computed from others, as by weight_norm, become parameters. The compressed weights are for
-    evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
+    as it was. FormatError if the file is damaged. A model in a wrapper, such as DataParallel, or with parts in one, is
+    filled inside it; weights that are computed from others, as by weight_norm, become parameters. The compressed
+    weights are for evaluation: batch norms hold a scale and a shift, and no statistics to go on training with.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__}, not an nn.Module; give the packed file, then the model")
     state, module = load_packed(path), unwrapped(model)
     check_values(module, "model")
-    own = (module if is_folded(module) else plain_copy(module, "model", told=False)).state_dict()
+    own = (module if is_plain(module) else plain_copy(module, "model", told=False)).state_dict()
     wrong = [
         f"{name} ({_shape(state, name)} in the file, {_shape(own, name)} in the model)"
         for name in [*own, *(name for name in state if name not in own)]
@@ -226,7 +252,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         raise UserError(f"{path}: made for another architecture: {', '.join(wrong[:3])}{more}; build the same model")
     model.eval()
     fold_weights(module, "model")
-    load_state(module, state, str(path))
+    with without_wrappers(module):
+        load_state(module, state, str(path))
     return model
 
 
@@ -241,14 +268,16 @@ def compress_images(
     threads: int | None = None,
     categories: Sequence[str] | None = None,
     quality_function: Function | str | None = None,
+    keep_zeros: bool = False,
+    device: torch.device = CPU,
 ) -> Result:
     """`compress` on images that are dealt out already, each split in random order.
 
-    `settings` is a search of the configuration, complete, and the seed. `categories` are names of classes, if known.
+    `settings` are those of `search_settings`. `categories` are names of classes, if known.
     """
     started = time.perf_counter()
     threads = threads or os.cpu_count() or 1
-    with _reproducible():
+    with _reproducible(), exact(device):
         work = _working_copy(model)
         known, kind = _described(work, (search, held_out), task, quality_function)
         table = inspect(work, [], Choice(include, exclude), search.batch(0)[:2])
@@ -259,18 +288,21 @@ def compress_images(
             "task": known["task"],
             "sha256": hashlib.sha256(float32).hexdigest(),
         }
-        reference, held_out_reference = (predict(work, sample, threads) for sample in (search, held_out))
+        sample, held = placed(search, device), placed(held_out, device)
+        reference, held_out_reference = (predict(fast(work, device), both, threads) for both in (sample, held))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
         check_target(kind, reference, search.labels, len(held_out), settings)
         row = METHODS[settings["method"]]
-        made_with = _default_settings(names, settings["seed"])
-        artifacts = measured_artifacts(row.needs, kind, work, search, names, made_with, reference, threads)
+        made_with = _default_settings(names, settings["seed"], keep_zeros)
+        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference, threads)
         searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
-        packed, sizes = _packed(kind, searched.recipe, artifacts, reference, threads, len(float32))
+        # Packed on the CPU, as the workflow does.
+        on_cpu = replace(artifacts, model=fast(work), images=search)
+        packed, sizes = _packed(kind, searched.recipe, on_cpu, reference, threads, len(float32))
         done = time.perf_counter()
         fresh, temperature = with_logits(_working_copy(model, told=False), known), searched.recipe["temperature"]
-        quality = _quality(kind, fresh, packed, held_out, held_out_reference, temperature, threads)
+        quality = _quality(kind, fast(fresh, device), packed, held, held_out_reference, temperature, threads)
         compressed = _compressed(model, packed)
     hashes = {
         "model": description["sha256"],
@@ -326,10 +358,10 @@ def _check_options(settings: dict, where: str) -> None:
         raise UserError(f"{where}: settings.options.{min(missing)} is missing; search again")
 
 
-def _default_settings(layers: Sequence[str], seed: int) -> dict[str, dict]:
+def _default_settings(layers: Sequence[str], seed: int, keep_zeros: bool) -> dict[str, dict]:
     """What artifacts are made with where no configuration says otherwise."""
     sections = {name: defaults(name) | {"seed": seed} for name in ("importance", "calibration", "clustering")}
-    clustering = dict.fromkeys(layers, sections["clustering"])
+    clustering = dict.fromkeys(layers, sections["clustering"] | {"keep_zeros": keep_zeros})
     return sections | {"clustering": clustering, "sensitivity": defaults("sensitivity")}
 
 
@@ -352,7 +384,10 @@ def _searched(
             progress.update()
             return found
 
-        evaluator = Evaluator(kind, artifacts.model, artifacts.images, reference, held_out, settings, threads, measured)
+        evaluator = Evaluator(
+            *(kind, artifacts.model, artifacts.images, reference, held_out, settings, threads, measured),
+            float16=artifacts.images.batch(0).is_cuda,
+        )
         packing = defaults("packing")
         packing |= {key: settings["options"][key] for key in packing.keys() & settings["options"].keys()}
         return run(method, space, artifacts, evaluator, settings, packing, description)

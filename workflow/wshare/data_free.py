@@ -64,12 +64,18 @@ class DataFree:
 
 
 def compress_data_free(
-    model: nn.Module, k: int, *, include: Sequence[str] = (), exclude: Sequence[str] = (), seed: int = 0
+    model: nn.Module,
+    k: int,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    keep_zeros: bool = False,
+    seed: int = 0,
 ) -> DataFree:
     """The network with k shared values in each layer, those of least squared error of the weights; no image is used.
 
-    A layer of fewer different weights keeps them all. `include` and `exclude` are as for `compress`. UserError if k is
-    not from 1 to 4096, or for a model that `compress` would not take.
+    A layer of fewer different weights keeps them all. `include`, `exclude` and `keep_zeros` are as
+    for `compress`. UserError if k is not from 1 to 4096, or for a model that `compress` would not take.
     """
     if type(k) is not int or not 1 <= k <= MOST_VALUES:
         raise UserError(f"k: {k!r}: must be a number of shared values a layer, from 1 to {MOST_VALUES}")
@@ -78,7 +84,7 @@ def compress_data_free(
     check_finite(work, "model")
     table = inspect(work, [], Choice(include, exclude))
     state = {name: tensor.numpy() for name, tensor in state_of(work).items()}
-    settings = defaults("clustering") | {"seed": seed, "weighting": "none", "k_max": k}
+    settings = defaults("clustering") | {"seed": seed, "weighting": "none", "k_max": k, "keep_zeros": keep_zeros}
     settings["bins"] = max(settings["bins"], k)
     shared, bits = {}, 0
     with tqdm(table["layers"], "clustering", unit="layer", **PROGRESS) as bar:

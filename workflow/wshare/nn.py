@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wshare.errors import UserError
 from wshare.models.kinds.table import layer_with
-from wshare.models.plain import plain_copy, unwrapped
+from wshare.models.plain import plain_copy, unwrapped, without_wrappers
 from wshare.models.state import load_state
 from wshare.packed.bitfields import fields, widths
 from wshare.packed.container import Source, where
@@ -102,8 +102,15 @@ def compressed(model: nn.Module, packed: Source) -> nn.Module:
     their weights at once, are expanded here, and the log says so; their cells stay compressed. UserError if the file is
     another network's or shares what is no weight of a layer of a known kind.
     """
-    shared, others = read_shared(packed)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: a {type(model).__name__}, not an nn.Module; give the model, then the packed file")
     module = unwrapped(model)
+    with without_wrappers(module):
+        return _compressed(module, packed)
+
+
+def _compressed(module: nn.Module, packed: Source) -> nn.Module:
+    shared, others = read_shared(packed)
     for name, tensor in shared.items():
         _check_layer(module, name, tensor, where(packed))
     # Weights that go away need no copy.

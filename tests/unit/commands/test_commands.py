@@ -202,7 +202,15 @@ def test_a_recipe_goes_on_another_checkpoint(capsys):
 def test_a_recipe_of_another_method_goes_on_another_checkpoint():
     ks = dict(zip(LAYERS, (None, 4, 7, 16), strict=True))
     shapes = {name: list(tensor.shape) for name, tensor in state(0).items()}
-    clustering = {"method": "exact", "k_max": 16, "bins": 16384, "weighting": "none", "candidates": [2], "seed": 0}
+    clustering = {
+        "method": "exact",
+        "k_max": 16,
+        "bins": 16384,
+        "weighting": "none",
+        "candidates": [2],
+        "keep_zeros": False,
+        "seed": 0,
+    }
     changed = {
         "settings": {"method": "slope", "seed": 0, "options": {"evaluations": 1}},
         "packing": {"format": "fixed", "batch_norm": "auto"},
@@ -313,6 +321,7 @@ def test_export_refuses_in_one_line(flags, message, capsys):
         (lambda: compress("new", "--limit", "2"), "--held-out: 0.5 of 2 images; it takes one held-out image and two"),
         (lambda: compress("new", "--limit", "0"), "--limit 0: must be 1 or more"),
         (lambda: compress("new", "--seed", str(1 << 64)), "must be below 2^63"),
+        (lambda: compress("new", "--device", "tpu"), "device 'tpu': must be cpu, cuda"),
         (lambda: compress("new", "--quality", "nan"), "quality_target: nan is neither"),
         (lambda: compress("new", "--rate", "inf"), "options.compression_rate: inf is neither"),
         (
@@ -374,7 +383,15 @@ def test_a_recipe_of_another_form_is_refused(entry, value, message, capsys):
 
 @pytest.mark.parametrize("k", [-1, 0, 2.0, True, "4"])
 def test_a_recipe_with_an_impossible_k_is_refused(k, capsys):
-    clustering = {"method": "exact", "k_max": 16, "bins": 16384, "weighting": "none", "candidates": [2], "seed": 0}
+    clustering = {
+        "method": "exact",
+        "k_max": 16,
+        "bins": 16384,
+        "weighting": "none",
+        "candidates": [2],
+        "keep_zeros": False,
+        "seed": 0,
+    }
     recipe = read_json("recipe.json")
     recipe["settings"] = {"method": "slope", "seed": 0, "options": {"evaluations": 1}}
     recipe["artifacts"] = {"clustering": dict.fromkeys(LAYERS, clustering)}

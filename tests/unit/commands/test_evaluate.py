@@ -200,6 +200,7 @@ def test_a_limit_draws_the_same_images_each_time(results, capsys):
         (["--class-map", "MAP"], {}, "--class-map: class index 12, but the network has classes 0 to 9"),
         (["--limit", "0"], {}, "--limit 0: must be 1 or more"),
         (["--threads", "-1"], {}, "--threads -1: must be 1 or more"),
+        (["--device", "tpu"], {}, "device 'tpu': must be cpu, cuda"),
         (["--no-labels"], {"packed": "absent"}, "absent: no such file"),
         (["--no-labels"], {"packed": "tiny/model/model.json"}, "model.json: not a whole safetensors file"),
         (["--no-labels"], {"packed": "tiny/model/weights.safetensors"}, "not a packed file of wshare"),

@@ -24,6 +24,7 @@ def test_defaults_are_filled_at_every_level():
         "k_max": 256,
         "bins": 16384,
         "weighting": "none",
+        "keep_zeros": False,
         "candidates": [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128],
     }
     assert config["sensitivity"].keys() == {"images", "layers_per_job"}

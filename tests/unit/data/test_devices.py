@@ -12,7 +12,7 @@ from tests.networks import random_weights
 from wshare.calibration.importance import fisher_diagonal
 from wshare.calibration.sensitivity import profile
 from wshare.calibration.statistics import calibrate, input_statistics
-from wshare.data.devices import device_of, placed
+from wshare.data.devices import device_named, device_of, exact, placed
 from wshare.data.images import DeviceImages, ImageArray, ImageFile, Images
 from wshare.errors import FormatError, UserError
 from wshare.evaluation.predict import predict
@@ -90,6 +90,44 @@ def test_no_gpu_is_the_cpu():
 def test_more_than_one_gpu_is_refused():
     with pytest.raises(UserError, match="2 GPUs for one job; it uses one"):
         device_of(2)
+
+
+@pytest.mark.parametrize("name", [None, "cpu", CPU])
+def test_the_cpu_by_name(name):
+    assert device_named(name) == CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda", "device 'cuda': torch .* sees 0 GPUs; .* or leave device out to compute on the CPU"),
+        ("mps", "device 'mps': must be cpu, cuda or cuda:<number>"),
+        ("gpu", "device 'gpu': must be cpu, cuda or cuda:<number>"),
+        (torch.device("meta"), "device 'meta': must be"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(name, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"^{message}"):
+        device_named(name)
+
+
+def test_gpus_are_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_named("cuda") == torch.device("cuda", 0)
+    assert device_named("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="device 'cuda:2': torch .* sees 2 GPUs"):
+        device_named("cuda:2")
+
+
+def test_settings_of_torch_are_the_callers_again(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    with exact(torch.device("cuda", 0)):
+        assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic) == (False, False, True)
+    assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic) == before
 
 
 def test_a_gpu_that_is_not_there_ends_the_job(monkeypatch):

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from wshare.errors import UserError
-from wshare.models.plain import check_network, is_folded, plain_copy, unwrapped
+from wshare.models.plain import check_network, is_plain, plain_copy, unwrapped
 
 
 def net() -> nn.Sequential:
@@ -106,8 +106,8 @@ def test_weights_that_are_computed_become_parameters_on_a_copy(way, frozen, hear
     before, kinds = state(model), [type(part) for part in model.modules()]
     made = plain_copy(model, "model")
     assert [part.training for part in made.modules()] == [True] * len(list(made.modules()))
-    assert not is_folded(model)
-    assert is_folded(made)
+    assert not is_plain(model)
+    assert is_plain(made)
     assert made.state_dict().keys() == net().state_dict().keys()
     assert dict(made.named_parameters()).keys() == dict(net().named_parameters()).keys()
     assert type(made[0]) is nn.Conv2d

@@ -26,7 +26,7 @@ def assign(weights, upper, levels, lengths=None, slope=0.0):
     columns, rows = weights.shape
     inverse_std = np.diag(upper).copy() if upper.shape[1] else np.ones(columns)
     lengths = np.zeros(len(levels)) if lengths is None else lengths
-    return feedback.assign_with_feedback(weights, upper, levels, lengths, np.full(rows, float(slope)), inverse_std)
+    return feedback.assign_with_feedback(weights, upper, levels, lengths, np.full(rows, float(slope)), inverse_std, -1)
 
 
 @given(st.integers(1, 12), st.integers(0, 2**32))
@@ -116,7 +116,7 @@ def test_each_row_has_its_slope_and_each_column_its_spread():
     weights = np.full((2, 2), 0.6)
     levels, lengths = np.array([0.0, 1.0], dtype=np.float32), np.array([0.0, 1.0])
     indices, loss = feedback.assign_with_feedback(
-        weights, np.empty((2, 0)), levels, lengths, np.array([0.1, 1.0]), np.array([1.0, 2.0])
+        weights, np.empty((2, 0)), levels, lengths, np.array([0.1, 1.0]), np.array([1.0, 2.0]), -1
     )
     # (0.36 - 0.16) / spread^2 against the slope: 0.2 and 0.05 against 0.1 and 1.
     assert indices.tolist() == [[1, 0], [0, 0]]
@@ -175,7 +175,7 @@ def test_descent_ends_where_no_single_move_lowers_the_cost(slope):
     before = cost_of(weights, matrix, levels, lengths, slopes, indices)
     while True:
         last = indices.copy()
-        loss = feedback.descend(weights, matrix, levels, lengths, slopes, indices)
+        loss = feedback.descend(weights, matrix, levels, lengths, slopes, indices, -1)
         if (indices == last).all():
             break
     after = cost_of(weights, matrix, levels, lengths, slopes, indices)
@@ -196,9 +196,9 @@ def test_descent_makes_less_output_error_than_feedback_alone():
     levels, lengths = np.linspace(-2, 2, 5).astype(np.float32), np.zeros(5)
     upper = feedback.inverse_cholesky(matrix)
     slopes = np.zeros(rows)
-    indices, _ = feedback.assign_with_feedback(weights, upper, levels, lengths, slopes, np.diag(upper).copy())
+    indices, _ = feedback.assign_with_feedback(weights, upper, levels, lengths, slopes, np.diag(upper).copy(), -1)
     fed = output_error(weights, levels[indices], matrix)
-    descended = feedback.descend(weights, matrix, levels.astype(np.float64), lengths, slopes, indices)
+    descended = feedback.descend(weights, matrix, levels.astype(np.float64), lengths, slopes, indices, -1)
     np.testing.assert_allclose(descended, output_error(weights, levels[indices], matrix))
     assert (descended <= fed * (1 + 1e-9)).all()
     assert descended.sum() < 0.97 * fed.sum()
@@ -209,5 +209,5 @@ def test_descent_leaves_exact_weights_alone():
     indices = np.array([[0, 1], [1, 1]], dtype=np.uint16)
     matrix = np.array([[1.0, 0.9], [0.9, 1.0]])
     kept = indices.copy()
-    assert not feedback.descend(levels[indices], matrix, levels, np.zeros(2), np.zeros(2), indices).any()
+    assert not feedback.descend(levels[indices], matrix, levels, np.zeros(2), np.zeros(2), indices, -1).any()
     assert (indices == kept).all()

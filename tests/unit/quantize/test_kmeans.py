@@ -382,3 +382,43 @@ def test_same_bytes_whatever_the_number_of_threads():
 def test_what_cannot_be_clustered_is_refused(weights, importance, message):
     with pytest.raises(UserError, match=message):
         sweep(np.array(weights, dtype=np.float32), None if importance is None else np.array(importance, np.float32))
+
+
+@pytest.mark.parametrize("method", ["exact", "lloyd", "sklearn"])
+@pytest.mark.parametrize("bins", [16384, 64])
+@pytest.mark.parametrize("weighting", ["none", "importance"])
+def test_zeros_are_kept(method, bins, weighting):
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(size=400) + 0.3).astype(np.float32)
+    zeros = rng.random(400) < 0.6
+    weights[zeros] = 0
+    importance = rng.random(400).astype(np.float32)
+    found = sweep(weights, importance, k_max=12, bins=bins, method=method, weighting=weighting, keep_zeros=True)
+    for k in range(1, 13):
+        codebook = found.codebook(k)
+        shared = codebook[nearest_indices(weights, codebook)]
+        assert (shared[zeros] == 0).all()
+        assert (np.diff(codebook) >= 0).all()
+        # Cells of other methods, and of weighted ones, are not those of the nearest values.
+        exact = method == "exact" and weighting == "none"
+        assert found.inertia[k - 1] == pytest.approx(((shared - weights) ** 2).sum(), rel=0.02 if exact else 0.05)
+
+
+def test_values_beside_kept_zeros_are_those_of_least_squared_error():
+    weights = np.repeat(np.array([0, 2, 5], np.float32), [1, 5, 3])
+    # 0 and 2 are the nearest neighbours, but 2 as 0 costs more than 2 and 5 as their mean.
+    assert sweep(weights, k_max=2, keep_zeros=True).codebook(2).tolist() == [0, 3.125]
+    assert sweep(weights, k_max=2).codebook(2).tolist() == [np.float32(5 / 3), 5]
+
+
+def test_keeping_zeros_changes_nothing_where_there_are_none():
+    weights = np.random.default_rng(0).normal(size=300).astype(np.float32)
+    found, expected = (sweep(weights, k_max=8, keep_zeros=keep) for keep in (True, False))
+    np.testing.assert_array_equal(found.codebooks, expected.codebooks)
+
+
+def test_bins_keep_zeros_apart_from_what_is_near_them():
+    rng = np.random.default_rng(0)
+    weights = np.concatenate([np.zeros(50), rng.uniform(0.001, 1, 200), [9]]).astype(np.float32)
+    binned, exact = (sweep(weights, k_max=2, bins=bins, keep_zeros=True).inertia[1] for bins in (16, 16384))
+    assert binned == pytest.approx(exact, rel=0.002)

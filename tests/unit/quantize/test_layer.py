@@ -396,8 +396,9 @@ def test_options_are_those_of_the_configuration():
         "assignment_descent": False,
         "variance_matching": True,
         "fold_batch_norm": True,
+        "keep_zeros": True,
     }
-    assert Options.of(given_options) == Options("fixed", False, True, False, False, True)
+    assert Options.of(given_options) == Options("fixed", False, True, False, False, True, True)
 
 
 @pytest.mark.slow
@@ -479,3 +480,36 @@ def test_a_layer_whose_inputs_are_always_zero_keeps_its_shifts(form):
     layer.norm = replace(layer.norm, shift=np.linspace(-1, 1, 12).astype(np.float32))
     part = quantised(layer, 1e-5, Options(format=form))
     np.testing.assert_allclose(part.norm.norm(part.shared.exponents).shift, layer.norm.shift, atol=0.1)
+
+
+@pytest.mark.parametrize("options", [Options(), PLAIN, FIXED], ids=["all", "plain", "fixed"])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("slope", [1e-7, 1e-4, 1e2])
+def test_zeros_are_kept(options, groups, slope):
+    layer = Layer(groups=groups, scale=np.linspace(0.5, 2, 12))
+    zeros = np.random.default_rng(1).random(layer.weight.shape) < 0.6
+    layer.weight[zeros] = 0
+    part = quantised(layer, slope, replace(options, keep_zeros=True)).shared
+    assert (part.weight()[zeros] == 0).all()
+    assert len(part.codebook) > 1
+    assert np.count_nonzero(part.codebook == 0) == 1
+
+
+def test_a_layer_of_zeros_alone_keeps_them():
+    layer = Layer()
+    layer.weight[:] = 0
+    part = quantised(layer, options=Options(keep_zeros=True)).shared
+    assert part.codebook.tolist() == [0]
+
+
+def test_keeping_zeros_changes_nothing_where_there_are_none():
+    expected, found = (quantised(Layer(), options=Options(keep_zeros=keep)) for keep in (False, True))
+    np.testing.assert_array_equal(found.shared.codebook, expected.shared.codebook)
+    np.testing.assert_array_equal(found.shared.indices, expected.shared.indices)
+
+
+def test_many_zeros_have_a_short_code():
+    dense, pruned = (Layer(outputs=40, columns=40) for _ in range(2))
+    pruned.weight[np.random.default_rng(1).random(pruned.weight.shape) < 0.9] = 0
+    options = Options(keep_zeros=True)
+    assert quantised(pruned, 1e-6, options).bits < 0.3 * quantised(dense, 1e-6, options).bits

@@ -16,6 +16,7 @@ def cluster(name: str, weight: np.ndarray, importance: np.ndarray | None, settin
         method=settings["method"],
         weighting=settings["weighting"],
         seed=settings["seed"],
+        keep_zeros=settings["keep_zeros"],
     )
     candidates = sorted({min(k, len(result.inertia)) for k in settings["candidates"]})
     return Clusters(name, weight.shape, tuple(candidates), settings["weighting"], result)

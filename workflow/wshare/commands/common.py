@@ -58,6 +58,7 @@ Task = Annotated[
 ]
 Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
 Limit = Annotated[int | None, "so many images, taken at random; all without it"]
+Device = Annotated[str | None, "where the networks run: cpu, cuda or cuda:<number>; the CPU without it"]
 Threads = Annotated[int, "threads; the result does not depend on them"]
 
 

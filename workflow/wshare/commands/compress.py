@@ -7,12 +7,13 @@ from typing import Annotated
 
 import numpy as np
 
-from wshare.api import CONFIDENCE, Result, compress_images
+from wshare.api import CONFIDENCE, Result, compress_images, search_settings
 from wshare.commands.common import (
     CORES,
     Architecture,
     Arguments,
     ClassMap,
+    Device,
     Enlarge,
     Key,
     NoLabels,
@@ -27,8 +28,8 @@ from wshare.commands.common import (
     network_of,
     open_folder,
 )
-from wshare.config.validation import complete_search
 from wshare.data.dataset import Dataset
+from wshare.data.devices import device_named
 from wshare.data.images import ImageFile
 from wshare.data.joining import joined
 from wshare.data.splits import held_out_count, kinds_of, split_indices
@@ -66,8 +67,10 @@ def compress(
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
     enlarge: Enlarge = True,
+    keep_zeros: Annotated[bool, "weights of exactly 0, as of a pruned network, stay exactly 0"] = False,
     seed: Annotated[int, "seed of the split and of all that is drawn"] = 0,
     threads: Threads = CORES,
+    device: Device = None,
 ) -> None:
     """Compress a network on a folder of images, without retraining; prints sizes and the verdict.
 
@@ -80,27 +83,34 @@ def compress(
     if (images is None) == (k is None):
         raise UserError("--images and --k: give images, or a number of shared values a layer, which looks at no image")
     check_at_least(1, limit=limit, threads=threads)
+    place = device_named(device)
     _check(seed, filter(None, (output, recipe, metrics)))
     if k is not None:
-        if recipe:
-            raise UserError(f"--recipe {recipe}: without images there is no search, and no recipe; leave the flag out")
+        _check_unused({"--recipe": recipe, "--device": device})
         model, _ = network_of(architecture, None, weights, key, arguments, preprocessing)
-        _write(compress_data_free(model, k, seed=seed), output, metrics)
+        _write(compress_data_free(model, k, keep_zeros=keep_zeros, seed=seed), output, metrics)
         return
-    search = {"method": method, "quality_target": quality, "confidence": confidence}
     chosen_options = options if rate is None else options | {"compression_rate": rate}
-    settings = complete_search(search | {"options": chosen_options}) | {"seed": seed}
+    settings = search_settings(method, quality, confidence, chosen_options, seed, keep_zeros)
     found, share = _opened(images, held_out, limit, class_map, no_labels, seed)
     model, spec = network_of(architecture, None, weights, key, arguments, preprocessing, task)
     dataset = labelled(found, spec)
     with tempfile.TemporaryDirectory() as folder:
         both = _splits(dataset, spec, enlarge, share, limit, seed, Path(folder))
-        result = compress_images(
-            model, *both, settings, spec["task"], threads=threads, categories=spec.get("categories")
-        )
+        given = {"threads": threads, "categories": spec.get("categories"), "keep_zeros": keep_zeros, "device": place}
+        result = compress_images(model, *both, settings, spec["task"], **given)
     if recipe:
         write_json(recipe, result.recipe)
     _write(result, output, metrics)
+
+
+def _check_unused(flags: dict[str, object]) -> None:
+    """UserError if a flag is given that says nothing where no image is looked at."""
+    for flag, value in flags.items():
+        if value is not None:
+            raise UserError(
+                f"{flag} {value}: without images there is no search, and no network runs; leave the flag out"
+            )
 
 
 def _check(seed: int, paths: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@ from wshare.commands.common import (
     CORES,
     Arguments,
     ClassMap,
+    Device,
     Enlarge,
     Folder,
     Key,
@@ -30,6 +31,7 @@ from wshare.commands.common import (
 )
 from wshare.commands.tables import print_json
 from wshare.data.dataset import Dataset
+from wshare.data.devices import device_named, exact
 from wshare.data.images import batch_size, normalised
 from wshare.data.masks import labels_of
 from wshare.data.prepare import prepared
@@ -69,6 +71,7 @@ def evaluate(
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
     threads: Threads = CORES,
+    device: Device = None,
 ) -> None:
     """Print the quality of a packed file on a folder of images, against the float32 network, as JSON.
 
@@ -79,21 +82,21 @@ def evaluate(
           --images photos --class-map sorted
     """
     check_at_least(1, limit=limit, threads=threads)
-    state = load_packed(packed)
+    place, state = device_named(device), load_packed(packed)
     if architecture is None:
         spec = spec or Path(os.path.normpath(packed.parent / "../../model/model.json"))
     reference, description = network_of(architecture, spec, weights, key, arguments, preprocessing, task)
     reference = with_logits(fast(reference), description)
     _check_reference(packed, reference)
-    compressed = with_logits(fast(build(description)), description)
+    compressed = with_logits(build(description), description)
     load_state(compressed, state, str(packed))
-    both = _Both(reference, compressed).eval()
+    both = fast(_Both(reference, compressed).eval(), place)
     dataset = labelled(open_folder(images, class_map, no_labels), description)
-    sample, kind = _Sample(dataset, description, enlarge, limit), task_of(description)
+    sample, kind = _Sample(dataset, description, enlarge, limit, place), task_of(description)
     kind.check_labels(sample.labels, description, "--images")
     first = sample.images(0, min(2, sample.batch_size))
-    check_repeats(forward(reference, first), forward(reference, first), description["name"])
-    with sample.progress:
+    with sample.progress, exact(place):
+        check_repeats(forward(reference, first), forward(reference, first), description["name"])
         outputs = predict(both, sample, threads)
     check_accuracy(kind, outputs[:, 0], sample.labels, description.get("categories"), str(images))
     quality = compare(kind, outputs[:, 1], outputs[:, 0], sample.labels)
@@ -115,11 +118,11 @@ class _Both(nn.Module):
 class _Sample:
     """Images of a folder in random order, decoded batch by batch; what `predict` needs of an ImageFile."""
 
-    def __init__(self, dataset: Dataset, description: dict, enlarge: bool, limit: int | None):
+    def __init__(self, dataset: Dataset, description: dict, enlarge: bool, limit: int | None, device: torch.device):
         self.chosen = np.random.default_rng(SEED).permutation(len(dataset.keys))[:limit]
         self.labels = labels_of(dataset, self.chosen, description, enlarge)
         self.progress = tqdm(total=len(self.chosen), desc="images", **PROGRESS)
-        self._dataset, self._enlarge = dataset, enlarge
+        self._dataset, self._enlarge, self._device = dataset, enlarge, device
         self._preprocessing = description["preprocessing"]
         any_size = self._preprocessing["crop"] is None
         self.batch_size = 1 if any_size else batch_size(description["input"])
@@ -136,7 +139,7 @@ class _Sample:
         """Images as the network takes them, float32 [N, C, H, W]."""
         chosen = self.chosen[start:stop]
         pixels = np.stack(list(prepared(self._dataset, chosen, self._preprocessing, self._enlarge)))
-        return normalised(pixels, self._preprocessing["mean"], self._preprocessing["std"])
+        return normalised(pixels, self._preprocessing["mean"], self._preprocessing["std"]).to(self._device)
 
 
 def _check_reference(packed: Path, reference: nn.Module) -> None:

@@ -1,6 +1,8 @@
 """The processor that networks run on."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,11 +31,54 @@ def device_of(gpus: int) -> torch.device:
             f"a GPU is asked for, and torch {torch.__version__} sees none; check the driver (nvidia-smi) and "
             "CUDA_VISIBLE_DEVICES, or run with a profile that gives jobs no resource gpu"
         )
+    device = torch.device("cuda", 0)
+    _set_exact(device)
+    return device
+
+
+def device_named(name: str | torch.device | None) -> torch.device:
+    """The device that a user names: the CPU for None and "cpu", a GPU for "cuda" and "cuda:<number>".
+
+    UserError if torch sees no such GPU, and for devices of other kinds.
+    """
+    if name is None:
+        return CPU
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {str(name)!r}: must be cpu, cuda or cuda:<number>")
+    if device.type == "cpu":
+        return CPU
+    count, place = torch.cuda.device_count() if torch.cuda.is_available() else 0, device.index or 0
+    if place >= count:
+        raise UserError(
+            f"device {str(name)!r}: torch {torch.__version__} sees {count} GPUs; check the driver (nvidia-smi) and "
+            "CUDA_VISIBLE_DEVICES, or leave device out to compute on the CPU"
+        )
+    return torch.device("cuda", place)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """float32 is float32 on this device, as for `device_of`; torch's settings are the caller's again afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    _set_exact(device)
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+
+
+def _set_exact(device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
-    device = torch.device("cuda", 0)
     _log.info("on %s", torch.cuda.get_device_name(device))
-    return device
 
 
 def placed(images: Images, device: torch.device) -> Images:

@@ -13,6 +13,7 @@ from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 from torch import nn
 
 from wshare.errors import UserError
+from wshare.exports.outputs import INPUT, named_outputs
 from wshare.models.kinds.attention import called_as_modules
 from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
@@ -58,10 +59,11 @@ def convert(packed: Path, model: nn.Module, example: torch.Tensor) -> "coremltoo
     with warnings.catch_warnings(), torch.no_grad(), called_as_modules():
         warnings.simplefilter("ignore")
         try:
+            outputs = named_outputs(network, example)
             return coremltools.convert(
                 torch.jit.trace(network, example.contiguous()),
-                inputs=[coremltools.TensorType("images", shape=example.shape)],
-                outputs=[coremltools.TensorType("logits")],
+                inputs=[coremltools.TensorType(INPUT, shape=example.shape)],
+                outputs=[coremltools.TensorType(name) for name in outputs],
                 convert_to="mlprogram",
                 minimum_deployment_target=coremltools.target.iOS18,
                 compute_precision=coremltools.precision.FLOAT32,

@@ -15,6 +15,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from torch import nn
 
 from wshare.errors import UserError
+from wshare.exports.outputs import INPUT, named_outputs
 from wshare.files.atomic import atomic
 from wshare.models.kinds.attention import called_as_modules
 from wshare.models.plain import plain_copy
@@ -32,7 +33,7 @@ BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tensor) -> None:
-    """Write the network with input `images` [N, C, H, W], N free, and output `logits`.
+    """Write the network with input `images` [N, C, H, W], N free, and outputs as `named_outputs` calls them.
 
     Weights are the packed file's to the bit. A batch norm that only shifts becomes the bias of the convolution before
     it. A network that came from an ONNX file becomes that file's own graph, with its inputs and outputs. UserError if
@@ -105,15 +106,17 @@ def _exported(network: nn.Module, example: torch.Tensor, path: Path) -> onnx.Mod
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
             with _unprinted(), called_as_modules():
+                outputs = named_outputs(network, example)
+                batched = [name for name, tensor in outputs.items() if tensor.shape[:1] == example.shape[:1]]
                 torch.onnx.export(
                     network,
                     (example.contiguous(),),
                     str(path),
                     dynamo=False,
                     opset_version=OPSET,
-                    input_names=["images"],
-                    output_names=["logits"],
-                    dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+                    input_names=[INPUT],
+                    output_names=list(outputs),
+                    dynamic_axes={name: {0: "batch"} for name in (INPUT, *batched)},
                     # Both keep tensors under their names and with their values.
                     training=torch.onnx.TrainingMode.PRESERVE,
                     do_constant_folding=False,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wshare.errors import UserError, one_line
 from wshare.models.outputs import outputs_of, tensors_in
-from wshare.models.plain import check_network, fold_weights, unwrapped
+from wshare.models.plain import check_network, make_plain, unwrapped
 from wshare.models.preprocessing import complete_preprocessing, input_shape
 from wshare.models.state import check_finite
 
@@ -47,7 +47,7 @@ def finish(
     """
     check_network(module, origin)
     module = unwrapped(module, origin).eval()
-    fold_weights(module, origin)
+    make_plain(module, origin)
     module = module.float()
     check_finite(module, origin)
     preprocessing = complete_preprocessing(preprocessing, settings.get("preprocessing"))

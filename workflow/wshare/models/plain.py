@@ -4,7 +4,9 @@ import copy
 import inspect
 import itertools
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from wshare.models.state import shared_memory, tie
 
 _log = logging.getLogger(__name__)
 
+# Batch norms whose tensors are all buffers: the module and the name of the class.
+FROZEN = (("torchvision.ops.misc", "FrozenBatchNorm2d"), ("timm.layers.norm_act", "FrozenBatchNormAct2d"))
 WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 # What nn.Module keeps of its own; deepcopy knows how to copy these.
 REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -45,13 +49,38 @@ def _inside(model: nn.Module) -> nn.Module | None:
     return getattr(model, "_orig_mod", None)
 
 
+@contextmanager
+def without_wrappers(module: nn.Module) -> Iterator[None]:
+    """Wrappers inside the module are taken off, and are there again at the end."""
+    taken = _unwrap_inside(module)
+    try:
+        yield
+    finally:
+        for parent, leaf, wrapper in reversed(taken):
+            parent._modules[leaf] = wrapper
+
+
+def _unwrap_inside(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Put what is inside of wrappers in their places, below the module: the parents, names and wrappers."""
+    found = [
+        (parent, leaf, part)
+        for parent in module.modules()
+        for leaf, part in parent._modules.items()
+        if part is not None and _inside(part) is not None
+    ]
+    for parent, leaf, wrapper in found:
+        parent._modules[leaf] = unwrapped(wrapper)
+    return found
+
+
 def plain_copy(model: nn.Module, where: str, told: bool = True, borrowed: Iterable[Tensor] = ()) -> nn.Module:
     """A copy of the module, out of its wrappers, in which all weights are parameters of the layers.
 
     weight_norm, spectral_norm, pruning and other parametrizations are folded into the weights that they give in
-    evaluation mode, on the copy. Parameters that lie in one memory are one there, too: copying would part them. Types,
-    device and modes stay; tensors that are `borrowed` are not copied. UserError, opening with `where`, if the model
-    cannot be copied, or parameters share memory in another way. The log says what was done, if `told`.
+    evaluation mode, parts are taken out of their wrappers, and frozen batch norms are batch norms, on the copy.
+    Parameters that lie in one memory are one there, too: copying would part them. Types, device and modes stay; tensors
+    that are `borrowed` are not copied. UserError, opening with `where`, if the model cannot be copied, or parameters
+    share memory in another way. The log says what was done, if `told`.
     """
     module = unwrapped(model, where if told else None)
     check_values(module, where)
@@ -60,7 +89,7 @@ def plain_copy(model: nn.Module, where: str, told: bool = True, borrowed: Iterab
     tie(made, shared)
     modes = {part: part.training for part in made.modules()}
     made.eval()
-    fold_weights(made, where if told else None)
+    make_plain(made, where if told else None)
     for part, training in modes.items():
         part.training = training
     return made
@@ -168,9 +197,53 @@ def _is_computed(value: object) -> bool:
     return isinstance(value, Tensor) and not value.is_leaf
 
 
-def is_folded(module: nn.Module) -> bool:
-    """Whether all weights are parameters: nothing computes one from others."""
-    return next(_computed_weights(module), None) is None
+def is_plain(module: nn.Module) -> bool:
+    """Whether `make_plain` would change nothing."""
+    parts = itertools.islice(module.modules(), 1, None)
+    kept = all(_inside(part) is None and _thawed(part) is None for part in parts)
+    return kept and next(_computed_weights(module), None) is None
+
+
+def make_plain(module: nn.Module, where: str | None = None) -> None:
+    """Take parts out of their wrappers, make batch norms of frozen ones, and `fold_weights`, all in place.
+
+    The log says so, if `where` names the model.
+    """
+    taken = _unwrap_inside(module)
+    if taken and where:
+        kinds = ", ".join(sorted({type(wrapper).__name__ for *_, wrapper in taken}))
+        _log.info("%s: parts are taken out of %s", where, kinds)
+    thawed = [
+        (parent, leaf, norm)
+        for parent in module.modules()
+        for leaf, part in parent._modules.items()
+        if (norm := _thawed(part)) is not None
+    ]
+    for parent, leaf, norm in thawed:
+        parent._modules[leaf] = norm
+    if thawed and where:
+        _log.info("%s: %d frozen batch norms are taken for batch norms", where, len(thawed))
+    fold_weights(module, where)
+
+
+def _thawed(part: nn.Module | None) -> nn.Module | None:
+    """A batch norm in evaluation mode with the statistics of a frozen one; None for all other modules."""
+    # A network that has one has loaded its library.
+    for library, frozen in FROZEN:
+        loaded = sys.modules.get(library)
+        if loaded is None or type(part) is not getattr(loaded, frozen):
+            continue
+        channels = len(part.weight)
+        if hasattr(part, "act"):
+            norm = loaded.BatchNormAct2d(channels, eps=part.eps)
+            norm.drop, norm.act = part.drop, part.act
+        else:
+            norm = nn.BatchNorm2d(channels, eps=part.eps)
+        for name in ("weight", "bias"):
+            setattr(norm, name, nn.Parameter(getattr(part, name), requires_grad=False))
+        norm.running_mean, norm.running_var = part.running_mean, part.running_var
+        return norm.eval()
+    return None
 
 
 def fold_weights(module: nn.Module, where: str | None = None) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wshare.errors import UserError
 from wshare.models.description import Fetched, replace_part
-from wshare.models.plain import fold_weights, unwrapped
+from wshare.models.plain import make_plain, unwrapped
 from wshare.models.sources.table import BUILDERS, SOURCES, load_module
 from wshare.models.state import load_state
 from wshare.names import closest
@@ -32,7 +32,7 @@ def build(spec: dict) -> nn.Module:
     if builder["kind"] not in BUILDERS:
         raise UserError(f"builder: {builder['kind']!r}: no such kind. {closest(builder['kind'], BUILDERS)}")
     module = unwrapped(load_module(BUILDERS[builder["kind"]]).build(builder["name"], builder["arguments"])).eval()
-    fold_weights(module)
+    make_plain(module)
     module = module.float()
     for name in spec["dropped"]:
         replace_part(module, name, None)

@@ -26,14 +26,14 @@ def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std):
+def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std, zero):
     """Indices of the shared values, uint16 [columns, rows], and the loss of each row, float64 [rows].
 
     `weights` is float64 [columns, rows]; `cholesky` is what `inverse_cholesky` gives, of any precision, or [columns, 0]
     for no feedback; `levels` ascend. Each weight takes the level of least
     ((w - c) / inverse_std)^2 + slope * length , with w the weight after the feedback of the columns before it, slope
     [rows] in squared output error a bit, and inverse_std [columns] one over the standard deviation of the column's
-    input.
+    input. Weights of exactly 0 take the level `zero`, unless that is below 0.
     """
     columns, rows = weights.shape
     k = len(levels)
@@ -57,6 +57,8 @@ def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std)
                     if cost < best:
                         best = cost
                         choice = q
+                if zero >= 0 and weights[i, row] == 0:
+                    choice = zero
                 indices[i, row] = choice
                 error[row] = (w - levels[choice]) / inverse_std[i]
                 loss[row] += error[row] * error[row]
@@ -73,13 +75,13 @@ def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std)
 
 
 @njit(cache=True, nogil=True)
-def descend(weights, covariance, levels, lengths, slope, indices):
+def descend(weights, covariance, levels, lengths, slope, indices, zero):
     """Each row's loss, [rows], once `indices` are moved, in place, up or down one at a time while that lowers its cost.
 
     The cost of a row is (c[q] - w)^T C (c[q] - w) + slope * lengths, with arguments as for `assign_with_feedback`.
     Whether a weight goes up or down is chosen by the output error it makes together with all others, the objective of
     AdaRound (Nagel et al. 2020, eq. 9 and 21), by coordinate descent: there is no relaxation, and neither labels nor
-    gradients.
+    gradients. Weights of exactly 0 stay where they are, unless the level `zero` is below 0.
     """
     columns, rows = weights.shape
     k = len(levels)
@@ -94,6 +96,8 @@ def descend(weights, covariance, levels, lengths, slope, indices):
         for _ in range(SWEEPS):
             still = True
             for i in range(columns):
+                if zero >= 0 and weights[i, row] == 0:
+                    continue
                 old = int(indices[i, row])
                 choice = old
                 least = -1e-12 * covariance[i, i] * change[i] ** 2

@@ -10,6 +10,9 @@ from wshare.errors import UserError
 from wshare.quantize.codebooks import Sweep
 
 LLOYD_ITERATIONS = 300
+# Mass of the weights of exactly 0, as a multiple of all others', where they are to keep their value: the cluster that
+# holds them then has its centroid at 0, but for a part in so many.
+PINNED = 1e5
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ def sweep(
     method: str = "exact",
     weighting: str = "none",
     seed: int = 0,
+    keep_zeros: bool = False,
 ) -> Sweep:
     """Codebooks of all k up to `k_max` that minimise the (weighted) inertia of `weights`.
 
@@ -41,18 +45,29 @@ def sweep(
     and inertia are kept. `weighting` is "none" or "importance". `method` is "exact" (dynamic
     programming over intervals: Wang & Song 2011, divide and conquer on the monotone argmin: Gronlund
     et al. 2017), "lloyd" (linear initialisation) or "sklearn" (k-means++); the last two find local
-    optima and exist for comparison. UserError for an empty layer, a weight that is not finite, or an
+    optima and exist for comparison. With `keep_zeros` every codebook of a layer with weights of exactly 0
+    holds 0. UserError for an empty layer, a weight that is not finite, or an
     importance that is negative or not finite.
     """
     weights, importance = _checked(weights, importance)
     values = np.sort(weights)
     k_max = min(k_max, len(_first_positions(values, k_max)))
     edges = _group_edges(values, bins)
+    first, behind = (int(np.searchsorted(values, 0, side)) for side in ("left", "right"))
+    keep_zeros &= first < behind
+    if keep_zeros:
+        # The zeros are a group of their own.
+        edges = np.union1d(edges, values[[first, min(behind, len(values) - 1)]])
     histogram = _build_histogram(values, weights, importance, edges, weighting)
-    cuts = METHODS[method](histogram.objective, k_max, seed)
+    objective, pinned = histogram.objective, None
+    if keep_zeros:
+        objective, pinned = _pinned(objective, edges)
+    cuts = METHODS[method](objective, k_max, seed)
     codebooks, inertia, weighted = [], [], []
     for k, cut in enumerate(cuts, start=1):
-        centroids = _centroids(histogram.objective, cut)
+        centroids = _centroids(objective, cut)
+        if pinned is not None:
+            centroids[np.searchsorted(cut, pinned, side="right") - 1] = 0
         inertia.append(_inertia(histogram.plain, cut, centroids))
         if histogram.weighted is not histogram.plain:
             weighted.append(_inertia(histogram.weighted, cut, centroids))
@@ -60,6 +75,14 @@ def sweep(
         codebooks.append(np.full(k, centroids[-1], dtype=np.float32))
         codebooks[-1][: len(centroids)] = centroids
     return Sweep(np.array(inertia), np.array(weighted or inertia), np.concatenate(codebooks))
+
+
+def _pinned(groups: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, int]:
+    """The groups with so much mass at 0 that a cluster there has no other centroid, and the place of the group of 0."""
+    place = int(np.searchsorted(edges, 0))
+    groups = groups.copy()
+    groups[0, place] += PINNED * groups[0].sum()
+    return groups, place
 
 
 def _checked(weights: np.ndarray, importance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -60,12 +60,22 @@ MOST_INDEX_BITS = 8
 # A shift may err by twice the cell of a weight that sees an input of energy 1 (measured on EfficientNet-Lite0: no loss
 # of quality).
 SHIFT_CELLS = 2
-_SWITCHES = ("error_feedback", "bias_correction", "least_squares", "assignment_descent", "variance_matching")
+_SWITCHES = (
+    "error_feedback",
+    "bias_correction",
+    "least_squares",
+    "assignment_descent",
+    "variance_matching",
+    "keep_zeros",
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may be turned off. `format` is "entropy" or "fixed": how indices are to be coded."""
+    """What may be turned off, and on: `keep_zeros`, by which weights of exactly 0 stay 0.
+
+    `format` is "entropy" or "fixed": how indices are to be coded.
+    """
 
     format: str = "entropy"
     error_feedback: bool = True
@@ -73,6 +83,7 @@ class Options:
     least_squares: bool = True
     assignment_descent: bool = True
     variance_matching: bool = True
+    keep_zeros: bool = False
 
     @classmethod
     def of(cls, options: dict) -> "Options":
@@ -122,6 +133,11 @@ class PreparedLayer:
     def sweep(self) -> Sweep:
         """Codebooks of all k by k-means, for indices of fixed width."""
         return sweep(self.weights, k_max=2**MOST_INDEX_BITS)
+
+    @cached_property
+    def sweep_with_zero(self) -> Sweep:
+        """The same with 0 in each codebook, if some weight is 0."""
+        return sweep(self.weights, k_max=2**MOST_INDEX_BITS, keep_zeros=True)
 
     def inverse_std(self, error_feedback: bool) -> np.ndarray:
         """One over the standard deviation of each input: [groups, columns].
@@ -238,14 +254,15 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     inverse_std = layer.inverse_std(options.error_feedback)
     erasing = _erasing_slope(layer, importance, inverse_std)
     slope = min(slope, erasing)
-    levels, lengths = _levels(layer, slope, importance, inverse_std, options.format)
+    levels, lengths = _levels(layer, slope, importance, inverse_std, options)
+    keep = options.keep_zeros and not layer.weights.all()
     # In squared output error a bit; indices of fixed width all cost the same.
     row_slope = slope / np.maximum(importance, TINY)
     row_slope = row_slope if options.format == "entropy" else np.zeros_like(row_slope)
     cholesky = layer.cholesky if options.error_feedback else np.empty((*inverse_std.shape, 0))
     for _ in range(PASSES if options.format == "entropy" else 1):
         parts = [
-            feedback.assign_with_feedback(weights, factor, levels, lengths, slopes, inverse)
+            feedback.assign_with_feedback(weights, factor, levels, lengths, slopes, inverse, _zero(levels, keep))
             for weights, factor, slopes, inverse in zip(layer.weights, cholesky, row_slope, inverse_std, strict=True)
         ]
         indices = np.stack([part[0] for part in parts])
@@ -256,10 +273,12 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     losses = [part[1] for part in parts]
     if layer.covariance.ndim == 3:
         if options.least_squares:
-            levels = _least_squares(layer, indices, levels, importance)
+            levels = _least_squares(layer, indices, levels, importance, _zero(levels, keep))
         if options.assignment_descent:
             losses = [
-                feedback.descend(weights, covariance, levels.astype(np.float64), lengths, slopes, own)
+                feedback.descend(
+                    weights, covariance, levels.astype(np.float64), lengths, slopes, own, _zero(levels, keep)
+                )
                 for weights, covariance, slopes, own in zip(
                     layer.weights, layer.covariance, row_slope, indices, strict=True
                 )
@@ -282,6 +301,11 @@ def _erasing_slope(layer: PreparedLayer, importance: np.ndarray, inverse_std: np
     return 2 * np.log(2) * float(lost.mean()) or np.inf
 
 
+def _zero(levels: np.ndarray, keep: bool) -> int:
+    """Place of the level that weights of exactly 0 keep, or -1 if they need not."""
+    return int(np.searchsorted(levels, 0)) if keep else -1
+
+
 def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levels that some weight takes, the indices into these, and how many weights take each."""
     counts = np.bincount(indices.ravel(), minlength=len(levels))
@@ -290,21 +314,38 @@ def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _levels(
-    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, format: str
+    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shared values and their code lengths before any feedback."""
+    """Shared values and their code lengths before any feedback; 0 is among them if weights of 0 are to keep it."""
     # Loss of a unit of squared weight error, on average over the layer.
     cost = max(float(np.mean(importance[:, None, :] / inverse_std[:, :, None] ** 2)), TINY)
-    if format == "entropy":
+    if options.format == "entropy":
+        if options.keep_zeros and not layer.weights.all():
+            return _levels_with_zero(layer.weights, slope / cost)
         levels, lengths = ecsq.codebook(layer.weights, slope / cost, LEVEL_BITS)
         return _rounded(levels), lengths
-    found = layer.sweep
+    found = layer.sweep_with_zero if options.keep_zeros else layer.sweep
     ks = [min(2**bits, len(found.inertia)) for bits in range(1, MOST_INDEX_BITS + 1)]
     best = min(
         ks,
         key=lambda k: cost * found.inertia[k - 1] + slope * (index_bits(k) * layer.weights.size + LEVEL_BITS / 2 * k),
     )
     return _rounded(found.codebook(best)), np.zeros(best)
+
+
+def _levels_with_zero(weights: np.ndarray, slope: float) -> tuple[np.ndarray, np.ndarray]:
+    """Shared values and code lengths, by `ecsq.codebook` of all weights that are not 0, and 0 for the others."""
+    others = weights[weights != 0]
+    kept = 1 - others.size / weights.size
+    if not others.size:
+        return np.zeros(1, np.float32), np.zeros(1)
+    levels, lengths = ecsq.codebook(others, slope, LEVEL_BITS)
+    levels, shares = _rounded(levels), 2.0**-lengths * (1 - kept)
+    place = int(np.searchsorted(levels, 0))
+    if place == len(levels) or levels[place]:
+        levels, shares = np.insert(levels, place, 0), np.insert(shares, place, 0)
+    shares[place] += kept
+    return levels, -np.log2(shares)
 
 
 def _rounded(levels: np.ndarray) -> np.ndarray:
@@ -315,8 +356,13 @@ def _rounded(levels: np.ndarray) -> np.ndarray:
     return rounded if np.abs(rounded - levels).max() < min(gap / ROUNDED_GAP, largest / ROUNDED_RANGE) else levels
 
 
-def _least_squares(layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """Levels of least output error for these indices, if they stay in order; (van Baalen et al. 2024, "GPTVQ", 3.3)."""
+def _least_squares(
+    layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray, importance: np.ndarray, zero: int
+) -> np.ndarray:
+    """Levels of least output error for these indices, if they stay in order; (van Baalen et al. 2024, "GPTVQ", 3.3).
+
+    The level `zero`, which is 0, stays, unless that is below 0.
+    """
     groups, columns, rows = layer.weights.shape
     step = max(1, int(np.ceil(columns**2 * rows * groups / NORMAL_PRODUCTS)))
     matrix, vector = np.zeros((len(levels), len(levels))), np.zeros(len(levels))
@@ -334,7 +380,11 @@ def _least_squares(layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray
     if not matrix.any():
         return levels
     pull = PULL * np.trace(matrix) / len(levels)
-    solved = np.linalg.solve(matrix + pull * np.eye(len(levels)), vector + pull * levels)
+    matrix, vector = matrix + pull * np.eye(len(levels)), vector + pull * levels
+    if zero >= 0:
+        matrix[zero], matrix[:, zero], vector[zero] = 0, 0, 0
+        matrix[zero, zero] = 1
+    solved = np.linalg.solve(matrix, vector)
     ordered = (np.diff(solved) > 0).all()
     return _rounded(solved.astype(np.float32)) if ordered else levels
 

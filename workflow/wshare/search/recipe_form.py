@@ -28,6 +28,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _are_counts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_count, value))
 
@@ -57,6 +61,7 @@ _CLUSTERED: Form = {
     "candidates": _are_counts,
     "k_max": _is_count,
     "bins": _is_count,
+    "keep_zeros": _is_switch,
     "seed": _is_whole,
 }
 

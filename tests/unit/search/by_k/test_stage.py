@@ -33,6 +33,7 @@ CLUSTERING = {
     "k_max": 16,
     "bins": 16384,
     "weighting": "none",
+    "keep_zeros": False,
     "candidates": [2, 4, 16],
     "seed": 0,
 }

@@ -56,6 +56,7 @@ CHOICES = {
     "assignment_descent": True,
     "variance_matching": True,
     "fold_batch_norm": True,
+    "keep_zeros": False,
 }
 
 

@@ -1,0 +1,88 @@
+"""Weights of recurrent layers and attentions, which are layers called as their tensors, go through the workflow."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from wshare.artifacts.front import layer_columns
+from wshare.files.sealed import read_json
+from wshare.files.tables import read_sealed
+from wshare.packed.format import load_packed, read_shared
+
+from ..runs import made_once
+from . import sequences
+from .conftest import snakemake
+
+SEARCHES = ("rate", "one")
+STUDY = {
+    "datasets": {
+        "digits": {"source": "python", "function": "sequences:digits", "split": {"search": 150, "held_out": 150}}
+    },
+    "models": {
+        "reader": {
+            "source": "python",
+            "architecture": "sequences:network",
+            "dataset": "digits",
+            "preprocessing": {"channels": 1, "crop": 8},
+        }
+    },
+    "searches": {
+        "rate": {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "options": {"evaluations": 5}},
+        "one": {"method": "uniform", "quality_target": 0.9, "confidence": None, "options": {"max_bits": 6}},
+    },
+    "clustering": {"k_max": 64, "candidates": [4]},
+    "importance": {"images": 16},
+    "sensitivity": {"images": 32, "layers_per_job": 12},
+}
+NAMES = [
+    *("rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.weight_ih_l0_reverse", "rnn.weight_hh_l0_reverse"),
+    *("gru.weight_ih_l0", "gru.weight_hh_l0", "attention.in_proj_weight", "attention.out_proj", "head"),
+]
+TENSORS = {name: name if "weight" in name else f"{name}.weight" for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the network in a finished run."""
+    return made_once(tmp_path_factory, "sequences", run_study) / "results/reader"
+
+
+def run_study(folder: Path) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(STUDY))
+    shutil.copy(sequences.__file__, folder)
+    run = snakemake(folder, "--cores", "2")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_stage_names_them(results: Path):
+    assert [layer["name"] for layer in read_json(results / "model/layers.json")["layers"]] == NAMES
+    assert {row["layer"] for row in read_sealed(results / "sensitivity.csv")[0]} == set(NAMES)
+    page = (results / "report/index.html").read_text()
+    assert all(f">{name}<" in page or f'"{name}"' in page for name in NAMES)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_packed_file_holds_what_the_search_chose(results: Path, search: str):
+    folder = results / "search" / search
+    recipe, (shared, _) = read_json(folder / "recipe.json"), read_shared(folder / "packed.safetensors")
+    assert list(recipe["layers"]) == NAMES
+    assert set(shared) == set(TENSORS.values())
+    for name, layer in recipe["layers"].items():
+        assert list(shared[TENSORS[name]].indices.shape) == layer["shape"]
+        # Another method's k are those of the half that was measured.
+        assert search != "one" or len(shared[TENSORS[name]].codebook) == layer["k"]
+    (chosen,) = (row for row in read_sealed(folder / "front.csv")[0] if row["chosen"] == "1")
+    assert layer_columns(chosen) == {name: str(layer["k"]) for name, layer in recipe["layers"].items()}
+    original, found = load_file(results / "model/weights.safetensors"), load_packed(folder / "packed.safetensors")
+    assert {key: tensor.shape for key, tensor in found.items()} == {key: t.shape for key, t in original.items()}
+    network = sequences.network()
+    network.load_state_dict(found)
+    images = torch.from_numpy(sequences.pixels()).float()[:, None] / 255
+    with torch.no_grad():
+        agreed = (network(images).argmax(1) == sequences.network()(images).argmax(1)).float().mean()
+    assert agreed > 0.8
+    assert read_json(folder / "metrics.json")["verdict"] in ("met", "undecided")
