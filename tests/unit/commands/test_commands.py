@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import wshare
 from wshare.cli import main
+from wshare.commands import compress as compressing
 from wshare.commands import export as exporting
 from wshare.data.images import normalised
 from wshare.files.sealed import read_json, sha256_file, write_json
 from wshare.models import zoo as networks
-from wshare.models.state import load_state, state_of
+from wshare.models.state import CPU, load_state, state_of
 from wshare.packed.contents import contents
 from wshare.packed.format import load_packed, write_packed
 from wshare.quantize.codebooks import Shared, nearest_indices
@@ -125,8 +126,16 @@ def test_the_command_gives_what_the_function_gives():
 
 
 @pytest.mark.slow
-def test_a_rate_is_reached(capsys):
-    assert main(compress("small.safetensors", "--rate", "12", "--limit", "40")) == 0
+def test_a_rate_is_reached(capsys, monkeypatch):
+    used = {}
+    original = compressing.compress_images
+    monkeypatch.setattr(
+        compressing, "compress_images", lambda *given, **named: used.update(named) or original(*given, **named)
+    )
+    more = ["--keep-zeros", "--device", "cpu", "--recipe", "small.json"]
+    assert main(compress("small.safetensors", "--rate", "12", "--limit", "40", *more)) == 0
+    assert (used["keep_zeros"], used["device"]) == (True, CPU)
+    assert read_json("small.json")["settings"]["options"]["keep_zeros"] is True
     text = capsys.readouterr().out
     assert "small.safetensors: written" in text
     assert "20 held-out images" in text

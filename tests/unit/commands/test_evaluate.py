@@ -156,7 +156,7 @@ def test_neither_threads_nor_the_way_to_the_model_change_a_number(results, capsy
     model = results / "tiny/model"
     files = ["--spec", str(model / "model.json"), "--weights", str(model / "weights.safetensors")]
     first = numbers(capsys, results, "--no-labels", "--threads", "1")
-    second = numbers(capsys, results, "--no-labels", "--threads", "3", *files, packed=str(moved))
+    second = numbers(capsys, results, "--no-labels", "--threads", "3", "--device", "cpu", *files, packed=str(moved))
     assert first | {"packed": str(moved)} == second
 
 
