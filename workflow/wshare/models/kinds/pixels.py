@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +36,19 @@ def by_place(images: Tensor) -> Tensor:
 
 def columns(pixels: Tensor, index: Tensor, groups: int) -> Tensor:
     """[groups, channels of a group x taps, samples] from `by_place` pixels; `index` [P, taps] says which are summed."""
-    samples, count = pixels[:, index.ravel()], len(pixels) * len(index)
-    if pixels.shape[2] == groups:
-        # torch copies a transposed matrix many times as fast as an array of more axes.
-        return samples.reshape(-1, groups).t().contiguous().view(groups, count, -1).mT
+    batch, places, channels = pixels.shape
+    count = batch * len(index)
+    if channels == groups:
+        # Each channel's few places are gathered fastest when they lie together; torch copies a transposed matrix many
+        # times as fast as an array of more axes.
+        apart = pixels.reshape(-1, groups).t().contiguous().view(groups, batch, places)
+        return _taken(apart, index.ravel()).view(groups, count, -1).mT
+    samples = pixels[:, index.ravel()]
     return samples.reshape(count, index.shape[1], groups, -1).permute(2, 3, 1, 0).reshape(groups, -1, count)
+
+
+def _taken(values: Tensor, index: Tensor) -> Tensor:
+    """`values[..., index]`, which numpy does in a fourth of the time on a CPU."""
+    if values.is_cuda:
+        return values[..., index]
+    return torch.from_numpy(np.take(values.numpy(), index.numpy(), axis=-1))
