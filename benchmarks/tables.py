@@ -401,6 +401,32 @@ def networks(files: Files) -> list[str]:
     return [*table(f"CPU s, peak MB | {' | '.join(names)}", rows), *measured(files["networks"])]
 
 
+def brought(files: Files) -> list[str]:
+    """A row for each network that a package ships, from benchmarks/brought.py."""
+    rows = [
+        (
+            f"{row['what']} ({row['package']})",
+            f"`{row['task']}`",
+            f"{100 * float(row['shared']):.1f} %",
+            f"{int(row['float32_bytes']) / 1e6:.2f} MB",
+            f"**{rate(row)}**",
+            "{} ({} to {})".format(*(f"{100 * float(row[key]):.2f} %" for key in ("relative_quality", "low", "high"))),
+            f"{row['verdict']} at {100 * float(row['quality_target']):.0f} %",
+            f"{row['search_images']}, {row['held_out_images']}",
+            f"{float(row['kl']):.4f}",
+            f"{int(row['onnx_bytes']) / 1e6:.2f} MB" if row["onnx_bytes"] else "-",
+            f"{float(row['onnx_difference']):.1e}" if row["onnx_bytes"] else "-",
+            f"{100 * float(row['onnx_change']):.1f} %" if row["onnx_bytes"] else "-",
+        )
+        for row in files["brought"]
+    ]
+    head = (
+        "network | task | parameters shared | float32 | on disk | quality kept, 95 % interval | verdict"
+        " | images searched on, held out | KL | ONNX file | its answers differ by | change of the answers"
+    )
+    return [*table(head, rows), *measured(files["brought"])]
+
+
 def gpu_stages(files: Files) -> list[str]:
     """One study on a GPU and on two cores."""
     titles = {"all": "both searches, from nothing to the verdicts"}
@@ -482,7 +508,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
         block.__name__: block
         for block in (
             *(splits, each_split, targets, lites, front, equal, ablation, photos),
-            *(clustering, inference, networks, gpu_stages, gpu_kernels),
+            *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },
     "docs/verdict.md": {block.__name__: block for block in (intervals, means, numbers, acceptance)},
