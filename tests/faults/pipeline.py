@@ -106,7 +106,10 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
         ),
         "inspect_model": lambda: (MODEL | {"model": "m"}, listed),
         "extract_weights": lambda: (MODEL | listed | images | gpus, {"layer_weights": f"{R}/weights.h5"}),
-        "measure_inputs": lambda: (MODEL | listed | images | gpus, {"calibration": f"{R}/calibration.h5"}),
+        "measure_inputs": lambda: (
+            MODEL | listed | images | gpus | threads,
+            {"calibration": f"{R}/calibration.h5"},
+        ),
         "cluster_layer": lambda: (
             {"layer": item, "layer_weights": f"{R}/weights.h5"},
             {"clusters": f"{R}/layers/{item}/clusters.h5"},

@@ -14,8 +14,6 @@ from wshare.models.outputs import TOLD, chosen_outputs, ends_in_sigmoid, joined,
 from wshare.tasks.table import TASKS, task
 
 _log = logging.getLogger(__name__)
-# From so many outputs on, none of which is negative, they are hardly logits.
-FEATURES = 32
 
 
 def described(fetched: Fetched, settings: dict) -> Fetched:
@@ -48,7 +46,7 @@ def description_of(
     tensor = joined([found[output.path] for output in outputs])
     sigmoid = len(outputs) == 1 and ends_in_sigmoid(model, images[:1], outputs[0].path)
     if not chosen:
-        chosen = _recognised(tensor, sigmoid, labels, name)
+        chosen = _recognised(tuple(tensor.shape), sigmoid, labels, name)
         _log.info("%s: gives %s for 2 images: taken for the task %s", name, told_outputs({"": tensor}), chosen)
     if list(found) != [""]:
         taken = {output.path: found[output.path] for output in outputs}
@@ -60,30 +58,20 @@ def description_of(
     return {"task": chosen} | ({"quality": quality} if quality else {}) | structure(outputs) | description
 
 
-def _recognised(outputs: Tensor, sigmoid: bool, labels: np.ndarray | None, name: str) -> str:
-    """The task of these outputs for two images; UserError if several are possible."""
-    shape = tuple(outputs.shape)
+def _recognised(shape: tuple[int, ...], sigmoid: bool, labels: np.ndarray | None, name: str) -> str:
+    """The task of outputs of this shape for two images; UserError if several are possible."""
     numbers = None if labels is None else labels.shape[1:]
     nought_or_one = labels is not None and bool(np.isin(labels, (0, 1)).all())
-    of_classes = labels is not None or not (sigmoid or _are_features(outputs))
-    if len(shape) == 2 and shape[1] >= 2 and of_classes:
+    if len(shape) == 2 and shape[1] >= 2 and (labels is not None or not sigmoid):
         return "multilabel" if numbers == shape[1:] and nought_or_one else "classification"
     if shape in ((2,), (2, 1)) and (sigmoid or (nought_or_one and labels.size == len(labels))):
         return "binary"
     meant = {1: ("binary", "regression"), 2: ("binary", "regression"), 4: ("segmentation", "regression")}
     if len(shape) == 2 and shape[1] >= 2:
-        meant[2] = ("multilabel", "classification", "regression") if sigmoid else ("classification", "regression")
+        meant[2] = ("multilabel", "classification", "regression")
     possible = " or ".join(meant.get(len(shape), ("regression",)))
     given = "gives one output an image, " if shape in ((2,), (2, 1)) else "gives "
     raise UserError(
         f"{name}: {given}{list(shape)} for 2 images, which does not tell its task; say which: {possible} (task= in "
         f"Python, --task, or the model's key task; there are {', '.join(TASKS)})"
     )
-
-
-def _are_features(outputs: Tensor) -> bool:
-    """Whether outputs [2, N] look like what a ReLU and a mean give, an embedding, rather than scores of classes."""
-    if outputs.ndim != 2 or outputs.shape[1] < FEATURES or bool((outputs < 0).any()):
-        return False
-    sums = outputs.float().sum(1)
-    return not torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
