@@ -3,8 +3,10 @@
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 from .. import runs
 from ..runs import ROOT
@@ -37,6 +39,14 @@ def run_study(folder: Path) -> None:
     run = snakemake(folder, "--cores", "2", **runs.DRAWN)
     assert run.returncode == 0, run.stdout + run.stderr
     (folder / "terminal.txt").write_text(run.stdout + run.stderr)
+
+
+def run_network(folder: Path, config: dict, network: ModuleType) -> None:
+    """A run of a configuration whose network and images come from a module, which is copied beside it."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(network.__file__, folder)
+    run = snakemake(folder, "--cores", "2")
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

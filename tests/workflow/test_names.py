@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 from html import unescape
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 import wshare
@@ -23,7 +21,7 @@ from wshare.packed.format import load_packed, read_shared
 
 from ..runs import made_once
 from . import named
-from .conftest import snakemake
+from .conftest import run_network
 
 SEARCHES = ("rate", "few")
 STUDY = {
@@ -49,14 +47,7 @@ STUDY = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of the network in a finished run."""
-    return made_once(tmp_path_factory, "names", run_study) / "results/named"
-
-
-def run_study(folder: Path) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(STUDY))
-    shutil.copy(named.__file__, folder)
-    run = snakemake(folder, "--cores", "2")
-    assert run.returncode == 0, run.stdout + run.stderr
+    return made_once(tmp_path_factory, "names", lambda folder: run_network(folder, STUDY, named)) / "results/named"
 
 
 def columns_of(path: Path) -> list[str]:

@@ -1,11 +1,9 @@
 """Weights of recurrent layers and attentions, which are layers called as their tensors, go through the workflow."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from wshare.artifacts.front import layer_columns
@@ -15,7 +13,7 @@ from wshare.packed.format import load_packed, read_shared
 
 from ..runs import made_once
 from . import sequences
-from .conftest import snakemake
+from .conftest import run_network
 
 SEARCHES = ("rate", "one")
 STUDY = {
@@ -48,14 +46,10 @@ TENSORS = {name: name if "weight" in name else f"{name}.weight" for name in NAME
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of the network in a finished run."""
-    return made_once(tmp_path_factory, "sequences", run_study) / "results/reader"
-
-
-def run_study(folder: Path) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(STUDY))
-    shutil.copy(sequences.__file__, folder)
-    run = snakemake(folder, "--cores", "2")
-    assert run.returncode == 0, run.stdout + run.stderr
+    return (
+        made_once(tmp_path_factory, "sequences", lambda folder: run_network(folder, STUDY, sequences))
+        / "results/reader"
+    )
 
 
 def test_every_stage_names_them(results: Path):

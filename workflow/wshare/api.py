@@ -386,7 +386,7 @@ def _searched(
 
         evaluator = Evaluator(
             *(kind, artifacts.model, artifacts.images, reference, held_out, settings, threads, measured),
-            float16=artifacts.images.batch(0).is_cuda,
+            float16=next(artifacts.model.parameters()).is_cuda,
         )
         packing = defaults("packing")
         packing |= {key: settings["options"][key] for key in packing.keys() & settings["options"].keys()}

@@ -35,6 +35,16 @@ def build(width=1):
 GRAY = json.dumps({"channels": 1, "crop": 8, "mean": [0.4], "std": [0.3]})
 SAME = ["--recipe", "recipe.json", "--images", "images", "--output", "other.safetensors"]
 LAYERS = ["conv", "depthwise", "pointwise", "fc"]
+# Of a layer, as a recipe of a method by k records it.
+CLUSTERING = {
+    "method": "exact",
+    "k_max": 16,
+    "bins": 16384,
+    "weighting": "none",
+    "candidates": [2],
+    "keep_zeros": False,
+    "seed": 0,
+}
 
 
 def state(seed: int) -> dict[str, torch.Tensor]:
@@ -211,19 +221,10 @@ def test_a_recipe_goes_on_another_checkpoint(capsys):
 def test_a_recipe_of_another_method_goes_on_another_checkpoint():
     ks = dict(zip(LAYERS, (None, 4, 7, 16), strict=True))
     shapes = {name: list(tensor.shape) for name, tensor in state(0).items()}
-    clustering = {
-        "method": "exact",
-        "k_max": 16,
-        "bins": 16384,
-        "weighting": "none",
-        "candidates": [2],
-        "keep_zeros": False,
-        "seed": 0,
-    }
     changed = {
         "settings": {"method": "slope", "seed": 0, "options": {"evaluations": 1}},
         "packing": {"format": "fixed", "batch_norm": "auto"},
-        "artifacts": {"clustering": dict.fromkeys(LAYERS, clustering)},
+        "artifacts": {"clustering": dict.fromkeys(LAYERS, CLUSTERING)},
         "layers": {name: {"shape": shapes[f"{name}.weight"], "k": k} for name, k in ks.items()},
     }
     write_json("slope.json", read_json("recipe.json") | changed)
@@ -392,18 +393,9 @@ def test_a_recipe_of_another_form_is_refused(entry, value, message, capsys):
 
 @pytest.mark.parametrize("k", [-1, 0, 2.0, True, "4"])
 def test_a_recipe_with_an_impossible_k_is_refused(k, capsys):
-    clustering = {
-        "method": "exact",
-        "k_max": 16,
-        "bins": 16384,
-        "weighting": "none",
-        "candidates": [2],
-        "keep_zeros": False,
-        "seed": 0,
-    }
     recipe = read_json("recipe.json")
     recipe["settings"] = {"method": "slope", "seed": 0, "options": {"evaluations": 1}}
-    recipe["artifacts"] = {"clustering": dict.fromkeys(LAYERS, clustering)}
+    recipe["artifacts"] = {"clustering": dict.fromkeys(LAYERS, CLUSTERING)}
     recipe["layers"] = {name: {"shape": layer["shape"], "k": k} for name, layer in recipe["layers"].items()}
     write_json("wrong.json", recipe)
     line = error(capsys, apply("wrong.json"))

@@ -73,13 +73,7 @@ def test_import_statements_are_found_as_a_syntax_tree_has_them():
         source = file.read_text(encoding="utf-8")
         tree = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
         names = {(node.module, alias.name) for node in tree for alias in node.names if node.module.startswith("wshare")}
-        found = {
-            (module, name.split()[0])
-            for module, listed in code_hash.IMPORT.findall(source)
-            for name in listed.strip("()").split(",")
-            if name.strip()
-        }
-        assert found == names, file
+        assert set(code_hash.imported(source)) == names, file
 
 
 def test_a_name_that_is_in_no_table_is_refused():

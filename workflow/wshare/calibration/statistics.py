@@ -37,8 +37,6 @@ def calibrate(model: nn.Module, images: Images, layers: list[str], seed: int, th
     """Statistics of the layers' inputs on each half of the images; on two `threads` the halves run side by side."""
     border = images.middle()
     halves = images.part(0, border), images.part(border, len(images))
-    # A GPU takes one batch at a time.
-    threads = 1 if images.batch(0).is_cuda else threads
     first, second = _of_parts(model, [half.batches() for half in halves], layers, seed, threads)
     return Calibration((first, second), border)
 
@@ -49,6 +47,8 @@ def _of_parts(
     """Statistics of each part's inputs: a part is one thread's, so that its sums have one order."""
     own = threading.local()
     found = [layer_of(model, name) for name in layers]
+    # A GPU takes one batch at a time.
+    threads = 1 if any(layer.weight.is_cuda for layer in found) else min(threads, len(parts))
     hooks = [
         layer.module.register_forward_hook(lambda *call, name=layer.name: own.sums[name].add(*call), with_kwargs=True)
         for layer in found
@@ -70,7 +70,7 @@ def _of_parts(
         with (
             called_as_modules(),
             tqdm(desc="calibration", unit="batch", **PROGRESS) as bar,
-            ThreadPoolExecutor(min(threads, len(parts))) as pool,
+            ThreadPoolExecutor(threads) as pool,
         ):
             return list(pool.map(measure, parts))
     finally:
@@ -132,8 +132,9 @@ class _Sums:
         if inputs.shape[1] > MOST_COLUMNS:
             self._second += (inputs**2).sum(2)
         else:
-            zero = inputs.new_zeros(len(inputs), inputs.shape[1], inputs.shape[1])
-            self._second = (zero if isinstance(self._second, float) else self._second).baddbmm_(inputs, inputs.mT)
+            if isinstance(self._second, float):
+                self._second = inputs.new_zeros(len(inputs), inputs.shape[1], inputs.shape[1])
+            self._second.baddbmm_(inputs, inputs.mT)
 
     def statistics(self, images: int) -> InputStatistics:
         mean, second = ((total / self._samples).numpy(force=True) for total in (self._mean, self._second))

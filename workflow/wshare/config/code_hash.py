@@ -108,10 +108,19 @@ def _file(module: str) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
+def imported(source: str) -> list[tuple[str, str]]:
+    """Module and name of all that source code imports from the package."""
+    return [
+        (module, name.split()[0])
+        for module, names in IMPORT.findall(source)
+        for name in names.strip("()").split(",")
+        if name.strip()
+    ]
+
+
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
-    modules = []
-    for module, names in IMPORT.findall(file.read_text(encoding="utf-8")):
-        modules += [module, *(f"{module}.{name.split()[0]}" for name in names.strip("()").split(",") if name.strip())]
+    found = imported(file.read_text(encoding="utf-8"))
+    modules = dict.fromkeys(part for module, name in found for part in (module, f"{module}.{name}"))
     files = (_file(module) for module in modules)
     return tuple(path for path in files if path.is_file() and path != PACKAGE / "__init__.py")

@@ -135,10 +135,8 @@ def _resized(size: tuple[int, int], resize: int | Sequence[int]) -> tuple[int, i
 
 
 def _array(image: np.ndarray, preprocessing: Mapping[str, Any]) -> np.ndarray:
-    if preprocessing["crop"] is None:
-        shape = [preprocessing["channels"], *image.shape[1:]]
-    else:
-        shape = [preprocessing["channels"], *sides(preprocessing["crop"])]
+    any_size = preprocessing["crop"] is None
+    shape = [preprocessing["channels"], *image.shape[1:]] if any_size else input_shape(preprocessing)
     if list(image.shape) != shape:
         raise UserError(
             f"an array of the dataset is {list(image.shape)}, but the network takes {shape} (preprocessing.channels "

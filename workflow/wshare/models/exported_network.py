@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
+
+from wshare.models.outputs import one_by_one
 
 aten = torch.ops.aten
 # Arguments of convolutions that their modules take under the same names.
@@ -36,8 +37,7 @@ class ExportedNetwork(nn.Module):
         """What the program gives for images [N, C, ...]."""
         if not self.one_by_one or len(images) == 1:
             return fx.Interpreter(self, graph=self.graph).run(images)
-        parts = [self.forward(image[None]) for image in images]
-        return pytree.tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        return one_by_one(self.forward, images)
 
     def _call_module(self, node: fx.Node, call: "_Call") -> None:
         """Call a module in place of a function, if one module held all its tensors, under the module's own names."""
@@ -78,7 +78,7 @@ def _convolution(kind: type[nn.Module], transposed: bool = False) -> _Call:
     def make(held: nn.Module, given: dict) -> nn.Module:
         first, second, *kernel = held.weight.shape
         sizes = (first, second * given["groups"]) if transposed else (second * given["groups"], first)
-        geometry = {name: _plain(given[name]) for name in GEOMETRY if name in given}
+        geometry = {name: given[name] for name in GEOMETRY if name in given}
         bias = given["bias"] is not None
         return kind(*sizes, tuple(kernel), **geometry, bias=bias, device="meta")
 
@@ -131,7 +131,3 @@ def _arguments(node: fx.Node) -> dict:
     schema = node.target._schema.arguments
     given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
     return {argument.name: given.get(argument.name, argument.default_value) for argument in schema}
-
-
-def _plain(value: object) -> object:
-    return tuple(value) if isinstance(value, list | tuple) else value

@@ -7,7 +7,6 @@ import zlib
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, numpy_helper
 from onnx2pytorch import ConvertModel
 from onnx2pytorch.constants import STANDARD_LAYERS
@@ -16,6 +15,8 @@ from onnx2pytorch.operations import BatchNormWrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from wshare.models.outputs import one_by_one
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # TensorFlow Lite joins the names of all operations that it fused.
@@ -67,10 +68,7 @@ class OnnxNetwork(ConvertModel):
         images = images.contiguous()
         if not self.one_by_one or len(images) == 1:
             return _outputs(super().forward(images))
-        parts = [_outputs(super(OnnxNetwork, self).forward(image[None])) for image in images]
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts)
-        return tuple(map(torch.cat, zip(*parts, strict=True)))
+        return one_by_one(lambda image: _outputs(super(OnnxNetwork, self).forward(image)), images)
 
     def _rename(self) -> None:
         """Module names without dots, which would stand for modules inside modules, and short enough for folders."""
@@ -180,8 +178,7 @@ def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
             # One weight of several layers, which stays one.
             renamed[name] = source.name
         else:
-            values[name] = TensorProto.FromString(constant.SerializeToString())
-            values[name].name = name
+            values[name] = _called(name, constant)
             graph.initializer.append(values[name])
     del graph.node[:]
     graph.node.extend(kept)
@@ -204,6 +201,13 @@ def _constant(node: onnx.NodeProto) -> TensorProto | None:
     return None if kind is None else numpy_helper.from_array(np.array(value, kind))
 
 
+def _called(name: str, tensor: TensorProto) -> TensorProto:
+    """A copy of a tensor by another name."""
+    copied = TensorProto.FromString(tensor.SerializeToString())
+    copied.name = name
+    return copied
+
+
 def _drop_modes(graph: onnx.GraphProto) -> None:
     """Take from batch norms the attribute that says that they are not in training, which onnx2pytorch refuses."""
     for node in graph.node:
@@ -221,9 +225,7 @@ def _part_norms(graph: onnx.GraphProto) -> None:
         for place, name in enumerate(node.input):
             if node.op_type == "BatchNormalization" and name in taken & values.keys():
                 node.input[place] = f"{name}.{node.output[0]}.{place}"
-                copied = TensorProto.FromString(values[name].SerializeToString())
-                copied.name = node.input[place]
-                graph.initializer.append(copied)
+                graph.initializer.append(_called(node.input[place], values[name]))
         taken.update(node.input)
 
 

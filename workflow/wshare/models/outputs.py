@@ -1,10 +1,11 @@
 """What a network gives: one tensor, or several in any structure; logits, or probabilities that are turned into them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from wshare.errors import UserError
 
@@ -56,6 +57,12 @@ WITHOUT = (
     "give the network without what selects among its outputs, such as non-maximum suppression, as a module that "
     "returns the tensors before it"
 )
+
+
+def one_by_one(run: Callable[[Tensor], object], images: Tensor) -> object:
+    """What `run` gives for each of the images [N, ...] alone, put together: tensors in any structure."""
+    parts = [run(image[None]) for image in images]
+    return pytree.tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def tensors_in(output: object, path: str = "", name: str = "model") -> Iterator[tuple[str, Tensor]]:

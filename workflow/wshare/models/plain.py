@@ -60,14 +60,17 @@ def without_wrappers(module: nn.Module) -> Iterator[None]:
             parent._modules[leaf] = wrapper
 
 
+def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Parent, name and part of all parts of a module, wherever they stand."""
+    for parent in module.modules():
+        for leaf, part in parent._modules.items():
+            if part is not None:
+                yield parent, leaf, part
+
+
 def _unwrap_inside(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """Put what is inside of wrappers in their places, below the module: the parents, names and wrappers."""
-    found = [
-        (parent, leaf, part)
-        for parent in module.modules()
-        for leaf, part in parent._modules.items()
-        if part is not None and _inside(part) is not None
-    ]
+    found = [place for place in _places(module) if _inside(place[2]) is not None]
     for parent, leaf, wrapper in found:
         parent._modules[leaf] = unwrapped(wrapper)
     return found
@@ -213,12 +216,7 @@ def make_plain(module: nn.Module, where: str | None = None) -> None:
     if taken and where:
         kinds = ", ".join(sorted({type(wrapper).__name__ for *_, wrapper in taken}))
         _log.info("%s: parts are taken out of %s", where, kinds)
-    thawed = [
-        (parent, leaf, norm)
-        for parent in module.modules()
-        for leaf, part in parent._modules.items()
-        if (norm := _thawed(part)) is not None
-    ]
+    thawed = [(parent, leaf, norm) for parent, leaf, part in _places(module) if (norm := _thawed(part)) is not None]
     for parent, leaf, norm in thawed:
         parent._modules[leaf] = norm
     if thawed and where:
@@ -226,7 +224,7 @@ def make_plain(module: nn.Module, where: str | None = None) -> None:
     fold_weights(module, where)
 
 
-def _thawed(part: nn.Module | None) -> nn.Module | None:
+def _thawed(part: nn.Module) -> nn.Module | None:
     """A batch norm in evaluation mode with the statistics of a frozen one; None for all other modules."""
     # A network that has one has loaded its library.
     for library, frozen in FROZEN:

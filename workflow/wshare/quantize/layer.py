@@ -254,15 +254,16 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     inverse_std = layer.inverse_std(options.error_feedback)
     erasing = _erasing_slope(layer, importance, inverse_std)
     slope = min(slope, erasing)
-    levels, lengths = _levels(layer, slope, importance, inverse_std, options)
     keep = options.keep_zeros and not layer.weights.all()
+    levels, lengths = _levels(layer, slope, importance, inverse_std, options.format, keep)
     # In squared output error a bit; indices of fixed width all cost the same.
     row_slope = slope / np.maximum(importance, TINY)
     row_slope = row_slope if options.format == "entropy" else np.zeros_like(row_slope)
     cholesky = layer.cholesky if options.error_feedback else np.empty((*inverse_std.shape, 0))
     for _ in range(PASSES if options.format == "entropy" else 1):
+        zero = _zero(levels, keep)
         parts = [
-            feedback.assign_with_feedback(weights, factor, levels, lengths, slopes, inverse, _zero(levels, keep))
+            feedback.assign_with_feedback(weights, factor, levels, lengths, slopes, inverse, zero)
             for weights, factor, slopes, inverse in zip(layer.weights, cholesky, row_slope, inverse_std, strict=True)
         ]
         indices = np.stack([part[0] for part in parts])
@@ -275,10 +276,9 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
         if options.least_squares:
             levels = _least_squares(layer, indices, levels, importance, _zero(levels, keep))
         if options.assignment_descent:
+            zero = _zero(levels, keep)
             losses = [
-                feedback.descend(
-                    weights, covariance, levels.astype(np.float64), lengths, slopes, own, _zero(levels, keep)
-                )
+                feedback.descend(weights, covariance, levels.astype(np.float64), lengths, slopes, own, zero)
                 for weights, covariance, slopes, own in zip(
                     layer.weights, layer.covariance, row_slope, indices, strict=True
                 )
@@ -314,17 +314,17 @@ def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _levels(
-    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, options: Options
+    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, format: str, keep: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shared values and their code lengths before any feedback; 0 is among them if weights of 0 are to keep it."""
+    """Shared values and their code lengths before any feedback; 0 is among them if weights of 0 `keep` it."""
     # Loss of a unit of squared weight error, on average over the layer.
     cost = max(float(np.mean(importance[:, None, :] / inverse_std[:, :, None] ** 2)), TINY)
-    if options.format == "entropy":
-        if options.keep_zeros and not layer.weights.all():
+    if format == "entropy":
+        if keep:
             return _levels_with_zero(layer.weights, slope / cost)
         levels, lengths = ecsq.codebook(layer.weights, slope / cost, LEVEL_BITS)
         return _rounded(levels), lengths
-    found = layer.sweep_with_zero if options.keep_zeros else layer.sweep
+    found = layer.sweep_with_zero if keep else layer.sweep
     ks = [min(2**bits, len(found.inertia)) for bits in range(1, MOST_INDEX_BITS + 1)]
     best = min(
         ks,

@@ -10,8 +10,6 @@ from typing import Any
 # Of every source but crops, which are made to fit.
 COMMON = ("enlarge",)
 FILES = (*COMMON, "path", "on_bad_image")
-
-
 # Size of a split that takes all images of its collection.
 ALL = "all"
 # What says where images lie; images to hold out that come from another source have their own.

@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -60,19 +61,25 @@ def build(name: str, arguments: dict) -> nn.Module:
 def _without_pickles(path: Path) -> bytes:
     """The file without its example inputs, which torch.export.load would unpickle; FormatError if more is pickled."""
     check_kind(path, KIND)
-    kept = io.BytesIO()
+
+    def plain(name: str, content: bytes) -> bytes:
+        _check_plain(name, content, path)
+        return b"" if "/data/sample_inputs/" in name else content
+
     try:
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(kept, "w") as made:
-            if archive.testzip() is not None:
-                raise FormatError(f"{path}: damaged; get it again")
-            for name in archive.namelist():
-                content = archive.read(name)
-                _check_plain(name, content, path)
-                # With the same time, the same program is the same text in model.json.
-                made.writestr(zipfile.ZipInfo(name), b"" if "/data/sample_inputs/" in name else content)
+        return _rewritten(path, plain)
     except (zipfile.BadZipFile, EOFError) as error:
         raise FormatError(f"{path}: damaged ({one_line(error)}); get it again") from None
-    return kept.getvalue()
+
+
+def _rewritten(archive: Path | io.BytesIO, change: Callable[[str, bytes], bytes]) -> bytes:
+    """An archive with other contents of its members: what `change` makes of the name and the content of each."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(archive) as found, zipfile.ZipFile(made, "w") as changed:
+        for name in found.namelist():
+            # With the same time, the same program is the same text in model.json.
+            changed.writestr(zipfile.ZipInfo(name), change(name, found.read(name)))
+    return made.getvalue()
 
 
 def _check_plain(name: str, content: bytes, path: Path) -> None:
@@ -110,10 +117,9 @@ def _input(program: ExportedProgram, path: Path) -> list[int | None]:
 
 def _text(content: bytes) -> str:
     """The program without the values of its weights, as ASCII, for JSON."""
-    bare = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(bare, "w") as made:
-        for name in archive.namelist():
-            kept = archive.read(name)
-            weight = "/data/weights/" in name and not name.endswith(".json")
-            made.writestr(zipfile.ZipInfo(name), bytes(len(kept)) if weight else kept)
-    return base64.b64encode(zlib.compress(bare.getvalue(), 9)).decode()
+
+    def bare(name: str, kept: bytes) -> bytes:
+        weight = "/data/weights/" in name and not name.endswith(".json")
+        return bytes(len(kept)) if weight else kept
+
+    return base64.b64encode(zlib.compress(_rewritten(io.BytesIO(content), bare), 9)).decode()
