@@ -133,11 +133,14 @@ def test_other_files_end_in_one_line():
     assert error(SETTINGS, kind=FormatError).startswith("net.pt2: damaged (File is not a zip file)")
 
 
-def test_nothing_that_is_pickled_in_a_file_is_run():
-    class Attack:
-        def __reduce__(self):
-            return open, ("attacked", "w")
+class Attack:
+    """What writes a file when it is unpickled."""
 
+    def __reduce__(self):
+        return open, ("attacked", "w")
+
+
+def test_nothing_that_is_pickled_in_a_file_is_run():
     saved(small())
     changed("net.pt2", "/data/sample_inputs/", lambda content: pickle.dumps(Attack()))
     registry.fetch(SETTINGS, "cache")
@@ -148,6 +151,16 @@ def test_nothing_that_is_pickled_in_a_file_is_run():
     )
     changed("net.pt2", "/data/weights/weight_0", lambda content: pickle.dumps(Attack()))
     assert "net.pt2: holds pickled objects, which are not read" in error(SETTINGS, kind=FormatError)
+    assert not Path("attacked").exists()
+
+
+def test_nothing_that_is_pickled_in_a_description_is_run():
+    saved(small())
+    spec = registry.fetch(SETTINGS, "cache").spec
+    Path("net.pt2").write_bytes(zlib.decompress(base64.b64decode(spec["builder"]["arguments"]["program"])))
+    changed("net.pt2", "/data/sample_inputs/", lambda content: pickle.dumps(Attack()))
+    program = base64.b64encode(zlib.compress(Path("net.pt2").read_bytes())).decode()
+    registry.build(spec | {"builder": spec["builder"] | {"arguments": {"program": program, "one_by_one": False}}})
     assert not Path("attacked").exists()
 
 

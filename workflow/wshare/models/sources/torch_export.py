@@ -32,7 +32,8 @@ def fetch(settings: dict, cache: Path) -> Fetched:
     damaged, of another kind, or holds objects that only a pickle can hold.
     """
     path, sha256 = checked_file(Path(settings["path"]), settings.get("sha256"))
-    content = _without_pickles(path)
+    check_kind(path, KIND)
+    content = _without_pickles(path, str(path))
     program = _loaded(content, str(path))
     shape = _input(program, path)
     if trained := next(trained_calls(program), None):
@@ -54,22 +55,21 @@ def fetch(settings: dict, cache: Path) -> Fetched:
 
 def build(name: str, arguments: dict) -> nn.Module:
     """The network of a program that `fetch` took from a file, without its weights."""
-    content = zlib.decompress(base64.b64decode(arguments["program"]))
-    return ExportedNetwork(_loaded(content, name), arguments["one_by_one"])
+    content = io.BytesIO(zlib.decompress(base64.b64decode(arguments["program"])))
+    return ExportedNetwork(_loaded(_without_pickles(content, name), name), arguments["one_by_one"])
 
 
-def _without_pickles(path: Path) -> bytes:
+def _without_pickles(archive: Path | io.BytesIO, where: str) -> bytes:
     """The file without its example inputs, which torch.export.load would unpickle; FormatError if more is pickled."""
-    check_kind(path, KIND)
 
     def plain(name: str, content: bytes) -> bytes:
-        _check_plain(name, content, path)
+        _check_plain(name, content, where)
         return b"" if "/data/sample_inputs/" in name else content
 
     try:
-        return _rewritten(path, plain)
+        return _rewritten(archive, plain)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise FormatError(f"{path}: damaged ({one_line(error)}); get it again") from None
+        raise FormatError(f"{where}: damaged ({one_line(error)}); get it again") from None
 
 
 def _rewritten(archive: Path | io.BytesIO, change: Callable[[str, bytes], bytes]) -> bytes:
@@ -82,12 +82,12 @@ def _rewritten(archive: Path | io.BytesIO, change: Callable[[str, bytes], bytes]
     return made.getvalue()
 
 
-def _check_plain(name: str, content: bytes, path: Path) -> None:
+def _check_plain(name: str, content: bytes, where: str) -> None:
     compiled = "/data/aotinductor/" in name
     listed = json.loads(content)["config"].values() if name.endswith("_config.json") else ()
     if compiled or any(entry["use_pickle"] for entry in listed) or not name.rpartition("/")[0]:
         what = "compiled code" if compiled else "pickled objects, which are not read since they may run anything"
-        raise FormatError(f"{path}: holds {what}; {_AGAIN}, without them")
+        raise FormatError(f"{where}: holds {what}; {_AGAIN}, without them")
 
 
 def _loaded(content: bytes, where: str) -> ExportedProgram:
