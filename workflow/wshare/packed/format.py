@@ -49,8 +49,6 @@ An index takes ceil(log2 k) bits, lowest bit first, without gaps; the last byte 
 the SHA-256 over type, shape and bytes of its arrays, in the order above, as `sha256_arrays` makes it.
 """
 
-import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,9 +60,10 @@ from safetensors.numpy import save
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy, write_bytes
 from wshare.packed import sections
-from wshare.packed.container import FORMATS, VERSION, Source, check_claim, damaged, index_of, opened, where
+from wshare.packed.container import PAYLOAD, Source, check_claim, check_hash, damaged, index_of, opened, where
 from wshare.packed.format_v1 import Entry, unpack_v1
-from wshare.packed.hashes import byte_hash, compact, index_hash
+from wshare.packed.format_v2 import unpack_v2
+from wshare.packed.header import FORMATS, HASH_LETTERS, VERSION, write_header
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import Shared
 
@@ -85,8 +84,7 @@ class _Payload:
         """Bytes of a new section of these parts, named by kind."""
         for kind in parts.keys() & self.sizes.keys():
             self.sizes[kind] += len(parts[kind])
-        rest = b"".join(parts.values())
-        self.parts.append(zlib.crc32(rest).to_bytes(4, "little") + rest)
+        self.parts.append(b"".join(parts.values()))
         return len(self.parts[-1])
 
 
@@ -122,11 +120,13 @@ def pack(
         if name not in shared and name not in replaced
     }
     payload = b"".join(written.parts)
-    index |= {"aliases": aliases} | ({} if float32 is None else {"float32": float32}) | {"payload": byte_hash(payload)}
-    check_claim("packed file", index, len(payload), [_channels(tensor) for tensor in shared.values()])
-    # One metadata key: the library writes several in no fixed order.
-    text = compact(index | {"hash": index_hash(index)})
-    content = save({"payload": np.frombuffer(payload, np.uint8)}, {"wshare": text})
+    index["aliases"] = aliases
+    if float32 is not None:
+        index["float32"] = float32[:HASH_LETTERS]
+    rest = b"".join(written.parts)
+    check_claim("packed file", index, len(rest), [sections.channels(tensor) for tensor in shared.values()])
+    payload = write_header(index) + rest
+    content = save({PAYLOAD: np.frombuffer(payload + check_hash(payload), np.uint8)})
     nbytes = len(content)
     return content, written.sizes | {"header": nbytes - sum(written.sizes.values()), "packed": nbytes}
 
@@ -176,13 +176,9 @@ def _add_norm(written: _Payload, name: str, norm: BatchNorm) -> list:
 def _add_kept(written: _Payload, name: str, tensor: np.ndarray) -> list:
     if tensor.dtype.str[1:] not in sections.TYPES:
         raise ValueError(f"{name}: type {tensor.dtype} cannot be kept")
-    written.add(kept=sections.raw(tensor))
-    return [list(tensor.shape), tensor.dtype.str[1:]]
-
-
-def _channels(tensor: Shared) -> int:
-    """Outputs of a shared tensor; none where it has no axes."""
-    return tensor.layout.outputs(tensor.indices.shape) if tensor.indices.ndim else 0
+    coding, part = sections.kept_part(tensor)
+    size = written.add(kept=part)
+    return [list(tensor.shape), tensor.dtype.str[1:], coding, size if coding == sections.STEPPED else None]
 
 
 def is_merged(shape: Sequence[int], k: int) -> bool:
@@ -218,11 +214,14 @@ def _read(source: Source, make: Callable[[Shared], Entry]) -> dict[str, Entry | 
     """State dict, each shared tensor as `make` gives it; tied tensors are one object."""
     path = where(source)
     with opened(source) as file:
-        index = index_of(path, file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        index, rest = index_of(path, file)
+        tensors = {} if rest is not None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
-        check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()))
-        state = (_unpack if index["version"] == VERSION else unpack_v1)(path, index, tensors, make)
+        check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()) if rest is None else rest.nbytes)
+        if rest is not None:
+            state = _unpack(path, index, rest, make)
+        else:
+            state = {1: unpack_v1, 2: unpack_v2}[index["version"]](path, index, tensors, make)
         if tensors:
             raise FormatError(f"{path}: {next(iter(tensors))!r} is not in the index; {remedy(path)}")
         for alias, name in index["aliases"].items():
@@ -253,7 +252,7 @@ class Sizes:
 def read_index(source: Source) -> dict:
     """The index of a packed file, of whichever version, checked against its hash; FormatError if it is another file."""
     with opened(source) as file:
-        return index_of(where(source), file)
+        return index_of(where(source), file)[0]
 
 
 def read_layout(source: Source) -> Sizes:
@@ -262,64 +261,45 @@ def read_layout(source: Source) -> Sizes:
     if index["version"] != VERSION:
         raise FormatError(f"{path}: format version {index['version']}, not {VERSION}; {remedy(path)}")
     nbytes = {name: size for section in ("shared", "folded") for name, (*_, size) in index[section].items()}
-    nbytes |= {name: 4 + 2 * channels * int(kind[1]) for name, (channels, _, kind) in index["batch_norm"].items()}
-    nbytes |= {name: 4 + math.prod(shape) * int(kind[1]) for name, (shape, kind) in index["kept"].items()}
+    nbytes |= {name: 2 * channels * int(kind[1]) for name, (channels, _, kind) in index["batch_norm"].items()}
+    nbytes |= {name: sections.kept_bytes(*entry) for name, entry in index["kept"].items()}
     tensors = list(index["shared"])
     folded = {tensors[position]: (name, abs(eps)) for name, (position, eps, _) in index["folded"].items()}
     return Sizes(nbytes, folded)
 
 
-def _unpack(
-    path: str, index: dict, tensors: dict[str, np.ndarray], make: Callable[[Shared], Entry]
-) -> dict[str, Entry | np.ndarray]:
-    """State dict; takes what it uses out of `tensors`."""
-    payload = tensors.pop("payload", np.zeros(0, np.int8))
-    if payload.dtype != np.uint8 or payload.ndim != 1:
-        raise FormatError(f"{path}: 'payload', bytes in one row, is missing; {remedy(path)}")
-    rest, layers = memoryview(payload), []
+def _unpack(path: str, index: dict, rest: memoryview, make: Callable[[Shared], Entry]) -> dict[str, Entry | np.ndarray]:
+    """State dict of the sections, `rest`."""
+    nbytes, layers = rest.nbytes, []
     state: dict[str, np.ndarray] = {}
 
     def section(size: int) -> memoryview:
         nonlocal rest
-        whole, rest = sections.cut(rest, size)
-        checksum, content = sections.cut(whole, 4)
-        if zlib.crc32(content) != int.from_bytes(checksum, "little"):
-            raise ValueError("damaged (checksum differs)")
+        content, rest = sections.cut(rest, size)
         return content
 
     for name, (shape, k, size) in index["shared"].items():
         with damaged(path, name):
             tensor = sections.read_shared(section(size), shape, k)
-            state |= _new(state, {name: make(tensor)})
+            state |= sections.new(state, {name: make(tensor)})
             # The indices are let go.
-            layers.append((_channels(tensor), tensor.exponents))
-    check_claim(path, index, payload.nbytes, [channels for channels, _ in layers])
+            layers.append((sections.channels(tensor), tensor.exponents))
+    check_claim(path, index, nbytes, [channels for channels, _ in layers])
     for name, (position, eps, size) in index["folded"].items():
         with damaged(path, name):
             channels, exponents = layers[position]
-            state |= _new(
-                state, sections.leaves(name, sections.read_folded(section(size), channels, eps).norm(exponents))
-            )
+            norm = sections.read_folded(section(size), channels, eps).norm(exponents)
+            state |= sections.new(state, sections.leaves(name, norm))
     for name, (channels, eps, kind) in index["batch_norm"].items():
         with damaged(path, name):
             if kind not in ("f2", "f4"):
                 raise ValueError(f"type {kind!r}")
-            both = sections.read_raw(section(4 + 2 * sections.count([channels]) * int(kind[1])), kind, [2, channels])
-            state |= _new(state, sections.leaves(name, BatchNorm(*both, *sections.unsigned(eps))))
-    for name, (shape, kind) in index["kept"].items():
+            both = sections.read_raw(section(2 * channels * int(kind[1])), kind, [2, channels])
+            state |= sections.new(state, sections.leaves(name, BatchNorm(*both, *sections.unsigned(eps))))
+    for name, (shape, kind, coding, size) in index["kept"].items():
         with damaged(path, name):
-            if kind not in sections.TYPES:
-                raise ValueError(f"type {kind!r}")
-            state |= _new(
-                state, {name: sections.read_raw(section(4 + sections.count(shape) * int(kind[1])), kind, shape)}
-            )
-    if len(rest) or byte_hash(payload) != index["payload"]:
-        raise FormatError(f"{path}: damaged payload (hash differs); {remedy(path)}")
+            part = section(sections.kept_bytes(shape, kind, coding, size))
+            state |= sections.new(state, {name: sections.read_kept(part, kind, shape, coding)})
+    if len(rest):
+        raise FormatError(f"{path}: damaged ({len(rest)} bytes behind the last section); {remedy(path)}")
     return state
-
-
-def _new(state: dict[str, np.ndarray], entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`entries`, none of which `state` may have."""
-    if twice := state.keys() & entries.keys():
-        raise ValueError(f"{min(twice)!r} is there twice")
-    return entries
