@@ -8,25 +8,26 @@ Layout; the reader knows how many integers there are, the length of a row, and a
     u16           mean, from 1, little-endian                        if contexts
     stream        to the end
 
-A varint has 7 bits in each byte, the lowest first; bit 7 says that another byte follows. An integer is centre + v. With
-e the number of bits of |v|, e decisions "1" and a "0" are coded, then the sign (1 if negative) if e > 0, and the bits of
-|v| below its highest, from the highest: the first two by adaptive decisions, the others at one half each.
+A varint has 7 bits in each byte, the lowest first; bit 7 says that another byte follows. An integer is centre + v.
+With e the number of bits of |v|, e decisions "1" and a "0" are coded, then the sign (1 if negative) if e > 0, and the
+bits of |v| below its highest, from the highest: the first two by adaptive decisions, the others at one half each.
 
 A decision has a probability p of "1", in 65,536ths, and a count n. After it p += ((65,535 or 0) - p) * floor(65,536 /
-(n + 2)) / 65,536, rounded down, and n grows by one up to 254. These are kept for each number of bits of each context c
-(c, e), for the first bit below the highest of each (c, e), for the second of each (e, first bit), and for the sign. They
-start at a half and n = 0, but the first kind at PRIOR[clip(2 e - s - SHIFTS[c] + 16, 0, 23)] and n = 6, as if the
-integers had a Laplace distribution of standard deviation 2^(s/2), which grows with the context; without contexts SHIFTS
-are 0.
+(n + 2)) / 65,536, rounded down, and n grows by one up to 254. These are kept for the i-th decision that tells e, for
+each i and context c; for the first bit below the highest, for each e and c; for the second, for each e and first bit;
+and for the sign. They start at a half and n = 0, but those that tell e at PRIOR[clip(2 i - s - SHIFTS[c] + 16, 0, 23)]
+and n = 6, as if the integers had a Laplace distribution of standard deviation 2^(s/2), which grows with the context;
+without contexts SHIFTS are 0.
 
 Without contexts c is 6. With them, c = min(11, floor(3 (column + row) / mean)), where column and row are running means
-of |v|, in 256ths: `mean` at first, that of the row again at the start of every row; after an integer x = min(|v|, 32767)
-they become column - floor(column / 16) + 16 x and row - floor(row / 32) + 8 x. Each place in a row has a column.
+of |v|, in 256ths: `mean` at first, that of the row again at the start of every row; after an integer, with
+x = min(|v|, 32767), they become column - floor(column / 16) + 16 x and row - floor(row / 32) + 8 x. Each place in a row
+has a column.
 
 The stream is a range coder's (Martin 1979): a range of 32 bits, at first 2^32 - 1, and a number of as many, the first
-four bytes, highest first. A decision cuts the range at bound = floor(range / 4096) * clip(floor(p / 16), 1, 4095). Below
-the bound it is "1" and the range becomes the bound, else both lose the bound. While the range is below 2^24, it is taken
-256 times, and the number too, plus the next byte. Bytes past the end are 0; zero bytes at the end are left out.
+four bytes, highest first. A decision cuts the range at bound = floor(range / 4096) * clip(floor(p / 16), 1, 4095).
+Below the bound it is "1" and the range becomes the bound, else both lose the bound. While the range is below 2^24, it
+is taken 256 times, and the number too, plus the next byte. Bytes past the end are 0; zeros at the end are left out.
 """
 
 import numpy as np

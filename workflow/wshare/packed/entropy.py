@@ -69,7 +69,7 @@ def encode(values: np.ndarray, low_bits: int | None = None) -> bytes:
     adaptive coding where that is cheaper by as many bytes as its time is worth. Rows are those of the first axis.
     """
     flat = np.ravel(values).astype(np.uint32)
-    coded = _encode_split(flat, low_bits)
+    coded = encode_split(flat, low_bits)
     if low_bits is not None:
         return coded
     row = row_length(np.shape(values))
@@ -81,7 +81,8 @@ def row_length(shape: Sequence[int]) -> int:
     return math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
 
 
-def _encode_split(flat: np.ndarray, low_bits: int | None) -> bytes:
+def encode_split(flat: np.ndarray, low_bits: int | None = None) -> bytes:
+    """Coded integers as `encode` gives them, of uint32 [n], but never by adaptive coding."""
     bits, frequencies = (low_bits, None) if low_bits is not None else _split(flat)
     low = pack_indices(flat & np.uint32((1 << bits) - 1), bits).tobytes()
     if frequencies is None:

@@ -1,6 +1,50 @@
 """The packed file: coded indices, codebooks and kept tensors in a safetensors container.
 
-Layout, version 2, the only one written. One tensor `payload`, U8, and `__metadata__["wshare"]`, which is JSON:
+Layout, version 3, the only one written. One tensor, `wshare`, U8, without metadata: header, sections without gaps, and
+the first 8 bytes of the SHA-256 of both. Numbers are little-endian; a varint has 7 bits a byte, the lowest first; a
+signed one is the varint of 2 n, or of -2 n - 1 below 0. The header:
+
+    u8 3, u8 form       bit 0: indices were entropy-coded, which no reader needs to know; bit 1: a hash follows
+    9 bytes             if bit 1: first of `weights_hash` of the weights before sharing
+    5 varints           number of entries of the kinds shared, folded, batch_norm, kept, and of aliases
+    varint, f64 ...     all epsilons
+    names               of all entries, and of each alias two: its own and what it stands for (tied tensors)
+    shared              shape, varint k, varint bytes of the section
+    folded              varint position of the layer's tensor among the shared ones, varint place of eps, varint bytes
+    batch_norm          varint channels, varint place of eps, u8 type
+    kept                u8 type + 16 coding, shape, varint bytes if the coding is 2
+
+A name is varints back, first, last and own, and `own` bytes: the first bytes of the name so far back, these, and the
+last bytes of that name. A shape is a varint number of axes and a varint each; a type a place in `sections.TYPES`. An
+eps is negative (-0.0 included) for a module without weight and bias. The sections, in the order of the header:
+
+    shared        u8 flags: bit 0, the codebook is float16, not float32; bit 1, there are exponents; bit 2, outputs are
+                  counted by another axis than the first; bit 3, the codebook is a grid
+                  if bit 2: varint that axis, varint groups
+                  if bit 3: u16, the upper half of a float32, the step, and signed varint least place
+                  else codebook, k values, finite and ascending
+                  if bit 1: varint bytes of the next, offset integers: exponents [outputs]
+                  coded integers in C order, in rows of the first axis: indices below k, or, of a grid, places less the
+                  least, below 2^16, of which k differ; a shared value is step * place
+    folded        f32 unit, offset integers: steps [outputs of the shared tensor]
+    batch_norm    scale, shift [channels]
+    kept          by coding: 0, the tensor's bytes in C order; 1, float32 as float16; 2, float32 as signed varint u and
+                  offset integers, which count 2^u
+
+Offset integers are a signed varint, the least, u8 shift, and coded integers: their distances from the least >> shift.
+Exponents stay within 2016 of the least, others within 2^31. `wshare.packed.entropy` describes coded integers. A weight
+is codebook[index], times 2^(e/8) of its output as `wshare.quantize.codebooks.row_scale` makes it, in float32. Exponents
+go from -1008 to 1008. Outputs are shape[0], or, by another axis, groups * shape[axis], counted as `Layout` does. A
+folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A bias that became a part of a folded shift is
+shared with one value, 0.
+
+No file may claim more than 2^24 numbers + 1024 for each byte of its sections: the weights of all shared tensors (an
+axis of length 0 counted as 1) plus 4 for each channel of the folded norms.
+
+The hash finds damage of any kind before anything is decoded; nothing here is a signature. That of the float32 weights
+tells a wrong network to compare with.
+
+Layout, version 2, still read. One tensor `payload`, U8, and `__metadata__["wshare"]`, which is JSON:
 
     {"version": 2,
      "form": "fixed" or "entropy",               how indices were coded; a reader needs it for nothing
@@ -15,7 +59,7 @@ Layout, version 2, the only one written. One tensor `payload`, U8, and `__metada
 
 Hashes are SHA-256 in base64 without padding. The payload holds a section for every entry of "shared", "folded",
 "batch_norm" and "kept", in that order, without gaps. A section starts with the CRC-32 of its rest, u32; `bytes` counts
-both. Numbers are little-endian; a type is `f` float, `i` integer, `u` unsigned or `b` bool and its bytes. Then:
+both. A type is `f` float, `i` integer, `u` unsigned or `b` bool and its bytes. Then:
 
     shared        u8 flags: bit 0, the codebook is float16, not float32; bit 1, there are exponents; bit 2, outputs are
                   counted by another axis than the first
@@ -27,14 +71,8 @@ both. Numbers are little-endian; a type is `f` float, `i` integer, `u` unsigned 
     batch_norm    scale, shift [channels]
     kept          the tensor's bytes in C order
 
-`wshare.packed.entropy` describes coded integers; exponents and steps are coded after subtraction of the least. A weight
-is codebook[index], times 2^(e/8) of its output as `wshare.quantize.codebooks.row_scale` makes it, in float32. Exponents
-go from -1008 to 1008. Outputs are shape[0], or, by another axis, groups * shape[axis], counted as `Layout` does. A
-folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A negative eps (-0.0 included) belongs to a
-module without weight and bias. A bias that became a part of a folded shift is shared with one value, 0.
-
-No file may claim more than 2^24 numbers + 1024 for each byte of its tensors: the weights of all shared tensors (an axis
-of length 0 counted as 1) plus 4 for each channel of the folded norms.
+Exponents and steps are coded after subtraction of the least. What the parts mean is as in version 3, and so is what a
+file may claim.
 
 Layout, version 1, still read. A tensor each, and as index:
 

@@ -139,7 +139,9 @@ def _after(other: bytes, name: bytes, back: int) -> bytes:
 
 def _common(first: bytes, second: bytes) -> int:
     """Bytes that both start with."""
-    return next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def _write_shape(shape: list[int]) -> bytes:
