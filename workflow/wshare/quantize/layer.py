@@ -364,9 +364,10 @@ def _grid(weights: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.
     No levels where these would be too many.
     """
     held = _short(step)
-    low, high = (int(np.rint(np.clip(end / held, -GRID_VALUES, GRID_VALUES))) for end in (weights.min(), weights.max()))
-    if high - low >= GRID_VALUES:
+    low, high = np.rint(weights.min() / held), np.rint(weights.max() / held)
+    if max(-low, high, high - low) >= GRID_VALUES:
         return np.zeros(0, np.float32), np.zeros(0), held
+    low, high = int(low), int(high)
     counts = np.bincount((np.rint(weights / held) - low).astype(np.int64).ravel(), minlength=high - low + 1) + 0.5
     return _multiples(np.arange(low, high + 1), held), np.log2(counts.sum() / counts), held
 
