@@ -60,7 +60,8 @@ LEVEL_BITS = 32
 MOST_INDEX_BITS = 8
 # Of layers up to so many weights grids are tried; a large one's codebook takes no share of its bytes that counts.
 GRID_WEIGHTS = 1 << 14
-# Their steps, as shares of that of a uniform quantizer of high rate at this slope, and most values.
+# Their steps, as shares of that of a uniform quantizer of high rate at this slope, and most values. Tuned on lenet5 and
+# resnet_ds.
 GRID_STEPS = (0.8, 1.0, 1.2)
 GRID_VALUES = 4096
 # What adaptive coding takes beyond the entropy: for a grid, and for each of its values (measured on resnet_ds).
