@@ -16,10 +16,10 @@ COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 # In the order of the header.
 TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 FORMS = ("stored", "float32", "float16", "index16", "index8", "codebook", "scales")
-ERRORS = (
-    ("OK", "NO_FILE", "VERSION", "HASH", "INDEX", "TWICE", "CLAIM", "TENSOR", "TOO_LARGE")
-    + ("NO_ROOM", "NO_TENSOR", "NO_FORM", "RANGE")
-)  # fmt: skip
+ERRORS = [
+    *("OK", "NO_FILE", "VERSION", "HASH", "INDEX", "TWICE", "CLAIM", "TENSOR", "TOO_LARGE"),
+    *("NO_ROOM", "NO_TENSOR", "NO_FORM", "RANGE"),
+]
 
 
 def compiled(output: Path, *sources: str | Path, compiler: str = "gcc", flags: list[str] = (*SANITIZE, "-O1")) -> Path:
@@ -49,7 +49,9 @@ class Tensor:
 def decode(program: Path, files: list[bytes], *arguments: str) -> list[list[Tensor] | str]:
     """The tensors of each file, or the name of the error it ends with."""
     stream = b"".join(struct.pack("<I", len(content)) + content for content in files)
-    run = subprocess.run([program, *arguments], input=stream, capture_output=True, env={"ASAN_OPTIONS": "detect_leaks=0"})
+    run = subprocess.run(
+        [program, *arguments], input=stream, capture_output=True, env={"ASAN_OPTIONS": "detect_leaks=0"}
+    )
     assert run.returncode == 0, run.stderr.decode()
     reader = _Reader(run.stdout)
     found = [reader.file() for _ in files]

@@ -110,7 +110,7 @@ def craft_second(path: Path, payload: bytes, /, **sections) -> None:
     empty = {"shared": {}, "folded": {}, "batch_norm": {}, "kept": {}, "aliases": {}}
     index = {"version": 2, "form": "entropy"} | empty | {"payload": text_hash(payload)} | sections
     index["hash"] = text_hash(json.dumps(index, separators=(",", ":")).encode())
-    save_file({"payload": np.frombuffer(payload, np.uint8)}, path, {"wshare": json.dumps(index)})
+    save_file({"payload": np.frombuffer(payload, np.uint8)}, path, {"wshare": json.dumps(index, separators=(",", ":"))})
 
 
 def text_hash(octets: bytes) -> str:
@@ -127,7 +127,7 @@ def craft(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] |
     index = {"version": 1, "shared": {}, "batch_norm": {}, "kept": {}, "aliases": {}} | sections
     text = json.dumps(index, separators=(",", ":"))
     index["hash"] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-    save_file(tensors, path, {"wshare": json.dumps(index)} if metadata is None else metadata)
+    save_file(tensors, path, {"wshare": json.dumps(index, separators=(",", ":"))} if metadata is None else metadata)
 
 
 def craft_shared(path: Path, codebook: np.ndarray, octets: np.ndarray, shape: object) -> None:
@@ -488,7 +488,7 @@ def test_an_index_that_does_not_fit_is_refused_even_with_a_valid_hash(path, sect
 )
 def test_batch_norms_that_make_no_sense_are_refused_even_with_valid_hashes(path, scale, shift, eps):
     craft(path, {"bn.scale": scale, "bn.shift": shift}, batch_norm={"bn": [eps, digest(scale, shift)]})
-    with pytest.raises(FormatError, match="batch norm|damaged index"):
+    with pytest.raises(FormatError, match="batch norm|eps"):
         load_packed(path)
 
 
@@ -877,7 +877,7 @@ def test_an_index_without_a_key_is_refused(path, key):
         index = json.loads(file.metadata()["wshare"])
     del index[key], index["hash"]
     index["hash"] = text_hash(json.dumps(index, separators=(",", ":")).encode())
-    save_file({"payload": np.frombuffer(KEPT, np.uint8)}, path, {"wshare": json.dumps(index)})
+    save_file({"payload": np.frombuffer(KEPT, np.uint8)}, path, {"wshare": json.dumps(index, separators=(",", ":"))})
     with pytest.raises(FormatError, match="damaged index"):
         load_packed(path)
 

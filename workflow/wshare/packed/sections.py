@@ -112,13 +112,15 @@ def read_shared(rest: memoryview, shape: list[int], k: int) -> Shared:
     if flags & SCALED:
         length, rest = read_varint(rest)
         part, rest = cut(rest, length)
-        exponents = _read_offset(part, layout.outputs(shape), 2 * REACH + 1).astype(np.int16)
+        exponents = _read_offset(part, layout.outputs(shape), 2 * REACH + 1)
     if codebook is not None:
         check_codebook(codebook, exponents)
     indices = decode(rest, math.prod(shape), MOST_LEVELS if step is not None else k, row_length(shape))
     if codebook is None:
         codebook, indices = _read_grid(np.float32(step), unzigzag(least), indices, k)
         check_codebook(codebook, exponents)
+    # Only now, when they are known to fit.
+    exponents = None if exponents is None else exponents.astype(np.int16)
     return Shared(codebook, indices.reshape(shape), exponents, layout, step)
 
 
