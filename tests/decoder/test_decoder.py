@@ -1,0 +1,258 @@
+"""The decoder in C gives Python's bits, and refuses the files that Python refuses."""
+
+import itertools
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wshare.errors import FormatError
+from wshare.packed.format import load_packed, pack, read_shared
+from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
+from wshare.quantize.codebooks import Layout, Shared, row_scale
+
+from ..faults.test_hostile_files import HOSTILE
+from ..fuzz.targets import with_hash, without_hash
+from .build import COMPILERS, FLAGS, HERE, Tensor, compiled, decode
+from .changed import FIRST, SECOND, THIRD, WAYS, changed
+from .seeds import hostile
+
+GOLDEN = (FIRST, *SECOND, *THIRD)
+ARM = ["-mcpu=cortex-m4", "-mthumb", "-Os"]
+
+
+def assert_same(found: list[Tensor] | str, content: bytes) -> None:
+    """Python's verdict and, if it reads the file, all its tensors in its order, to the bit."""
+    try:
+        expected = load_packed(content)
+    except FormatError as error:
+        assert isinstance(found, str), f"C reads what Python refuses: {error}"
+        return
+    assert not isinstance(found, str), f"C refuses what Python reads: {found}"
+    assert [tensor.name for tensor in found] == list(expected)
+    for tensor in found:
+        array = expected[tensor.name].numpy()
+        assert (tensor.array.dtype, tensor.array.shape) == (array.dtype, array.shape), tensor.name
+        assert tensor.array.tobytes() == array.tobytes(), tensor.name
+
+
+def assert_forms(found: list[Tensor], content: bytes) -> None:
+    """Float32, float16, indices, codebooks and scales are those of Python."""
+    shared, _ = read_shared(content)
+    for tensor in found:
+        assert_floats(tensor)
+        if tensor.name in shared:
+            assert_palette(tensor, shared[tensor.name])
+        elif not tensor.k:
+            assert {tensor.forms[form] for form in ("index16", "index8", "codebook", "scales")} == {"NO_FORM"}
+
+
+def assert_floats(tensor: Tensor) -> None:
+    if tensor.array.dtype.kind != "f":
+        assert tensor.forms["float32"] == tensor.forms["float16"] == "NO_FORM"
+        return
+    with np.errstate(over="ignore"):
+        for form in ("float32", "float16"):
+            rounded = tensor.array.astype(form)
+            fits = (np.isfinite(rounded) == np.isfinite(tensor.array)).all()
+            assert tensor.forms[form] == (rounded.tobytes() if fits else "RANGE"), (tensor.name, form)
+
+
+def assert_palette(tensor: Tensor, expected: Shared) -> None:
+    k, indices = len(expected.codebook), expected.indices
+    assert tensor.k == k
+    assert tensor.forms["codebook"] == expected.codebook.tobytes()
+    assert tensor.forms["index16"] == indices.astype(np.uint16).tobytes()
+    assert tensor.forms["index8"] == (indices.astype(np.uint8).tobytes() if k <= 256 else "NO_FORM")
+    scales = expected.exponents
+    assert tensor.forms["scales"] == ("NO_FORM" if scales is None else row_scale(scales).tobytes())
+
+
+@pytest.mark.parametrize("arguments", [(), ("odd",)], ids=["even", "odd addresses"])
+def test_golden_files_decode_to_the_bit(program, arguments):
+    contents = [path.read_bytes() for path in GOLDEN]
+    for found, content in zip(decode(program, contents, *arguments), contents, strict=True):
+        assert_same(found, content)
+        assert_forms(found, content)
+
+
+def random_parts(seed: int) -> tuple:
+    """A network with layers of any k, shape, layout, scale and coding; arguments of `pack`."""
+    rng = np.random.default_rng(seed)
+    shapes = [(), (7,), (40, 30), (4, 1, 3, 3), (6, 4, 2), (0, 4), (2, 3, 5, 7), (300, 9)]
+    shared: dict[str, Shared] = {}
+    for number in range(6):
+        shape = shapes[rng.integers(len(shapes))]
+        size, k = int(np.prod(shape)), int(rng.choice([1, 2, 3, 17, 200, 300, 5000]))
+        spread = np.abs(rng.normal(scale=max(1, k / rng.choice([1, 4, 50])), size=shape)).astype(np.int64)
+        indices = (spread % k).astype(np.uint16)
+        layout, exponents, step = Layout(), None, None
+        if len(shape) > 1 and rng.integers(2):
+            groups = int(rng.choice([g for g in (1, 2, 3) if g <= max(1, shape[0]) and shape[0] % g == 0]))
+            layout = Layout(int(rng.integers(1, len(shape))), groups)
+        if shape and rng.integers(2):
+            exponents = rng.integers(*((-1008, 900) if rng.integers(2) else (-9, 9)), layout.outputs(shape))
+        codebook = np.sort(rng.normal(size=k)).astype(np.float32) * np.float32(rng.choice([1, 1e-30, 1e-38]))
+        if rng.integers(2):
+            codebook = codebook.astype(np.float16).astype(np.float32)
+        if size and rng.integers(2):
+            # On a grid: only values that are there.
+            places = np.unique(indices).astype(np.int64) - int(rng.integers(k))
+            step, codebook = 0.0625, (places * 0.0625).astype(np.float32)
+            indices = np.searchsorted(np.unique(indices), indices).astype(np.uint16)
+        exponents = None if exponents is None else exponents.astype(np.int16)
+        shared[f"layer{number}.weight"] = Shared(codebook, indices, exponents, layout, step)
+    state = {name: np.zeros(tensor.indices.shape, np.float32) for name, tensor in shared.items()}
+    folded = {}
+    for number, (name, tensor) in enumerate(shared.items()):
+        if tensor.indices.ndim and (tensor.exponents is None or tensor.exponents.max(initial=0) < 500):
+            steps = rng.integers(-(10**6), 10**6, tensor.layout.outputs(tensor.indices.shape)).astype(np.int32)
+            folded[f"norm{number}"] = FoldedNorm(name, steps, 1e-5, 1e-3, bool(rng.integers(2)))
+    scale, shift = rng.normal(size=(2, 5)).astype(np.float32)
+    norms = {"bn": BatchNorm(scale, shift, 1e-5, True), "plain": BatchNorm(scale, shift, 1e-3, False)}
+    values = rng.normal(size=200)
+    state |= {kind: values.astype(kind) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u2", "u4", "u8")}
+    state |= {"large": values * 1e300, "steps": (rng.integers(-9, 9, (5, 9)) * 0.375).astype(np.float32)}
+    state |= {"halves": values.astype(np.float16).astype(np.float32), "é ": np.array([np.nan, np.inf, -0.0], "f4")}
+    return state, shared, norms, folded, {"tied": "layer0.weight", "other": "tied"}
+
+
+def test_random_networks_decode_to_the_bit(program):
+    forms = itertools.product(range(15), ("fixed", "entropy"))
+    contents = [pack(*random_parts(seed), form)[0] for seed, form in forms]
+    for found, content in zip(decode(program, contents), contents, strict=True):
+        assert_same(found, content)
+        assert_forms(found, content)
+        places = {tensor.name: place for place, tensor in enumerate(found)}
+        assert {found[places[name]].same_as for name in ("tied", "other")} == {places["layer0.weight"]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_changed_files_have_pythons_verdict(program, way):
+    contents = list(changed(way, 150, 1))
+    found = decode(program, contents)
+    assert 0 < sum(isinstance(verdict, str) for verdict in found) < len(found)
+    for verdict, content in zip(found, contents, strict=True):
+        assert_same(verdict, content)
+
+
+def test_hostile_files_have_pythons_verdict(program):
+    contents = hostile() + [content for make in HOSTILE.values() if len(content := make()) < 1 << 20]
+    found = decode(program, contents)
+    for verdict, content in zip(found, contents, strict=True):
+        assert_same(verdict, content)
+
+
+def test_every_cut_and_every_changed_bit_of_a_byte_is_refused(program):
+    """Hashes find them all: in C as in Python, but for the header's own white space."""
+    whole = THIRD[0].read_bytes()
+    start = whole.index(b"}}") + 2
+    cuts = [whole[:size] for size in range(0, len(whole), 7)]
+    flips = [whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :] for place in range(start, len(whole), 3)]
+    assert [verdict for verdict in decode(program, cuts + flips) if not isinstance(verdict, str)] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "NO_FILE"),
+        (b"x" * 100, "NO_FILE"),
+        (with_hash(b"\4" + without_hash(THIRD[0])[1:]), "VERSION"),
+        (THIRD[0].read_bytes()[:-1] + b"\0", "HASH"),
+        (with_hash(without_hash(THIRD[0]) + b"\0"), "INDEX"),
+        # A kept tensor of 2^40 equal numbers, coded in a few bytes.
+        (with_hash(b"\3\1\0\0\0\1\0\0" + b"\0\0\0\1a" + b"\x21\1\x80\x80\x80\x80\x80\x20\4" + b"\0\0\0\0"), "CLAIM"),
+        # Two kept tensors of one name.
+        (with_hash(b"\3\1\0\0\0\2\0\0" + b"\0\0\0\1a" * 2 + b"\x07\1\1" * 2 + b"xy"), "TWICE"),
+    ],
+)
+def test_errors_say_what_is_wrong(program, content, code):
+    assert decode(program, [content]) == [code]
+    assert_same(code, content)
+
+
+def test_version_3_alone_is_smaller_and_refuses_the_others(tmp_path):
+    flags = ["-O1", "-DWSHARE_ONLY_V3"]
+    program = compiled(tmp_path / "driver", HERE / "driver.c", HERE / "wshare.c", flags=flags)
+    contents = [path.read_bytes() for path in GOLDEN]
+    found = decode(program, contents)
+    assert found[:3] == ["VERSION"] * 3
+    for verdict, content in zip(found[3:], contents[3:], strict=True):
+        assert_same(verdict, content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", [[], ["-DWSHARE_ONLY_V3"]], ids=["all versions", "version 3"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_compilers_have_nothing_to_say(tmp_path, compiler, only):
+    if compiler not in COMPILERS:
+        assert compiler != "gcc", "gcc is needed to test the decoder"
+        pytest.skip("clang is not on the path")
+    compiled(tmp_path / "wshare.o", HERE / "wshare.c", compiler=compiler, flags=["-c", "-O2", *only])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="arm-none-eabi-gcc is not on the path")
+@pytest.mark.parametrize("only", [[], ["-DWSHARE_ONLY_V3"]], ids=["all versions", "version 3"])
+def test_the_compiler_for_cortex_m_has_nothing_to_say(tmp_path, only):
+    compiled(tmp_path / "wshare.o", HERE / "wshare.c", compiler="arm-none-eabi-gcc", flags=["-c", *ARM, *only])
+
+
+def listed(unpack: Path, *arguments: str | Path) -> list[list[str]]:
+    run = subprocess.run([unpack, *arguments], capture_output=True, text=True, env={"ASAN_OPTIONS": "detect_leaks=1"})
+    assert run.returncode == 0, run.stderr
+    return [line.split("\t") for line in run.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_unpack_writes_npy_files_and_one_raw_file(unpack, tmp_path, path):
+    expected = load_packed(path)
+    lines = listed(unpack, path, "--npy", tmp_path, "--raw", tmp_path / "raw")
+    assert [line[0] for line in lines] == list(expected)
+    content = (tmp_path / "raw").read_bytes()
+    for name, kind, shape, offset, size in lines:
+        tensor = expected[name].numpy()
+        assert (kind, shape) == (str(tensor.dtype), str(list(tensor.shape)))
+        start = int(offset)
+        assert start % 64 == 0
+        assert content[start : start + int(size)] == tensor.tobytes()
+        array = np.load(tmp_path / f"{name}.npy")
+        assert (array.dtype, array.shape, array.tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes())
+
+
+def test_unpack_rounds_to_float16_and_lists_shared_values(unpack, tmp_path):
+    assert listed(unpack, THIRD[0])[0] == ["conv.weight", "float32", "[10, 2, 3, 3]", "5"]
+    lines = listed(unpack, THIRD[0], "--npy", tmp_path, "--float16")
+    assert {kind for _, kind, *_ in lines} == {"float16", "int64", "bool", "uint8"}
+    array = np.load(tmp_path / "conv.weight.npy")
+    assert array.tobytes() == load_packed(THIRD[0])["conv.weight"].numpy().astype("f2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "missing: No such file"),
+        ([], "unpack <packed.safetensors>"),
+        (["--what"], "--what: not understood"),
+        (["../outside", "--npy", "."], "../x: no name for a file"),
+        ([__file__], "no packed file"),
+    ],
+)
+def test_unpack_says_in_a_line_what_is_wrong(unpack, tmp_path, arguments, message):
+    (tmp_path / "in").mkdir()
+    content, _ = pack({"../x": np.zeros(2, "f4")}, {}, {}, {}, {}, "fixed")
+    (tmp_path / "outside").write_bytes(content)
+    run = subprocess.run([unpack, *arguments], capture_output=True, text=True, cwd=tmp_path / "in")
+    assert run.returncode == 1
+    assert run.stderr.startswith("unpack: ")
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_flags_are_those_of_the_page():
+    page = (HERE.parents[1] / "docs" / "decoder.md").read_text()
+    assert " ".join(FLAGS[:-1]) in " ".join(page.split())
+    assert " ".join(ARM) in page
