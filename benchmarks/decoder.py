@@ -29,7 +29,7 @@ ARM = ["arm-none-eabi-gcc", "-std=c99", "-mcpu=cortex-m4", "-mthumb", "-Os", "-c
 def files(packed: Path) -> dict[str, bytes]:
     """The file, and the same packed again, by name."""
     content = packed.read_bytes()
-    shared, kept = read_shared(content)
+    shared = read_shared(content)[0]
     state = {name: tensor.numpy() for name, tensor in load_packed(content).items()}
     again = {form: pack(state, shared, {}, {}, {}, form)[0] for form in ("entropy", "fixed")}
     given = f"v{read_index(content)['version']}_given"

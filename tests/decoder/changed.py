@@ -17,12 +17,28 @@ SECOND, THIRD = (
     [DATA / f"golden_{version}_{form}.safetensors" for form in ("entropy", "fixed")] for version in ("v2", "v3")
 )
 # What a text of JSON is changed by.
-PIECES = (
-    [b"0", b"-0", b"-1", b"1.0", b"1e3", b"1.5", b"00", b"NaN", b"null", b"true", b"[]", b"{}", b'""', b'"x"', b"\xff"]
-    + [b"\\u0041", b"\\ud800", b"\\udc00", b"\\ud83d\\ude00", b"\\/", b"\\x", b"\xc3\xa9", b"\n", b" ", b",", b":"]
-    + [b"9" * 25, b"9007199254740993e-16", b"4.9e-324", b"1e-400", b"0." + b"0" * 30 + b"1", b"1" * 41, b"67108865"]
-    + [b'"hash":', b',"hash":"x"', b"/", b"\t", b"\0", b"2e-05", b"-1e-05", b"[", b"]", b"}", b'"']
-)  # fmt: skip
+PIECES = [
+    *(
+        b"0",
+        b"-0",
+        b"-1",
+        b"1.0",
+        b"1e3",
+        b"1.5",
+        b"00",
+        b"NaN",
+        b"null",
+        b"true",
+        b"[]",
+        b"{}",
+        b'""',
+        b'"x"',
+        b"\xff",
+    ),
+    *(b"\\u0041", b"\\ud800", b"\\udc00", b"\\ud83d\\ude00", b"\\/", b"\\x", b"\xc3\xa9", b"\n", b" ", b",", b":"),
+    *(b"9" * 25, b"9007199254740993e-16", b"4.9e-324", b"1e-400", b"0." + b"0" * 30 + b"1", b"1" * 41, b"67108865"),
+    *(b'"hash":', b',"hash":"x"', b"/", b"\t", b"\0", b"2e-05", b"-1e-05", b"[", b"]", b"}", b'"'),
+]
 
 
 def flipped(rng: np.random.Generator, content: bytes, start: int = 0) -> bytes:
