@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "decoder.csv")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
+    # Before the table is touched, which would make the tree another.
+    version = measured()
     with tempfile.TemporaryDirectory() as folder:
         program = compiled(Path(folder))
         rows = code_sizes(Path(folder))
@@ -92,7 +94,7 @@ def main() -> None:
     with arguments.output.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows([*row, measured()] for row in rows)
+        writer.writerows([*row, version] for row in rows)
     for row in rows:
         print(*row)
 

@@ -400,6 +400,13 @@ def decoder_code(files: Files) -> list[str]:
     return [*table("reads | bytes of code, Cortex-M4", rows), *measured(files["decoder"])]
 
 
+def decoder_fuzz(files: Files) -> list[str]:
+    """What the fuzzer of the decoder in C found in ten minutes."""
+    rows = [row for row in files["other"] if row["name"] == "fuzz_decoder"]
+    found = f"On one core it tried {float(rows[0]['value']):,.0f} inputs in ten minutes and found none."
+    return [found, *measured(rows)]
+
+
 def decoder_speed(files: Files) -> list[str]:
     """Speed and memory of the decoder in C beside Python's reader, from benchmarks/decoder.py."""
     names = {
@@ -538,7 +545,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },
-    "docs/decoder.md": {block.__name__: block for block in (decoder_code, decoder_speed)},
+    "docs/decoder.md": {block.__name__: block for block in (decoder_fuzz, decoder_code, decoder_speed)},
     "docs/verdict.md": {block.__name__: block for block in (intervals, means, numbers, acceptance)},
 }
 

@@ -202,6 +202,22 @@ def test_the_compiler_for_cortex_m_has_nothing_to_say(tmp_path, only):
     compiled(tmp_path / "wshare.o", HERE / "wshare.c", compiler="arm-none-eabi-gcc", flags=["-c", *ARM, *only])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-arm")), reason="no Arm compiler, or no qemu-arm"
+)
+def test_a_machine_of_32_bits_without_floating_point_gives_the_same_bits(program, tmp_path):
+    flags = ["-march=armv7-a", "-mthumb", "-mfloat-abi=soft", "-Os", "--specs=rdimon.specs"]
+    sources = (HERE / "driver.c", HERE / "wshare.c")
+    emulated = compiled(tmp_path / "driver.elf", *sources, compiler="arm-none-eabi-gcc", flags=flags)
+    runner = tmp_path / "run"
+    runner.write_text(f'#!/bin/sh\nexec qemu-arm {emulated} "$@"\n')
+    runner.chmod(0o755)
+    contents = [path.read_bytes() for path in GOLDEN] + list(changed("third", 100, 2))
+    for found, content in zip(decode(runner, contents), contents, strict=True):
+        assert_same(found, content)
+
+
 def listed(unpack: Path, *arguments: str | Path) -> list[list[str]]:
     run = subprocess.run([unpack, *arguments], capture_output=True, text=True, env={"ASAN_OPTIONS": "detect_leaks=1"})
     assert run.returncode == 0, run.stderr

@@ -492,6 +492,82 @@ def test_batch_norms_that_make_no_sense_are_refused_even_with_valid_hashes(path,
         load_packed(path)
 
 
+@pytest.mark.parametrize(
+    ("norm", "eps", "message"),
+    [
+        ((np.zeros(2, "f4"), np.ones(2, "f4")), -1e-5, "'bn': a scale is 0"),
+        ((np.full(2, np.inf, "f4"), np.ones(2, "f4")), 1e-5, "'bn': the batch norm is not finite"),
+        ((np.ones(2, "f4"), np.ones(2, "i8")), 1e-5, "of floats"),
+        ((np.ones(2, "f4"), np.ones(2, "f4")), 1e6, "eps 1000000.0"),
+    ],
+)
+def test_batch_norms_of_version_1_are_checked_as_those_of_version_2(path, norm, eps, message):
+    tensors = dict(zip(("bn.scale", "bn.shift"), norm, strict=True))
+    craft(path, tensors, batch_norm={"bn": [eps, digest(*norm)]})
+    with pytest.raises(FormatError, match=message):
+        load_packed(path)
+
+
+def test_version_1_has_no_name_twice_and_nothing_behind_the_last_index(path):
+    codebook, indices = np.array([1, 2, 4], "f4"), np.array([0b01_00_10_01, 0b11], "u1")
+    tensors = {"w.codebook": codebook, "w.indices": indices}
+    craft(path, tensors, shared={"w": [[5], digest(codebook, indices)]})
+    with pytest.raises(FormatError, match="an index points past"):
+        load_packed(path)
+    indices[1] = 0b100
+    craft(path, tensors, shared={"w": [[5], digest(codebook, indices)]})
+    with pytest.raises(FormatError, match="bits after the last index"):
+        load_packed(path)
+    indices[1] = 0
+    kept = {"w": np.zeros(1, "f4")}
+    craft(path, tensors | kept, shared={"w": [[5], digest(codebook, indices)]}, kept={"w": digest(kept["w"])})
+    with pytest.raises(FormatError, match="'w' is there twice"):
+        load_packed(path)
+    craft(path, {"b": np.array([2], "u1").view(bool)}, kept={"b": digest(np.array([2], "u1").view(bool))})
+    with pytest.raises(FormatError, match="neither 0 nor 1"):
+        load_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"kept":{}', b'"kept":{},"kept":{}', "there twice"),
+        (b'"kept":{}', b'"more":{},"kept":{}', "keys"),
+        (b'"shared":{},"batch_norm":{}', b'"batch_norm":{},"shared":{}', "keys"),
+        (b'"version":1', b'"version":true', "version True"),
+        (b'"aliases":{}', b'"aliases":{"\\ud800":"a"}', "damaged index"),
+        (b'"batch_norm":{}', b'"batch_norm":{"a":[%s,""]}' % (b"0." + b"0" * 40), "more than 40 letters"),
+    ],
+)
+def test_an_index_has_its_keys_once_and_in_their_order(path, old, new, message):
+    craft(path, {})
+    with safe_open(path, "numpy") as file:
+        text = file.metadata()["wshare"].encode().replace(old, new)
+    start = text[: text.rindex(b',"hash":')]
+    text = start + b',"hash":"' + text_hash(start + b"}").encode() + b'"}'
+    save_file({}, path, {"wshare": text.decode()})
+    with pytest.raises(FormatError, match=message):
+        load_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'{"wshare"', b'{"__metadata__":{"format":"pt"},"wshare"'),
+        (b'"dtype"', b'"more":1,"dtype"'),
+        (b'{"wshare"', b'{"wshare":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"wshare"'),
+    ],
+)
+def test_a_header_has_what_a_packed_file_needs_and_no_more(path, old, new):
+    content = (DATA / "golden_v3_entropy.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + size].replace(old, new)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+    for source in (path, path.read_bytes()):
+        with pytest.raises(FormatError, match="not a packed file"):
+            load_packed(source)
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "3", "[]", "null", '{"version":1}', "{}"])
 def test_metadata_that_is_no_index_is_refused(path, text):
     craft(path, {"a": np.zeros(2, "f4")}, metadata={} if text is None else {"wshare": text})
@@ -775,6 +851,17 @@ ENTRY = b"\1\3\3\6"
         ([NAME, b"\x21\1\2\5"], b"\1\1\40\1\1", (0, 0, 0, 1, 0), "out of bounds"),
         ([NAME, b"\0\0\0\1a"], b"", (0, 0, 0, 0, 1), "alias 'w' names 'a'"),
         ([NAME, b"\1\0\0"], b"", (0, 1, 0, 0, 0), "damaged index"),
+        # An alias of a name that is taken.
+        ([NAME, b"\1\1\0\0", b"\1\1\0\0", b"\7\1\1"], b"x", (0, 0, 0, 1, 1), "'w' is there twice"),
+        # Exponents of 2^16, which are 0 in 16 bits.
+        (
+            [NAME, b"\1\1\1\14"],
+            b"\2" + ONE + b"\5" + varint(1 << 17) + b"\0\0" + b"\0",
+            (1, 0, 0, 0, 0),
+            "exponents go from",
+        ),
+        # 2^40 equal numbers.
+        ([NAME, b"\x21\1" + varint(1 << 40) + b"\4"], b"\0\0\0\0", (0, 0, 0, 1, 0), "'w'.*may"),
     ],
 )
 def test_wrong_parts_of_version_3_are_refused_even_with_a_valid_hash(path, parts, sections, counts, message):
