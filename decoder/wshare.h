@@ -8,7 +8,7 @@
        #include "wshare.h"
 
    and include it everywhere else without the first line. It needs stddef.h, stdint.h and string.h, allocates nothing,
-   keeps no state of its own and calls nothing but memcpy, memset and memcmp.
+   keeps no state of its own and calls nothing but functions of string.h.
 
        size_t memory, room;
        wshare_file file;
