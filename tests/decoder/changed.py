@@ -82,7 +82,7 @@ def second_text(rng: np.random.Generator) -> bytes:
     """Version 2: the text of the index, whose hash is that of the changed text."""
     index, payload = split(SECOND[rng.integers(2)])
     tensors = b',"payload":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}' % (len(payload), len(payload))
-    return contained(_rehashed(spliced(rng, index)), payload, tensors)
+    return contained(rehashed(spliced(rng, index)), payload, tensors)
 
 
 def first(rng: np.random.Generator) -> bytes:
@@ -100,17 +100,22 @@ def first(rng: np.random.Generator) -> bytes:
             value[1] = array_hash(*(arrays[f"{module}.{part}"] for part in parts))
     index["kept"] = {module: array_hash(arrays[module]) for module in index["kept"]}
     text = json.dumps(index, separators=(",", ":")).encode()
-    return save(arrays, {"wshare": _rehashed(text).decode()})
+    return save(arrays, {"wshare": rehashed(text).decode()})
 
 
 def first_text(rng: np.random.Generator) -> bytes:
     """Version 1: the text of the index."""
+    return with_text(lambda text: spliced(rng, text))
+
+
+def with_text(change: Callable[[bytes], bytes]) -> bytes:
+    """The golden file of version 1 with another text as its index, whose hash fits."""
     content = FIRST.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    text = spliced(rng, header.pop("__metadata__")["wshare"].encode())
+    text = rehashed(change(header.pop("__metadata__")["wshare"].encode()))
     tensors = b"," + json.dumps(header, separators=(",", ":")).encode()[1:-1]
-    return contained(_rehashed(text), content[8 + size :], tensors)
+    return contained(text, content[8 + size :], tensors)
 
 
 def header(rng: np.random.Generator) -> bytes:
@@ -132,7 +137,7 @@ def changed(way: str, count: int, seed: int = 0) -> Iterator[bytes]:
     return (WAYS[way](rng) for _ in range(count))
 
 
-def _rehashed(text: bytes) -> bytes:
+def rehashed(text: bytes) -> bytes:
     """The text with a hash that fits it, if there is one in it."""
     start, found, _ = text.rpartition(b',"hash":')
     return start + found + b'"' + byte_hash(start + b"}").encode() + b'"}' if found else text

@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import pytest
 
 from wshare.errors import FormatError
 from wshare.packed.format import load_packed, pack, read_shared
+from wshare.packed.varint import varint
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import Layout, Shared, row_scale
 
 from ..faults.test_hostile_files import HOSTILE
 from ..fuzz.targets import with_hash, without_hash
+from ..unit.packed import test_adaptive, test_entropy, test_format
 from .build import COMPILERS, ERRORS, FLAGS, FORMS, HERE, Tensor, compiled, decode
-from .changed import FIRST, SECOND, THIRD, WAYS, changed
+from .changed import FIRST, SECOND, THIRD, WAYS, changed, with_text
 from .seeds import hostile
 
 GOLDEN = (FIRST, *SECOND, *THIRD)
@@ -145,6 +148,110 @@ def test_hostile_files_have_pythons_verdict(program):
     found = decode(program, contents)
     for verdict, content in zip(found, contents, strict=True):
         assert_same(verdict, content)
+
+
+def cases(test: Callable) -> list[tuple]:
+    """What a test of Python's reader is parametrised by, without the message."""
+    (mark,) = [mark for mark in test.pytestmark if mark.name == "parametrize"]
+    return [case[:-1] for case in mark.args[1]]
+
+
+def with_integers(count: int, k: int, octets: bytes) -> tuple:
+    """A shared tensor of version 3 with these coded integers, as `craft_third` takes it."""
+    section = b"\0" + np.arange(k, dtype="<f4").tobytes() + octets
+    return [test_format.NAME, b"\1" + varint(count) + varint(k) + varint(len(section))], section
+
+
+def forged(path: Path) -> Iterator[bytes]:
+    """Files whose hashes fit, each with one thing wrong: those that the tests of Python's reader hold against it."""
+    third = test_format.test_wrong_parts_of_version_3_are_refused_even_with_a_valid_hash
+    made = [(test_format.craft_third, case) for case in cases(third)]
+    made += [
+        (test_format.craft_third, with_integers(160, 3, octets))
+        for (octets,) in cases(test_entropy.test_wrong_bytes_are_refused)
+    ]
+    made += [
+        (test_format.craft_third, with_integers(3, limit, b"\x7f" + octets))
+        for octets, limit in cases(test_adaptive.test_bytes_that_are_no_integers_are_refused)
+    ]
+    made.append((test_format.craft_third, with_integers(3, 3, bytes([2, 0b01_10_01_00]))))
+    name, entry = test_format.NAME, b"\7\1\1"
+    # Aliases of themselves, and of an alias that comes later.
+    made.append((test_format.craft_third, ([name, b"\0\0\0\1a", b"\1\1\0\0", entry], b"x", (0, 0, 0, 1, 1))))
+    names = [b"\0\0\0\1" + letter for letter in (b"a", b"b", b"b", b"w")]
+    made.append((test_format.craft_third, ([name, *names, entry], b"x", (0, 0, 0, 1, 2))))
+    for craft, case in made:
+        craft(path, *case)
+        yield path.read_bytes()
+    for parts, shape, k in cases(test_format.test_wrong_shared_tensors_are_refused_even_with_valid_hashes):
+        octets = test_format.section(*parts)
+        test_format.craft_second(path, octets, shared={"w": [shape, k, len(octets)]})
+        yield path.read_bytes()
+    for payload, entries in cases(test_format.test_wrong_parts_of_version_2_are_refused_even_with_valid_hashes):
+        test_format.craft_second(path, payload, **entries)
+        yield path.read_bytes()
+    for case in cases(test_format.test_inconsistent_indices_and_codebooks_are_refused_even_with_valid_hashes):
+        test_format.craft_shared(path, *case)
+        yield path.read_bytes()
+
+
+def test_forged_files_are_refused(program, tmp_path):
+    contents = list(forged(tmp_path / "packed"))
+    found = decode(program, contents)
+    assert [place for place, verdict in enumerate(found) if not isinstance(verdict, str)] == []
+    for verdict, content in zip(found, contents, strict=True):
+        assert_same(verdict, content)
+
+
+EPSILONS = [
+    "0",
+    "-0",
+    "-0.0",
+    "1",
+    "1e-5",
+    "-1E-05",
+    "1e-400",
+    "-4.9e-324",
+    "999999.9999",
+    "1e6",
+    "1.",
+    "01",
+    "+1",
+    ".5",
+]
+# Half-way between two float32, for the double that is nearest; and one letter more than may be.
+EPSILONS += [
+    "-1.0000001788139343",
+    "-1.00000005960464477",
+    "-0." + "1" * 37,
+    "0." + "1" * 39,
+    "1e+2",
+    "1e",
+    "0e9999999",
+]
+NAMES = [
+    "\\ud83d\\ude00",
+    "\\ud800",
+    "\\udc00",
+    "\\ud800\\ud800",
+    "\\ud800x",
+    "\\u00E9",
+    "\\/",
+    "\\x",
+    "\\u12",
+    "é",
+    "\t",
+]
+
+
+def test_numbers_and_escapes_of_an_index_are_read_as_python_reads_them(program):
+    changes = [(b"0.001", eps.encode()) for eps in EPSILONS]
+    changes += [(b'"aliases":{', b'"aliases":{"%s":"fc.weight",' % name.encode()) for name in NAMES]
+    contents = [with_text(lambda text, old=old, new=new: text.replace(old, new)) for old, new in changes]
+    found = decode(program, contents)
+    for verdict, content in zip(found, contents, strict=True):
+        assert_same(verdict, content)
+    assert 10 < sum(isinstance(verdict, str) for verdict in found) < len(found) - 10
 
 
 def test_every_cut_and_every_changed_bit_of_a_byte_is_refused(program):
