@@ -1,6 +1,6 @@
 /* Coverage-guided fuzzing of wshare.h: `make fuzz-decoder`. Needs clang.
 
-   Hashes are not compared in this build (ws_same), so that what lies behind them is reached. Memory for the index, the
+   Hashes are not compared in this build, see ws_same, so that what lies behind them is reached. Memory for the index, the
    result and the work has exactly the size that was asked for: sanitizers see what is read or written beside it. */
 
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION

@@ -263,6 +263,17 @@ def test_every_cut_and_every_changed_bit_of_a_byte_is_refused(program):
     assert [verdict for verdict in decode(program, cuts + flips) if not isinstance(verdict, str)] == []
 
 
+# Version 3 up to the section of 11 bytes of a batch norm, folded into one weight of 0; its eps is 0.
+FOLDED = b"\3\1\1\1\0\0\0\1" + bytes(8) + b"\0\0\0\1w\0\0\0\1n" + b"\1\1\1\6\0\0\13" + bytes(6)
+
+
+def test_a_folded_batch_norm_whose_steps_fit_is_read(program):
+    content = with_hash(FOLDED + b"\0\0\0\x3f" + varint((1 << 32) - 2) + b"\0\0")
+    (found,) = decode(program, [content])
+    assert_same(found, content)
+    assert found[2].array.tolist() == [2**30]
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -273,6 +284,8 @@ def test_every_cut_and_every_changed_bit_of_a_byte_is_refused(program):
         (with_hash(without_hash(THIRD[0]) + b"\0"), "INDEX"),
         # A kept tensor of 2^40 equal numbers, coded in a few bytes.
         (with_hash(b"\3\1\0\0\0\1\0\0" + b"\0\0\0\1a" + b"\x21\1\x80\x80\x80\x80\x80\x20\4" + b"\0\0\0\0"), "CLAIM"),
+        # A step of 2^31 in a folded batch norm.
+        (with_hash(FOLDED + b"\0\0\0\x3f" + varint(1 << 32) + b"\0\0"), "TENSOR"),
         # Two kept tensors of one name.
         (with_hash(b"\3\1\0\0\0\2\0\0" + b"\0\0\0\1a" * 2 + b"\x07\1\1" * 2 + b"xy"), "TWICE"),
     ],
