@@ -206,6 +206,8 @@ def benchmark_files(model, searches):
     rules = [made, "inspect_model", "prepare_images", "evaluate_dense"]
     for search in searches:
         rules += [maker for artifact in method_of(config, search).needs for maker in MAKERS[artifact]]
+    if "measure_inputs" in rules and calibrated_apart(model):
+        rules.append("prepare_calibration")
     jobs = {
         "cluster_layer": lambda: [layer["folder"] for layer in layers_of(model)],
         "profile_layers": lambda: groups_of(model),
@@ -264,6 +266,20 @@ def of_each_search(name):
 def of_each_study(name):
     """The file of this name of each search of each model."""
     return [f"results/{model}/search/{search}/{name}" for model, search in studies(config)]
+
+
+def if_more_images(file):
+    """Function of wildcards: the file, if the model's dataset names images for calibration beside its own."""
+
+    def needed(wildcards):
+        return file.format(**wildcards) if calibrated_apart(wildcards.model) else []
+
+    return needed
+
+
+def calibrated_apart(model):
+    """Whether the model's dataset names images for calibration beside its own."""
+    return bool(config["datasets"][config["models"][model]["dataset"]]["calibration"])
 
 
 def if_any_needs(artifact, file):

@@ -59,6 +59,7 @@ def test_of_images_from_two_sources_the_code_of_all_sources_counts():
         ([], "digits"),
         ([("datasets.d.held_out", {"source": "digits", "path": None})], "digits"),
         ([("datasets.d.held_out", own)], None),
+        ([("datasets.d.calibration", {"source": "mnist"})], None),
     ):
         assert image_source(edited(*edits)["datasets"]["d"]) == source
 
@@ -73,6 +74,7 @@ def texts(config: dict, model: str) -> dict[str, str]:
 SEEDED = {
     "train_model",
     "prepare_images",
+    "prepare_calibration",
     "extract_weights",
     "cluster_layer",
     "measure_inputs",
@@ -82,7 +84,8 @@ SEEDED = {
 }
 
 
-DATA = {"train_model", "prepare_images"}
+IMAGES = {"prepare_images", "prepare_calibration"}
+DATA = {"train_model", *IMAGES}
 
 
 # What changes for model `m`, layer `conv` and search `s` when one key changes.
@@ -92,13 +95,14 @@ CHANGES = [
     ("datasets.d.source", "mnist", DATA),
     ("datasets.d", {"source": "python", "function": "a:b", "split": BASE["datasets"]["d"]["split"]}, DATA),
     ("datasets.d.enlarge", False, DATA),
-    ("datasets.d.split.train", 0.1, DATA),
-    ("datasets.d.split.search", 0.3, DATA),
+    ("datasets.d.split.train", 0.1, DATA - {"prepare_calibration"}),
+    ("datasets.d.split.search", 0.3, DATA - {"prepare_calibration"}),
     ("datasets.d.split.held_out", 0.3, {"prepare_images"}),
     ("datasets.d.held_out", {"source": "mnist"}, {"prepare_images"}),
+    ("datasets.d.calibration", {"source": "mnist"}, {"prepare_calibration"}),
     ("datasets.folder.path", "there", set()),
     ("models.m.architecture", "lenet5", {"fetch_model", "train_model"}),
-    ("models.m.dataset", "e", DATA),
+    ("models.m.dataset", "e", DATA - {"prepare_calibration"}),
     ("models.m.arguments", {"width": 2}, {"fetch_model", "train_model"}),
     ("models.m.preprocessing.mean", [0.1], {"fetch_model", "train_model"}),
     ("models.m.training.epochs", 1, {"train_model"}),
@@ -164,11 +168,11 @@ def test_a_key_changes_the_settings_of_the_stages_that_depend_on_it_alone(path, 
 
 
 FETCHED = [
-    ("image_folder", "elsewhere", {"prepare_images"}),
-    ("datasets.folder.path", "there", {"prepare_images"}),
+    ("image_folder", "elsewhere", IMAGES),
+    ("datasets.folder.path", "there", IMAGES),
     ("datasets.folder.class_map", "sorted", {"prepare_images"}),
     ("datasets.folder.labels", False, {"prepare_images"}),
-    ("datasets.folder.on_bad_image", "skip", {"prepare_images"}),
+    ("datasets.folder.on_bad_image", "skip", IMAGES),
     ("models.f.source", "timm", {"fetch_model"}),
     ("models.f.weights", "V2", {"fetch_model"}),
     ("models.f.path", "file", {"fetch_model"}),

@@ -20,6 +20,7 @@ from wshare.commands.common import (
     check_at_least,
     check_output,
     decoded,
+    decoded_others,
     network_of,
     open_folder,
 )
@@ -39,6 +40,10 @@ def apply(
     key: Key = None,
     images: Annotated[Path | None, "folder of images at any depth, or a table; labels are not looked at"] = None,
     search_images: Annotated[Path | None, "in place of --images, images/search.h5 of a results folder"] = None,
+    calibration_images: Annotated[
+        Path | None,
+        "images for calibration alone, if the recipe had some: a folder, or images/calibration.h5",
+    ] = None,
     limit: Annotated[int, "so many images of the folder, taken at random"] = 512,
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
@@ -59,15 +64,21 @@ def apply(
     if (images is None) == (search_images is None):
         raise UserError("--images and --search-images: give one of the two")
     chosen = read_recipe(recipe)
+    seed = chosen["settings"]["seed"]
     module, description = network_of(architecture, spec, weights, key, arguments, preprocessing, chosen["task"])
     with tempfile.TemporaryDirectory() as folder:
         if search_images is not None:
             sample = ImageFile(search_images, preprocessing=description["preprocessing"])
         else:
             dataset = open_folder(images, None, True)
-            order = np.random.default_rng(chosen["settings"]["seed"]).permutation(len(dataset.keys))[:limit]
+            order = np.random.default_rng(seed).permutation(len(dataset.keys))[:limit]
             sample = decoded(dataset, order, description, enlarge, Path(folder) / "images.h5")
-        packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads)
+        others = calibration_images
+        if others is not None and others.suffix == ".h5":
+            others = ImageFile(others, preprocessing=description["preprocessing"])
+        elif others is not None:
+            others = decoded_others(others, description, enlarge, seed, Path(folder), {})
+        packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads, others)
     write_bytes(output, packed)
     nbytes = sizes["bytes"]
     print(

@@ -57,6 +57,9 @@ Task = Annotated[
     f"what the outputs are: {', '.join(TASKS)}; recognised without it where they leave no doubt",
 ]
 Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
+CalibrationImages = Annotated[
+    Path | None, "folder of further images for calibration alone, at any depth, or a table; labels are not looked at"
+]
 Limit = Annotated[int | None, "so many images, taken at random; all without it"]
 Device = Annotated[str | None, "where the networks run: cpu, cuda or cuda:<number>; the CPU without it"]
 Threads = Annotated[int, "threads; the result does not depend on them"]
@@ -150,6 +153,15 @@ def decoded(
         images = unlike_others(path.stem, images, keys, {} if seen is None else seen, dataset.apart)
         write_images(path, images, labels, keys, spec["preprocessing"], {})
     return ImageFile(path)
+
+
+def decoded_others(
+    images: Path, spec: dict, enlarge: bool, seed: int, folder: Path, seen: dict[bytes, tuple[str, str]]
+) -> ImageFile:
+    """Further images for calibration, all of those at `images`, in random order; `seen` is as for `decoded`."""
+    dataset = open_folder(images, None, True, "--calibration-images")
+    order = np.random.default_rng(seed).permutation(len(dataset.keys))
+    return decoded(dataset, order, spec, enlarge, folder / "calibration.h5", seen)
 
 
 def check_at_least(least: int, **flags: int | None) -> None:
