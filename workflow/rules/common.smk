@@ -20,6 +20,7 @@ from wshare.config.code_hash import code_hash
 from wshare.config.environment import prepare_for_jobs
 from wshare.config.plan import chances, plan
 from wshare.config.slices import (
+    calibration_source,
     image_source,
     layer_overrides,
     method_of,
@@ -80,16 +81,19 @@ def settings_of(*parts, **entries):
     return settings
 
 
-def code_hash_of(stage):
-    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
+def code_hash_of(stage, images=image_source):
+    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search.
+
+    `images` gives the source of the images that the stage reads, of a dataset.
+    """
 
     def hashed(wildcards):
-        return code_hash(stage, **choices_of(wildcards))
+        return code_hash(stage, **choices_of(wildcards, images))
 
     return hashed
 
 
-def choices_of(wildcards):
+def choices_of(wildcards, images):
     """What a job chooses among sources, methods and tasks: those of its model, and of its search if it has one."""
     name, search = wildcards.get("model"), wildcards.get("search")
     if not name:
@@ -97,7 +101,7 @@ def choices_of(wildcards):
     model = config["models"][name]
     return {
         "source": model["source"],
-        "dataset": image_source(config["datasets"][model["dataset"]]),
+        "dataset": images(config["datasets"][model["dataset"]]),
         "task": model["task"],
         "method": config["searches"][search]["method"] if search else None,
     }

@@ -62,7 +62,7 @@ rule prepare_calibration:
         mem_mb=growing(2000),
         runtime=growing(120),
     params:
-        code=code_hash_of("prepare_calibration"),
+        code=code_hash_of("prepare_calibration", images=calibration_source),
         settings=settings_of(
             "seed",
             "datasets.{dataset}.*",

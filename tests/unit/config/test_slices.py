@@ -7,7 +7,7 @@ import pytest
 from tests.rules import settings_of_stage
 from tests.unit.config.base import BASE, KEYS, edited, problems
 from wshare.cli import STAGES
-from wshare.config.slices import image_source, layer_overrides, model_names, slice_of, studies
+from wshare.config.slices import calibration_source, image_source, layer_overrides, model_names, slice_of, studies
 from wshare.config.validation import complete
 
 
@@ -59,9 +59,16 @@ def test_of_images_from_two_sources_the_code_of_all_sources_counts():
         ([], "digits"),
         ([("datasets.d.held_out", {"source": "digits", "path": None})], "digits"),
         ([("datasets.d.held_out", own)], None),
-        ([("datasets.d.calibration", {"source": "mnist"})], None),
+        # Images for calibration have a rule of their own.
+        ([("datasets.d.calibration", {"source": "mnist"})], "digits"),
     ):
         assert image_source(edited(*edits)["datasets"]["d"]) == source
+
+
+def test_source_of_images_for_calibration():
+    assert calibration_source(BASE["datasets"]["d"]) is None
+    for own, source in (({"source": "mnist"}, "mnist"), ({"path": "there"}, "digits")):
+        assert calibration_source(edited(("datasets.d.calibration", own))["datasets"]["d"]) == source
 
 
 def texts(config: dict, model: str) -> dict[str, str]:

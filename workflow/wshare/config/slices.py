@@ -58,9 +58,15 @@ def _at(value: dict, path: list[str]) -> dict:
 
 
 def image_source(dataset: dict) -> str | None:
-    """Source of a dataset's images; None of several sources, as for stages that serve all of them."""
-    others = filter(None, (held_out_of(dataset), calibration_of(dataset)))
-    return dataset["source"] if all(own["source"] == dataset["source"] for own in others) else None
+    """Source of a dataset's images; None of two sources, as for stages that serve all of them."""
+    own = held_out_of(dataset)
+    return dataset["source"] if own is None or own["source"] == dataset["source"] else None
+
+
+def calibration_source(dataset: dict) -> str | None:
+    """Source of a dataset's images for calibration alone; None where it has none."""
+    own = calibration_of(dataset)
+    return own and own["source"]
 
 
 def with_image_folders(config: dict) -> dict:
