@@ -25,6 +25,7 @@ from wshare.packed.contents import contents
 from wshare.packed.format import load_packed, write_packed
 from wshare.quantize.codebooks import Shared, nearest_indices
 from wshare.quantize.kmeans import sweep
+from wshare.search.methods import METHODS
 
 COUNT, CLASSES = 60, 10
 MODULE = """from wshare.models import zoo as networks
@@ -222,6 +223,7 @@ def test_a_recipe_of_another_method_goes_on_another_checkpoint():
     ks = dict(zip(LAYERS, (None, 4, 7, 16), strict=True))
     shapes = {name: list(tensor.shape) for name, tensor in state(0).items()}
     changed = {
+        "versions": {"recipe": 2, "method": METHODS["slope"].load().version},
         "settings": {"method": "slope", "seed": 0, "options": {"evaluations": 1}},
         "packing": {"format": "fixed", "batch_norm": "auto"},
         "artifacts": {"clustering": dict.fromkeys(LAYERS, CLUSTERING)},
@@ -394,6 +396,7 @@ def test_a_recipe_of_another_form_is_refused(entry, value, message, capsys):
 @pytest.mark.parametrize("k", [-1, 0, 2.0, True, "4"])
 def test_a_recipe_with_an_impossible_k_is_refused(k, capsys):
     recipe = read_json("recipe.json")
+    recipe["versions"]["method"] = METHODS["slope"].load().version
     recipe["settings"] = {"method": "slope", "seed": 0, "options": {"evaluations": 1}}
     recipe["artifacts"] = {"clustering": dict.fromkeys(LAYERS, CLUSTERING)}
     recipe["layers"] = {name: {"shape": layer["shape"], "k": k} for name, layer in recipe["layers"].items()}
