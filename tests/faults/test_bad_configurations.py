@@ -80,6 +80,10 @@ CASES = [
         "datasets.mnist.calibration: {source: imagefolder}",
         ["datasets.mnist.calibration.path: a folder of images is needed; set it here"],
     ),
+    (
+        "datasets.pictures: {source: imagefolder, path: p, class_map: sorted, split: {search: 1, held_out: 1}, calibration: {path: p}}",
+        ["datasets.pictures.calibration: names the search images; give a path, function or source of other images"],
+    ),
     ("datasets.mnist.split: {search: 10}", ["datasets.mnist.split.held_out: required, but missing"]),
     (
         "datasets.mnist.split.search: 2.5",

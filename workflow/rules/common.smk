@@ -248,6 +248,23 @@ def beside(made, name):
     return path
 
 
+# Images for calibration alone, where a dataset names some.
+
+
+def if_more_images(file):
+    """Function of wildcards: the file, if the model's dataset names images for calibration beside its own."""
+
+    def needed(wildcards):
+        return file.format(**wildcards) if calibrated_apart(wildcards.model) else []
+
+    return needed
+
+
+def calibrated_apart(model):
+    """Whether the model's dataset names images for calibration beside its own."""
+    return bool(config["datasets"][config["models"][model]["dataset"]]["calibration"])
+
+
 # What is read of all searches.
 
 
@@ -270,20 +287,6 @@ def of_each_search(name):
 def of_each_study(name):
     """The file of this name of each search of each model."""
     return [f"results/{model}/search/{search}/{name}" for model, search in studies(config)]
-
-
-def if_more_images(file):
-    """Function of wildcards: the file, if the model's dataset names images for calibration beside its own."""
-
-    def needed(wildcards):
-        return file.format(**wildcards) if calibrated_apart(wildcards.model) else []
-
-    return needed
-
-
-def calibrated_apart(model):
-    """Whether the model's dataset names images for calibration beside its own."""
-    return bool(config["datasets"][config["models"][model]["dataset"]]["calibration"])
 
 
 def if_any_needs(artifact, file):

@@ -33,6 +33,7 @@ from wshare.data.devices import device_named, exact, placed
 from wshare.data.images import ImageArray, Images
 from wshare.data.loading import Batches, gathered
 from wshare.data.splits import held_out_count, kinds_of, split_indices
+from wshare.data.stored import image_hash
 from wshare.errors import UserError, one_line
 from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
@@ -189,12 +190,12 @@ def compress(
     labels the model's own predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
-    their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
-    alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as `images`, or
-    a tuple (images, labels). `calibration` are further images, in any number and without labels: they add to the
-    calibration statistics, and nothing is measured on them.
-    `quality_function` is a quality of your own: a function, or its name `python:module:function`, of outputs and labels
-    as numpy arrays, which gives a number for all images, or one for each; `quality` is then a share of its value.
+    their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out
+    images alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as
+    `images`, or a tuple (images, labels). `calibration` are further images, in any number and without labels: they
+    add to the calibration statistics, and nothing is measured on them. `quality_function` is a quality of your own:
+    a function, or its name `python:module:function`, of outputs and labels as numpy arrays, which gives a number
+    for all images, or one for each; `quality` is then a share of its value.
 
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
@@ -579,25 +580,17 @@ def _others(
     pixels, _ = gathered(images, None, "calibration", device, take, preprocess)
     others = _dealt(pixels, None, np.arange(len(pixels)), seed)
     splits = dict(zip(("search", "held-out"), both, strict=True))
-    known = {_hash(image): name for name, split in splits.items() for image in _each(split)}
-    found = [known[key] for key in map(_hash, _each(others)) if key in known]
-    if found:
-        raise UserError(f"calibration: {len(found)} of {len(others)} are {found[0]} images too; give others")
+    known = {found: name for name, split in splits.items() for found in split.hashes()}
+    alike = [known[own] for own in others.hashes() if own in known]
+    if alike:
+        raise UserError(f"calibration: {len(alike)} of {len(others)} are {alike[0]} images too; give others")
     return others
-
-
-def _each(images: Images) -> Iterator[Tensor]:
-    return (images.stored(i, i + 1)[0] for i in range(len(images)))
-
-
-def _hash(image: Tensor) -> bytes:
-    return hashlib.sha256(image.numpy().tobytes()).digest()
 
 
 def _check_apart(search: Tensor | list[Tensor], held_out: Tensor | list[Tensor]) -> None:
     """UserError if an image is among both: the verdict is for images that no choice has looked at."""
-    place = {_hash(image): i for i, image in enumerate(search)}
-    both = [(place.get(_hash(image)), i) for i, image in enumerate(held_out)]
+    place = {image_hash(image.numpy()): i for i, image in enumerate(search)}
+    both = [(place.get(image_hash(image.numpy())), i) for i, image in enumerate(held_out)]
     both = [(i, j) for i, j in both if i is not None]
     if both:
         i, j = both[0]

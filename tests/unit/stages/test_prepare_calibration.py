@@ -49,3 +49,14 @@ def test_an_image_that_is_searched_with_or_held_out_stops(tmp_path, seed):
         run(tmp_path)
     assert "1 images of split 'calibration' are in split" in one_line(error)
     assert not (tmp_path / "calibration.h5").exists()
+
+
+def test_all_images_that_cannot_be_decoded_are_named(tmp_path):
+    for folder, seeds in (("own/a", (1, 2)), ("own/b", (3, 4)), ("further", (5,))):
+        save_all(tmp_path / folder, seeds)
+    for name in ("x.png", "y.png"):
+        (tmp_path / "further" / name).write_bytes(b"no image")
+    with pytest.raises(UserError) as error:
+        run(tmp_path)
+    assert "2 unreadable images" in one_line(error)
+    assert all(name in str(error.value) for name in ("x.png", "y.png"))

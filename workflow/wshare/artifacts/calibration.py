@@ -18,11 +18,10 @@ def write_calibration(path: Path, calibration: Calibration, settings: dict, made
 
     `made_from` as for `create_h5`.
     """
-    parts = [*calibration.halves, *([calibration.others] if calibration.others else [])]
     with create_h5(path, KIND, settings, made_from) as file:
         # The number of parts, so that one that is lost does not pass for one that never was.
-        file.attrs.update(border=calibration.border, parts=len(parts))
-        for number, part in enumerate(parts):
+        file.attrs.update(border=calibration.border, parts=len(calibration.parts))
+        for number, part in enumerate(calibration.parts):
             for name, layer in part.items():
                 group = file.create_group(f"{number}/{folder_name(name)}")
                 set_text(group.attrs, layer=name)

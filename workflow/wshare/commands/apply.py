@@ -4,8 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-
 from wshare.api import apply_recipe
 from wshare.commands.common import (
     CORES,
@@ -19,10 +17,8 @@ from wshare.commands.common import (
     Weights,
     check_at_least,
     check_output,
-    decoded,
-    decoded_others,
+    decoded_unlabelled,
     network_of,
-    open_folder,
 )
 from wshare.data.images import ImageFile
 from wshare.errors import UserError
@@ -64,20 +60,18 @@ def apply(
     if (images is None) == (search_images is None):
         raise UserError("--images and --search-images: give one of the two")
     chosen = read_recipe(recipe)
-    seed = chosen["settings"]["seed"]
     module, description = network_of(architecture, spec, weights, key, arguments, preprocessing, chosen["task"])
+    given = description, enlarge, chosen["settings"]["seed"]
     with tempfile.TemporaryDirectory() as folder:
         if search_images is not None:
             sample = ImageFile(search_images, preprocessing=description["preprocessing"])
         else:
-            dataset = open_folder(images, None, True)
-            order = np.random.default_rng(seed).permutation(len(dataset.keys))[:limit]
-            sample = decoded(dataset, order, description, enlarge, Path(folder) / "images.h5")
+            sample = decoded_unlabelled(images, "--images", *given, Path(folder, "images.h5"), limit)
         others = calibration_images
         if others is not None and others.suffix == ".h5":
             others = ImageFile(others, preprocessing=description["preprocessing"])
         elif others is not None:
-            others = decoded_others(others, description, enlarge, seed, Path(folder), {})
+            others = decoded_unlabelled(others, "--calibration-images", *given, Path(folder, "calibration.h5"))
         packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads, others)
     write_bytes(output, packed)
     nbytes = sizes["bytes"]

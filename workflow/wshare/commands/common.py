@@ -155,13 +155,20 @@ def decoded(
     return ImageFile(path)
 
 
-def decoded_others(
-    images: Path, spec: dict, enlarge: bool, seed: int, folder: Path, seen: dict[bytes, tuple[str, str]]
+def decoded_unlabelled(
+    images: Path,
+    flag: str,
+    spec: dict,
+    enlarge: bool,
+    seed: int,
+    path: Path,
+    limit: int | None = None,
+    seen: dict[bytes, tuple[str, str]] | None = None,
 ) -> ImageFile:
-    """Further images for calibration, all of those at `images`, in random order; `seen` is as for `decoded`."""
-    dataset = open_folder(images, None, True, "--calibration-images")
-    order = np.random.default_rng(seed).permutation(len(dataset.keys))
-    return decoded(dataset, order, spec, enlarge, folder / "calibration.h5", seen)
+    """Images that a flag names, in random order, the first `limit` of them, without labels; the rest as `decoded`."""
+    dataset = open_folder(images, None, True, flag)
+    order = np.random.default_rng(seed).permutation(len(dataset.keys))[:limit]
+    return decoded(dataset, order, spec, enlarge, path, seen)
 
 
 def check_at_least(least: int, **flags: int | None) -> None:

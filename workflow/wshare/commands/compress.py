@@ -25,7 +25,7 @@ from wshare.commands.common import (
     check_at_least,
     check_output,
     decoded,
-    decoded_others,
+    decoded_unlabelled,
     labelled,
     network_of,
     open_folder,
@@ -43,6 +43,10 @@ from wshare.search.methods import DEFAULT, METHODS
 # torch's generators take no more.
 MOST_SEEDS = 1 << 63
 
+Confidence = Annotated[
+    float | None, "probability with which the verdict shall be met; none goes by the quality measured"
+]
+
 
 def compress(
     *,
@@ -56,7 +60,7 @@ def compress(
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     quality: Annotated[float, "least quality, as a share of the float32 network's"] = 0.99,
-    confidence: Annotated[float | None, "probability that the verdict is met; none: as measured"] = CONFIDENCE,
+    confidence: Confidence = CONFIDENCE,
     method: Annotated[str, f"search method: {', '.join(METHODS)}"] = DEFAULT,
     rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
     held_out: Annotated[str, "share of the images for the verdict alone, or a folder of other images for it"] = "0.5",
@@ -189,4 +193,8 @@ def _splits(
         )
         for name in ("search", "held_out")
     ]
-    return [*both, calibration and decoded_others(calibration, spec, enlarge, seed, folder, seen)]
+    if calibration is None:
+        return [*both, None]
+    path = folder / "calibration.h5"
+    others = decoded_unlabelled(calibration, "--calibration-images", spec, enlarge, seed, path, seen=seen)
+    return [*both, others]

@@ -49,10 +49,14 @@ class Calibration:
     others: dict[str, InputStatistics] | None = None
 
     @property
+    def parts(self) -> list[dict[str, InputStatistics]]:
+        """Both halves, and the further images where there are any."""
+        return [*self.halves, *([self.others] if self.others else [])]
+
+    @property
     def images(self) -> int:
         """How many, with mirror images, all of these were measured on."""
-        parts = (*self.halves, *([self.others] if self.others else []))
-        return sum(next(iter(part.values())).images for part in parts)
+        return sum(next(iter(part.values())).images for part in self.parts)
 
     def taught(self, half: int) -> dict[str, InputStatistics]:
         """What a half of the images tells, with the further ones."""

@@ -32,10 +32,10 @@ def measure_inputs(
     sample = ImageFile(path, limit=settings["images"], preprocessing=preprocessing)
     if len(sample) < 2:
         raise UserError(f"{path}: {len(sample)} search image; calibration needs at least two")
-    others = samples.calibration_images and ImageFile(samples.calibration_images, preprocessing=preprocessing)
-    device = device_of(machine.gpus)
+    device, others = device_of(machine.gpus), None
+    if samples.calibration_images:
+        others = placed(ImageFile(samples.calibration_images, preprocessing=preprocessing), device)
     model = read_model(spec, weights, device)
-    further = others and placed(others, device)
-    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads, further)
+    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads, others)
     settings = settings | further_images(others)
     write_calibration(calibration, found, settings, {"model": description["sha256"], "images": sample.fingerprint})

@@ -1,11 +1,11 @@
 """Decode images that are to add to the calibration statistics alone."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from wshare.data.dataset import UnreadableImage, all_unreadable
 from wshare.data.datasets.table import calibration_of
 from wshare.data.images import ImageFile, write_images
 from wshare.data.prepare import prepared_split, unlike_others
@@ -20,23 +20,21 @@ def prepare_calibration(
     """Write all images of the collection that a dataset names for its `calibration`, in random order, without labels.
 
     UserError if one of them is a search image or a held-out one: either is judged by networks that know none of it.
+    Images that are unreadable are left out with `on_bad_image: skip`, else UserError names all of them.
     """
     preprocessing = read_json(spec)["preprocessing"]
     own = calibration_of(settings)
     dataset = open_dataset(own)
     chosen = np.random.default_rng(settings["seed"]).permutation(len(dataset.keys))
     keys = [dataset.keys[i] for i in chosen]
-    seen = _hashes("search", search_images) | _hashes("held_out", held_out_images)
-    with tqdm(chosen, "calibration", **PROGRESS) as bar:
-        decoded = prepared_split("calibration", dataset, bar, preprocessing, own)
-        decoded = unlike_others("calibration", decoded, keys, seen, apart=True)
-        write_images(calibration_images, decoded, None, keys, preprocessing, settings)
-
-
-def _hashes(name: str, path: Path) -> dict[bytes, tuple[str, str]]:
-    """Split and key of each image of a file, by the hash that `unlike_others` goes by."""
-    images = ImageFile(path)
-    return {
-        hashlib.sha256(images.stored(i, i + 1).numpy().tobytes()).digest(): (name, key)
-        for i, key in enumerate(images.keys)
-    }
+    seen = {}
+    for name, path in (("search", search_images), ("held_out", held_out_images)):
+        images = ImageFile(path)
+        seen |= {found: (name, key) for found, key in zip(images.hashes(), images.keys, strict=True)}
+    try:
+        with tqdm(chosen, "calibration", **PROGRESS) as bar:
+            decoded = prepared_split("calibration", dataset, bar, preprocessing, own)
+            decoded = unlike_others("calibration", decoded, keys, seen, apart=True)
+            write_images(calibration_images, decoded, None, keys, preprocessing, settings)
+    except UnreadableImage:
+        raise all_unreadable(dataset, chosen) from None

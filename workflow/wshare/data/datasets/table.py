@@ -64,7 +64,7 @@ def held_out_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def calibration_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Settings of the collection that adds to the calibration statistics alone, without labels; None without one."""
     own = _collection(settings, "calibration")
-    return own and own | {"labels": False, "class_map": None}
+    return own and own | {"labels": False}
 
 
 def _collection(settings: Mapping[str, Any], key: str) -> dict[str, Any] | None:
