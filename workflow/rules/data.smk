@@ -26,6 +26,7 @@ rule prepare_images:
         "results/{model}/logs/prepare_images.log",
     benchmark:
         "results/{model}/benchmarks/prepare_images.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     resources:
