@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
+from wshare.data.stored import write_images
 from wshare.errors import FormatError
 from wshare.files.sealed import read_json, write_json
 from wshare.files.tables import write_sealed

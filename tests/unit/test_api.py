@@ -21,8 +21,9 @@ import wshare
 from wshare import api
 from wshare.artifacts.model import write_model
 from wshare.config.validation import complete_search
-from wshare.data.images import normalised, write_images
+from wshare.data.images import normalised
 from wshare.data.splits import split_indices
+from wshare.data.stored import write_images
 from wshare.errors import FormatError, UserError
 from wshare.files.sealed import read_json
 from wshare.files.tables import read_sealed

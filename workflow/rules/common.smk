@@ -112,6 +112,29 @@ def gpus_of(wildcards, resources):
     return resources.get("gpu", 0)
 
 
+# Bytes of weights below which a network is small: its jobs take about as long as the start of Python and torch.
+SMALL = 1 << 22
+
+
+def threads_up_to(most):
+    """Function of a job's inputs: threads for its batches of images; like GPUs, no reason to run it again.
+
+    A small network takes one. Where a run on this machine is for several models, the others take half of the cores at
+    most: Snakemake holds no core back for a job that waits for a second one, and so would start the longest jobs last.
+    """
+
+    def threads(wildcards, input):
+        weights = Path(input.spec).with_name("weights.safetensors")
+        if weights.exists() and weights.stat().st_size < SMALL:
+            return 1
+        cores = workflow.resource_settings.cores
+        # A job of a cluster has cores of its own; its Snakemake asks here, too.
+        shared = workflow.is_main_process and workflow.local_exec and len(config["models"]) > 1
+        return min(most, max(1, cores // 2)) if shared and cores else most
+
+    return threads
+
+
 def growing(first):
     """Function of a job's attempt: it asks for as much again each time that it is tried again."""
 
@@ -341,6 +364,16 @@ def print_plan():
     """What the run is about to do, before it starts."""
     jobs = [(job.rule.name, job.benchmark) for job in workflow.dag.needrun_jobs()]
     print(plan(config, Path("results"), jobs))
+
+
+def start_jobs_without_delay():
+    """Let this machine start as many jobs a second as it can.
+
+    Snakemake limits them to 100, and to that end looks once a second at all jobs that wait, once more for each job that
+    has ended: a tenth of the demo's processor time.
+    """
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 def print_summary():

@@ -27,6 +27,7 @@ rule prepare_images:
         "results/{model}/logs/prepare_images.log",
     benchmark:
         "results/{model}/benchmarks/prepare_images.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -56,6 +57,7 @@ rule prepare_calibration:
         "results/{model}/logs/prepare_calibration.log",
     benchmark:
         "results/{model}/benchmarks/prepare_calibration.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     resources:

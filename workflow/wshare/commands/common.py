@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from wshare.artifacts.model import check_description, read_model
 from wshare.data.dataset import Dataset
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
 from wshare.data.masks import labels_of
 from wshare.data.matching import matched
 from wshare.data.prepare import prepared, unlike_others
 from wshare.data.registry import open_dataset
+from wshare.data.stored import write_images
 from wshare.errors import UserError
 from wshare.files.sealed import read_json
 from wshare.models.registry import fetch

@@ -7,9 +7,10 @@ from tqdm import tqdm
 
 from wshare.data.dataset import UnreadableImage, all_unreadable
 from wshare.data.datasets.table import calibration_of
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
 from wshare.data.prepare import prepared_split, unlike_others
 from wshare.data.registry import open_dataset
+from wshare.data.stored import write_images
 from wshare.files.sealed import read_json
 from wshare.progress import PROGRESS
 
