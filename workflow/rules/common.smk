@@ -20,6 +20,7 @@ from wshare.config.code_hash import code_hash
 from wshare.config.environment import prepare_for_jobs
 from wshare.config.plan import chances, plan
 from wshare.config.slices import (
+    calibration_source,
     image_source,
     layer_overrides,
     method_of,
@@ -80,16 +81,19 @@ def settings_of(*parts, **entries):
     return settings
 
 
-def code_hash_of(stage):
-    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
+def code_hash_of(stage, images=image_source):
+    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search.
+
+    `images` gives the source of the images that the stage reads, of a dataset.
+    """
 
     def hashed(wildcards):
-        return code_hash(stage, **choices_of(wildcards))
+        return code_hash(stage, **choices_of(wildcards, images))
 
     return hashed
 
 
-def choices_of(wildcards):
+def choices_of(wildcards, images):
     """What a job chooses among sources, methods and tasks: those of its model, and of its search if it has one."""
     name, search = wildcards.get("model"), wildcards.get("search")
     if not name:
@@ -97,7 +101,7 @@ def choices_of(wildcards):
     model = config["models"][name]
     return {
         "source": model["source"],
-        "dataset": image_source(config["datasets"][model["dataset"]]),
+        "dataset": images(config["datasets"][model["dataset"]]),
         "task": model["task"],
         "method": config["searches"][search]["method"] if search else None,
     }
@@ -206,6 +210,8 @@ def benchmark_files(model, searches):
     rules = [made, "inspect_model", "prepare_images", "evaluate_dense"]
     for search in searches:
         rules += [maker for artifact in method_of(config, search).needs for maker in MAKERS[artifact]]
+    if "measure_inputs" in rules and calibrated_apart(model):
+        rules.append("prepare_calibration")
     jobs = {
         "cluster_layer": lambda: [layer["folder"] for layer in layers_of(model)],
         "profile_layers": lambda: groups_of(model),
@@ -240,6 +246,23 @@ def beside(made, name):
         return str(Path(getattr(output, made)).with_name(name))
 
     return path
+
+
+# Images for calibration alone, where a dataset names some.
+
+
+def if_more_images(file):
+    """Function of wildcards: the file, if the model's dataset names images for calibration beside its own."""
+
+    def needed(wildcards):
+        return file.format(**wildcards) if calibrated_apart(wildcards.model) else []
+
+    return needed
+
+
+def calibrated_apart(model):
+    """Whether the model's dataset names images for calibration beside its own."""
+    return bool(config["datasets"][config["models"][model]["dataset"]]["calibration"])
 
 
 # What is read of all searches.

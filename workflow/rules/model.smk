@@ -92,7 +92,7 @@ rule train_model:
             "models.{model}.training",
             "models.{model}.preprocessing",
             # Train and search images are dealt first: how many are held out changes neither.
-            dataset=["datasets.{dataset}.*", "!split.held_out", "!held_out"],
+            dataset=["datasets.{dataset}.*", "!split.held_out", "!held_out", "!calibration"],
         ),
     shell:
         "python -m wshare train_model"
@@ -213,6 +213,7 @@ rule measure_inputs:
         weights="results/{model}/model/weights.safetensors",
         layers="results/{model}/model/layers.json",
         search_images="results/{model}/images/search.h5",
+        calibration_images=if_more_images("results/{model}/images/calibration.h5"),
     output:
         calibration="results/{model}/calibration.h5",
     log:
@@ -237,6 +238,7 @@ rule measure_inputs:
         " --weights {input.weights:q}"
         " --layers {input.layers:q}"
         " --search-images {input.search_images:q}"
+        " --calibration-images {input.calibration_images:q}"
         " --calibration {output.calibration:q}"
         " --gpus {params.gpus}"
         " --threads {threads}"

@@ -21,6 +21,7 @@ STAGES = (
     "fetch_model",
     "train_model",
     "prepare_images",
+    "prepare_calibration",
     "evaluate_dense",
     "inspect_model",
     "extract_weights",

@@ -14,11 +14,15 @@ KIND = "calibration"
 
 
 def write_calibration(path: Path, calibration: Calibration, settings: dict, made_from: dict[str, str]) -> None:
-    """Write a group a half with a group a layer in it; `made_from` as for `create_h5`."""
+    """Write a group a half, and one of further images if there are any, with a group a layer in it.
+
+    `made_from` as for `create_h5`.
+    """
     with create_h5(path, KIND, settings, made_from) as file:
-        file.attrs["border"] = calibration.border
-        for number, half in enumerate(calibration.halves):
-            for name, layer in half.items():
+        # The number of parts, so that one that is lost does not pass for one that never was.
+        file.attrs.update(border=calibration.border, parts=len(calibration.parts))
+        for number, part in enumerate(calibration.parts):
+            for name, layer in part.items():
                 group = file.create_group(f"{number}/{folder_name(name)}")
                 set_text(group.attrs, layer=name)
                 group.attrs.update(images=layer.images, positions=layer.positions)
@@ -28,8 +32,9 @@ def write_calibration(path: Path, calibration: Calibration, settings: dict, made
 def read_calibration(path: Path, layers: list[str], made_from: dict[str, str] | None = None) -> Calibration:
     """Statistics of these layers; FormatError if one is missing, or not made from what `made_from` tells."""
     with open_h5(path, KIND, made_from) as file:
-        first, second = ({name: _read(path, file[half], name) for name in layers} for half in ("0", "1"))
-        return Calibration((first, second), int(file.attrs["border"]))
+        parts = [file[str(number)] for number in range(file.attrs["parts"])]
+        first, second, *rest = ({name: _read(path, part, name) for name in layers} for part in parts)
+        return Calibration((first, second), int(file.attrs["border"]), *rest)
 
 
 def _read(path: Path, half: h5py.Group, name: str) -> InputStatistics:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from wshare.data.stored import Row, Stack, starts_of
+from wshare.data.stored import Row, Stack, image_hash, starts_of
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy
 from wshare.files.hdf5 import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
@@ -138,6 +138,10 @@ class Images:
         view.keys = self.keys[first:stop]
         view.labels = None if self.labels is None else self.labels[first:stop]
         return view
+
+    def hashes(self) -> Iterator[bytes]:
+        """`image_hash` of each image, in order."""
+        return (image_hash(self.stored(place, place + 1)[0].numpy()) for place in range(len(self)))
 
     def __len__(self) -> int:
         return len(self.keys)

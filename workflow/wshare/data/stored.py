@@ -1,5 +1,6 @@
 """How a file of images holds them: of one shape in one array, or of different sizes one after another."""
 
+import hashlib
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,11 @@ from wshare.files.atomic import check_space
 
 # A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
 CHUNK_BYTES = 1 << 16
+
+
+def image_hash(image: np.ndarray) -> bytes:
+    """SHA-256 of an image as it is stored, by which copies of it are found."""
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 class Stack:

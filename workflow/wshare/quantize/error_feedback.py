@@ -9,8 +9,8 @@ REACH = 3
 # Levels that one move of the descent may pass, and times it goes through a row's weights at most.
 STEPS = 2
 SWEEPS = 4
-# Columns whose errors are passed on to all those behind them at once.
-BLOCK = 64
+# Columns whose errors are passed on to all those behind them at once: with fewer, memory is waited for.
+BLOCK = 256
 
 
 def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:

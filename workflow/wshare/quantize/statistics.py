@@ -40,13 +40,32 @@ def merged(first: InputStatistics, second: InputStatistics) -> InputStatistics:
 class Calibration:
     """Calibration statistics by layer of the two halves of the search images, which teach and score each other.
 
-    `border` is the number of search images in the first half, mirror images not counted.
+    `border` is the number of search images in the first half, mirror images not counted. `others` are statistics of
+    further images, which teach along with either half, and score nothing.
     """
 
     halves: tuple[dict[str, InputStatistics], dict[str, InputStatistics]]
     border: int
+    others: dict[str, InputStatistics] | None = None
+
+    @property
+    def parts(self) -> list[dict[str, InputStatistics]]:
+        """Both halves, and the further images where there are any."""
+        return [*self.halves, *([self.others] if self.others else [])]
+
+    @property
+    def images(self) -> int:
+        """How many, with mirror images, all of these were measured on."""
+        return sum(next(iter(part.values())).images for part in self.parts)
+
+    def taught(self, half: int) -> dict[str, InputStatistics]:
+        """What a half of the images tells, with the further ones."""
+        return _merged(self.halves[half], self.others)
 
     def together(self) -> dict[str, InputStatistics]:
-        """Statistics by layer over the images of both halves."""
-        first, second = self.halves
-        return {name: merged(first[name], second[name]) for name in first}
+        """Statistics by layer over all images."""
+        return _merged(_merged(*self.halves), self.others)
+
+
+def _merged(first: dict[str, InputStatistics], second: dict[str, InputStatistics] | None) -> dict[str, InputStatistics]:
+    return first if second is None else {name: merged(first[name], second[name]) for name in first}
