@@ -775,6 +775,11 @@ ENTRY = b"\1\3\3\6"
         ([NAME, b"\x21\1\2\5"], b"\1\1\40\1\1", (0, 0, 0, 1, 0), "out of bounds"),
         ([NAME, b"\0\0\0\1a"], b"", (0, 0, 0, 0, 1), "alias 'w' names 'a'"),
         ([NAME, b"\1\0\0"], b"", (0, 1, 0, 0, 0), "damaged index"),
+        ([NAME, b"\1\1\0\0" * 2, ENTRY], GRID + FIT, (1, 0, 0, 0, 1), "'w' is there twice"),
+        # An exponent that would be 0 in 16 bits.
+        ([NAME, b"\1\1\1\x0a"], b"\3\0\x3c\5\x80\x80\x08\0\0\0", (1, 0, 0, 0, 0), "'w': exponents go"),
+        # Of four bytes, as many as a multiple takes that all values are.
+        ([NAME, b"\x21\1" + varint(1 << 40) + b"\4"], bytes(4), (0, 0, 0, 1, 0), "most for 'w'; with its size it may"),
     ],
 )
 def test_wrong_parts_of_version_3_are_refused_even_with_a_valid_hash(path, parts, sections, counts, message):

@@ -41,9 +41,9 @@ NO_CONTEXT = 6
 MOST, FIRST = 254, 6
 # Scales go from -MIDDLE to MIDDLE - 1 half octaves.
 MIDDLE, CONTEXT = 32, 128
-# Integers from which on their number pays for contexts alone, shortest row that may have them, and share of all from
-# which on the most frequent integer is the centre.
-LARGE, LEAST_ROW, OFTEN = 1 << 16, 1, 1 / 16
+# Integers from which on their number pays for contexts alone, and share of all from which on the most frequent integer
+# is the centre.
+LARGE, OFTEN = 1 << 16, 1 / 16
 SHIFTS = np.array([-7, -4, -3, -2, -1, 0, 0, 1, 1, 1, 2, 2])
 # 65,536 exp(-2^(h / 2) / sqrt(2)), h from -16 to 7, within what a decision may have.
 PRIOR = np.array(
@@ -253,7 +253,7 @@ def encode(values: np.ndarray, row: int, room: int) -> bytes | None:
     mean = min(max(round(256 * spread), 1), 65535)
     # Contexts pay where there are many integers, and the scale, soon forgotten, where there are few.
     tried = [(0, s) for s in (scale - 1, scale, scale + 1)] if values.size < LARGE else []
-    tried += [(mean, scale)] if LEAST_ROW < row < values.size else []
+    tried += [(mean, scale)] if 1 < row < values.size else []
     found = (_coded(offsets, centre, row, own, s, room) for own, s in tried)
     return min((coded for coded in found if coded is not None), key=len, default=None)
 

@@ -16,7 +16,7 @@ from wshare.errors import FormatError
 from wshare.files.atomic import remedy
 from wshare.packed.hashes import index_hash
 from wshare.packed.header import FORMATS, VERSION, read_header
-from wshare.packed.sections import count, named
+from wshare.packed.sections import STEPPED, count, named
 
 # Of versions whose index is JSON.
 SECTIONS = {1: ("shared", "batch_norm", "kept"), 2: ("shared", "folded", "batch_norm", "kept")}
@@ -89,6 +89,10 @@ def _claim(index: dict, channels: list[int] | None) -> tuple[int, str]:
         if type(position) is not int or not 0 <= position < len(rows):
             raise ValueError(f"{name!r}: folded into no shared tensor")
         claims[name] = claims.get(name, 0) + 4 * rows[position]
+    for name, (shape, _, *coding) in index["kept"].items() if index["version"] == VERSION else ():
+        # The bytes of the others follow from their shapes.
+        if coding[0] == STEPPED:
+            claims[name] = claims.get(name, 0) + count(shape)
     return sum(claims.values()), max(claims, key=claims.__getitem__)
 
 
