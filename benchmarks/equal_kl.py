@@ -2,11 +2,11 @@
 
     python benchmarks/equal_kl.py compare <tree before> <tree after> results/lenet5 results/resnet_ds [--search NAME]
 
-A tree is a copy of the repository. Of a study's results, the float32 network, images, weights and calibration statistics
-serve both trees, and the slopes of a search by `rate_distortion`, which are multiplied by factors. Each file's divergence
-is that on search images, of networks that either half taught and that are scored on the other, and that on held-out
-images, of the file loaded anew. Sizes are those on disk. The ratio is that of parabolas through the logarithms of size
-and divergence, on average over the divergences that both trees reach.
+A tree is a copy of the repository. Of a study's results, the float32 network, images, weights and calibration
+statistics serve both trees, and the slopes of a search by `rate_distortion`, which are multiplied by factors. Each
+file's divergence is that on search images, of networks that either half taught and that are scored on the other, and
+that on held-out images, of the file loaded anew. Sizes are those on disk. The ratio is that of parabolas through the
+logarithms of size and divergence, on average over the divergences that both trees reach.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def compare(before: Path, after: Path, bases: list[Path], search: str) -> list[d
     for base in bases:
         seed = json.loads((base / "search" / search / "recipe.json").read_text())["settings"]["seed"]
         fronts = [front(tree, base, search) for tree in (before, after)]
-        print(base, *fronts, sep="\n", file=sys.stderr)
+        print(base, *fronts, sep="\n", file=sys.stderr, flush=True)
         for images in ("search", "held_out"):
             rows.append({"model": base.name, "seed": seed} | compared(*fronts, images) | {"measured": measured()})
     return rows
