@@ -21,7 +21,6 @@ with atheris.instrument_imports(
         "wshare.packed.format_v2",
         "wshare.packed.header",
         "wshare.packed.varint",
-        "wshare.packed.adaptive",
         "wshare.packed.entropy",
         "wshare.quantize.codebooks",
         "wshare.models.weights_file",
