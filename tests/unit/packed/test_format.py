@@ -775,6 +775,8 @@ ENTRY = b"\1\3\3\6"
         ([NAME, b"\x21\1\2\5"], b"\1\1\40\1\1", (0, 0, 0, 1, 0), "out of bounds"),
         ([NAME, b"\0\0\0\1a"], b"", (0, 0, 0, 0, 1), "alias 'w' names 'a'"),
         ([NAME, b"\1\0\0"], b"", (0, 1, 0, 0, 0), "damaged index"),
+        ([NAME, b"\1\3\3\x0a"], GRID[:3] + varint(2**32 + 2) + FIT, (1, 0, 0, 0, 0), "'w': a grid of 3 values"),
+        ([NAME, b"\x21\1\1\x08"], b"\0" + varint(2**32 + 2) + b"\0\0", (0, 0, 0, 1, 0), "least integer"),
         ([NAME, b"\1\1\0\0" * 2, ENTRY], GRID + FIT, (1, 0, 0, 0, 1), "'w' is there twice"),
         # An exponent that would be 0 in 16 bits.
         ([NAME, b"\1\1\1\x0a"], b"\3\0\x3c\5\x80\x80\x08\0\0\0", (1, 0, 0, 0, 0), "'w': exponents go"),
