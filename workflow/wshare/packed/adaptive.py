@@ -2,7 +2,6 @@
 
 Layout; the reader knows how many integers there are, the length of a row, and a bound that they stay below:
 
-    u8            127, which `wshare.packed.entropy` takes for no number of low bits
     u8            bits 0 to 5: scale s plus 32; bit 6: 0; bit 7: contexts
     varint        centre
     u16           mean, from 1, little-endian                        if contexts
@@ -35,7 +34,6 @@ from numba import njit
 
 from wshare.packed.varint import read_varint, varint
 
-MARK = 127
 CONTEXTS, CLASSES = 12, 33
 NO_CONTEXT = 6
 MOST, FIRST = 254, 6
@@ -261,9 +259,10 @@ def _centre(values: np.ndarray) -> int:
 
 def _coded(offsets: np.ndarray, centre: int, row: int, mean: int, scale: int, room: int) -> bytes | None:
     scale = min(max(scale, -MIDDLE), MIDDLE - 1)
-    head = bytes([MARK, scale + MIDDLE | CONTEXT * (mean > 0)]) + varint(centre)
+    head = bytes([scale + MIDDLE | CONTEXT * (mean > 0)]) + varint(centre)
     head += mean.to_bytes(2, "little") if mean else b""
-    out = np.zeros(max(room, 4), np.uint8)
+    # Up to four zeros at the end are left out.
+    out = np.zeros(room + 4, np.uint8)
     used = _encode(offsets, row, mean, _probabilities(scale, mean > 0), out)
     coded = head + out[:used].tobytes().rstrip(b"\0")
     return coded if used <= len(out) and len(coded) <= room else None
@@ -272,7 +271,7 @@ def _coded(offsets: np.ndarray, centre: int, row: int, mean: int, scale: int, ro
 def decode(coded: memoryview, count: int, row: int, limit: int) -> np.ndarray:
     """Integers below `limit` that `encode` coded: uint16 [count], or uint32 if `limit` is above 2^16.
 
-    `coded` is what follows the mark. ValueError says what is wrong.
+    ValueError says what is wrong.
     """
     if not coded or coded[0] & ~(CONTEXT | 2 * MIDDLE - 1):
         raise ValueError("no scale")

@@ -28,13 +28,14 @@ from collections.abc import Iterator, Sequence
 import constriction
 import numpy as np
 
-from wshare.packed import adaptive
-
 # Integers handled at once; a multiple of 8, so that every block but the last ends on a byte.
 BLOCK = 1 << 16
 MAX_PRECISION = 16
 MAX_ALPHABET = 1 << 16
 TABLE = 0x80
+# In place of a number of low bits: what follows is `wshare.packed.adaptive`'s. That imports numba, which takes half a
+# second, and so is imported where integers are coded.
+ADAPTIVE = 127
 # Adaptive coding takes twice the time: it must save a byte for each of so many integers. Of EfficientNet-Lite0 that
 # leaves it to small and depthwise layers, and the file is read as fast as without it.
 LEAST_SAVED = 128
@@ -73,8 +74,11 @@ def encode(values: np.ndarray, low_bits: int | None = None) -> bytes:
     coded = encode_split(flat, low_bits)
     if low_bits is not None:
         return coded
+    from wshare.packed import adaptive
+
     row = row_length(np.shape(values))
-    return adaptive.encode(flat, row, len(coded) - 1 - flat.size // LEAST_SAVED) or coded
+    adapted = adaptive.encode(flat, row, len(coded) - 2 - flat.size // LEAST_SAVED)
+    return coded if adapted is None else bytes([ADAPTIVE]) + adapted
 
 
 def row_length(shape: Sequence[int]) -> int:
@@ -104,7 +108,9 @@ def decode(coded: bytes, count: int, limit: int, row: int | None = None) -> np.n
     ValueError says what is wrong. Beside the result, memory is that of one block and of the table.
     """
     rest = memoryview(coded)
-    if rest and rest[0] == adaptive.MARK:
+    if rest and rest[0] == ADAPTIVE:
+        from wshare.packed import adaptive
+
         return adaptive.decode(rest[1:], count, count if row is None else row, limit)
     bits, frequencies, rest = _read_head(rest, limit)
     size = -(-count * bits // 8)
