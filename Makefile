@@ -7,8 +7,8 @@ CORES ?= all
 # Tests side by side.
 WORKERS ?= auto
 ATHERIS := 3.0.0
-# Of fuzzing, for each of three targets.
-FUZZ_SECONDS ?= 200
+# Of fuzzing, for each of four targets.
+FUZZ_SECONDS ?= 150
 # Of mutation, for each module.
 MUTANTS ?= 20
 
@@ -54,7 +54,7 @@ test-cluster: setup ## Run the small study through Slurm and a submit command on
 fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
 	$(PYTHON) -m venv .cache/fuzz/venv
 	.cache/fuzz/venv/bin/python -m pip install --quiet atheris==$(ATHERIS)
-	for target in model sealed packed; do \
+	for target in model sealed hashed packed; do \
 		PYTHONPATH=workflow:.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		.cache/fuzz/venv/bin/python -m tests.fuzz $$target .cache/fuzz/$$target \
 			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.cache/fuzz/$$target- || exit 1; done

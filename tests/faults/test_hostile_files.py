@@ -29,10 +29,11 @@ from wshare.models.weights_file import read_state
 from wshare.packed.format import load_packed
 
 from ..fuzz.seeds import model_files
-from ..fuzz.targets import TARGETS, seal, split
+from ..fuzz.targets import TARGETS, seal, split, with_hash, without_hash
 
 DATA = Path(__file__).parents[1] / "data"
-GOLDEN = [DATA / f"golden_{name}.safetensors" for name in ("v1", "v2_entropy", "v2_fixed")]
+FIRST, *SECOND = [DATA / f"golden_{name}.safetensors" for name in ("v1", "v2_entropy", "v2_fixed")]
+THIRD = [DATA / f"golden_{name}.safetensors" for name in ("v3_entropy", "v3_fixed")]
 # Of the processor: however busy the machine is.
 SECONDS = 5
 MEGABYTES = 500
@@ -81,11 +82,13 @@ print(json.dumps({"refused": refused, "slowest": slowest}))
 def mutated(count: int):
     """Packed files changed at random: half as they are, half with hashes that fit the change."""
     rng = np.random.default_rng(0)
-    whole = [path.read_bytes() for path in GOLDEN]
-    parts = [split(path) for path in GOLDEN[1:]]
+    whole = [path.read_bytes() for path in (FIRST, *SECOND, *THIRD)]
+    parts, payloads = [split(path) for path in SECOND], [without_hash(path) for path in THIRD]
     for number in range(count):
         if number % 2:
             yield change(rng, whole[rng.integers(len(whole))])
+        elif number % 4:
+            yield with_hash(change(rng, payloads[rng.integers(len(payloads))]))
         else:
             index, payload = parts[rng.integers(len(parts))]
             # Of the index numbers alone: other changes leave no JSON.
@@ -135,7 +138,10 @@ def test_10_000_changed_packed_files(tmp_path, fault):
 
 @given(st.binary(max_size=300), st.integers(0, 3000), st.integers(0, 40))
 def test_no_bytes_in_any_place_raise_another_error(content, start, length):
-    for path in GOLDEN[1:]:
+    for path in THIRD:
+        payload = without_hash(path)
+        TARGETS["hashed"](payload[:start] + content + payload[start + length :])
+    for path in SECOND:
         index, payload = split(path)
         changed = payload[:start] + content + payload[start + length :]
         TARGETS["sealed"](len(index).to_bytes(2, "little") + index + changed)

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the readers: `make fuzz`, or with a Python that has atheris
 
-    python -m tests.fuzz packed|sealed|model <corpus folder> [options of libFuzzer, such as -max_total_time=300]
+    python -m tests.fuzz packed|sealed|hashed|model <corpus folder> [options of libFuzzer, such as -max_total_time=300]
 
 The corpus folder is filled with seeds first. An input that ends in another error than ours, takes more than 5 s or
 allocates more than 500 MB at once is written to a file crash-*, and the program stops.
@@ -18,6 +18,10 @@ with atheris.instrument_imports(
         "wshare.packed.sections",
         "wshare.packed.bitfields",
         "wshare.packed.format_v1",
+        "wshare.packed.format_v2",
+        "wshare.packed.header",
+        "wshare.packed.varint",
+        "wshare.packed.adaptive",
         "wshare.packed.entropy",
         "wshare.quantize.codebooks",
         "wshare.models.weights_file",

@@ -6,7 +6,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from tests.fuzz.targets import split
+from tests.fuzz.targets import split, without_hash
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -21,6 +21,8 @@ def write_seeds(target: str, corpus: Path) -> None:
     elif target == "sealed":
         parts = [split(path) for path in packed if "golden_v2" in path.name]
         seeds = [len(text).to_bytes(2, "little") + text + payload for text, payload in parts]
+    elif target == "hashed":
+        seeds = [without_hash(path) for path in packed if "golden_v3" in path.name]
     else:
         seeds = model_files()
     seeds += [path.read_bytes() for path in sorted((DATA / "fuzz" / target).glob("*"))]

@@ -21,9 +21,14 @@ def packed(content: bytes) -> None:
 
 
 def sealed(content: bytes) -> None:
-    """A packed file whose hashes fit: u16 length of the index, the index, the payload."""
+    """A packed file of version 2 whose hashes fit: u16 length of the index, the index, the payload."""
     size = int.from_bytes(content[:2], "little")
     _read(load_packed, seal(content[2 : 2 + size], content[2 + size :]))
+
+
+def hashed(content: bytes) -> None:
+    """A packed file of version 3 whose hash fits: the payload before it."""
+    _read(load_packed, with_hash(content))
 
 
 def model(content: bytes) -> None:
@@ -31,7 +36,7 @@ def model(content: bytes) -> None:
     _read(read_state, content)
 
 
-TARGETS = {"packed": packed, "sealed": sealed, "model": model}
+TARGETS = {"packed": packed, "sealed": sealed, "hashed": hashed, "model": model}
 
 
 def _read(reader, content: bytes) -> None:
@@ -57,6 +62,20 @@ def seal(text: bytes, payload: bytes) -> bytes:
         text = json.dumps(index).encode()
     metadata = {"wshare": text.decode(errors="replace")}
     return save({"payload": np.frombuffer(payload, np.uint8)}, metadata)
+
+
+def with_hash(content: bytes) -> bytes:
+    """A packed file of version 3, of what comes before its hash."""
+    import numpy as np
+
+    payload = content + hashlib.sha256(content).digest()[:8]
+    return save({"wshare": np.frombuffer(payload, np.uint8)})
+
+
+def without_hash(path: Path) -> bytes:
+    """What `with_hash` makes this packed file of."""
+    with safe_open(path, "numpy") as file:
+        return file.get_tensor("wshare").tobytes()[:-8]
 
 
 def split(path: Path) -> tuple[bytes, bytes]:

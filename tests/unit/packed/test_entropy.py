@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.packed import entropy
-from wshare.packed.entropy import decode, encode, pack_indices, unpack_indices
+from wshare.packed.entropy import decode, encode, encode_split, pack_indices, unpack_indices
 from wshare.quantize.cost import index_bits
 
 LIMIT = 1 << 31
@@ -80,7 +80,7 @@ def test_a_rare_symbol_among_many_costs_no_more_than_its_share():
     values[::2000] = 1
     shares = np.bincount(values) / len(values)
     ideal = -(shares @ np.log2(shares)) * len(values) / 8
-    octets = encode(values)
+    octets = encode_split(values.astype(np.uint32))
     assert len(octets) <= 1.02 * ideal + 12
     assert np.array_equal(decode(octets, len(values), 2), values)
 
@@ -105,14 +105,14 @@ def table_of(octets: bytes) -> tuple[int, list[int]]:
     ],
 )
 def test_frequencies_that_are_left_over_go_where_they_save_most(counts, precision, frequencies, size):
-    octets = encode(np.repeat(np.arange(len(counts)), counts))
+    octets = encode_split(np.repeat(np.arange(len(counts)), counts).astype(np.uint32))
     assert table_of(octets) == (precision, frequencies)
     assert len(octets) == size
 
 
 @given(st.lists(st.integers(0, 300), min_size=2, max_size=12))
 def test_frequencies_sum_to_the_precision_and_are_none_where_nothing_occurs(counts):
-    octets = encode(np.repeat(np.arange(len(counts)), counts), None)
+    octets = encode_split(np.repeat(np.arange(len(counts)), counts).astype(np.uint32))
     if octets[0] == entropy.TABLE:
         precision, frequencies = table_of(octets)
         assert sum(frequencies) == 1 << precision
@@ -128,7 +128,7 @@ def test_equal_zeros_and_nothing_cost_one_byte():
 
 def test_wide_values_split_into_coded_and_plain_bits():
     values = np.random.default_rng(0).laplace(scale=2000, size=5000).astype(np.int64) + 40_000
-    octets = encode(values)
+    octets = encode_split(values.astype(np.uint32))
     assert octets[0] & entropy.TABLE
     assert 0 < octets[0] & 31 < 16
     assert len(octets) < 0.9 * math.ceil(5000 * 16 / 8)
@@ -182,7 +182,7 @@ def decode_as_described(octets: bytes, count: int) -> list[int]:
 @pytest.mark.parametrize(("scale", "count"), [(0.3, 400), (2, 1000), (20, 3000), (3000, 5000)])
 def test_the_description_is_enough_to_decode(scale, count):
     values = np.abs(np.random.default_rng(1).laplace(scale=scale, size=count).round().astype(np.int64))
-    octets = encode(values)
+    octets = encode_split(values.astype(np.uint32))
     assert octets[0] & entropy.TABLE
     assert decode_as_described(octets, count) == values.tolist()
 
@@ -216,7 +216,7 @@ def test_crafted_integers_that_are_right_are_decoded():
         (b"\x80\xff\xff\xff", "does not fit"),
         (b"\x80\x00\x00\x00\x01", "does not fit"),
         (b"\x03" + bytes(60), "too many"),
-        (b"\x7f" + bytes(60), "too many"),
+        (b"\x7e" + bytes(60), "too many"),
         (b"\x02" + bytes(39), "do not hold"),
         (b"\x02" + bytes(41), "do not hold"),
         (b"\x00\x00", "do not hold"),

@@ -1,5 +1,6 @@
 """The container of a packed file, on disk or in memory, and the index in it."""
 
+import hashlib
 import json
 import math
 import struct
@@ -14,11 +15,14 @@ from safetensors.numpy import load
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy
 from wshare.packed.hashes import index_hash
-from wshare.packed.sections import count, named
+from wshare.packed.header import FORMATS, VERSION, read_header
+from wshare.packed.sections import STEPPED, count, named
 
-VERSION = 2
+# Of versions whose index is JSON.
 SECTIONS = {1: ("shared", "batch_norm", "kept"), 2: ("shared", "folded", "batch_norm", "kept")}
-FORMATS = ("fixed", "entropy")
+# The one tensor of a file of version 3, and the bytes of its hash.
+PAYLOAD, CHECK_BYTES = "wshare", 8
+KNOWN = f"this wshare reads versions 1 to {VERSION}"
 # Numbers that a file may claim: what a file of no size may, and what each byte adds.
 FREE_CLAIM, CLAIM_PER_BYTE = 1 << 24, 1024
 # A packed file: its path, or its content.
@@ -85,6 +89,10 @@ def _claim(index: dict, channels: list[int] | None) -> tuple[int, str]:
         if type(position) is not int or not 0 <= position < len(rows):
             raise ValueError(f"{name!r}: folded into no shared tensor")
         claims[name] = claims.get(name, 0) + 4 * rows[position]
+    for name, (shape, _, *coding) in index["kept"].items() if index["version"] == VERSION else ():
+        # The bytes of the others follow from their shapes.
+        if coding[0] == STEPPED:
+            claims[name] = claims.get(name, 0) + count(shape)
     return sum(claims.values()), max(claims, key=claims.__getitem__)
 
 
@@ -105,18 +113,45 @@ def damaged(path: str, name: str) -> Iterator[None]:
         raise FormatError(f"{path}: {name!r}: {error}; {remedy(path)}") from None
 
 
-def index_of(path: str, file: safe_open | _Content) -> dict:
-    """The index, checked against its hash."""
+def index_of(path: str, file: safe_open | _Content) -> tuple[dict, memoryview | None]:
+    """The index, checked against its hash, and the sections of a file of version 3; FormatError if it is another."""
     text = (file.metadata() or {}).get("wshare")
-    if text is None:
-        raise FormatError(f"{path}: not a packed file of wshare (no index in its metadata); {remedy(path)}")
+    if text is not None:
+        return _index_of_text(path, text), None
+    names = list(file.keys())
+    if PAYLOAD not in names:
+        raise FormatError(f"{path}: not a packed file of wshare (no index in it); {remedy(path)}")
+    if len(names) > 1:
+        other = next(name for name in names if name != PAYLOAD)
+        raise FormatError(f"{path}: {other!r} is not in the index; {remedy(path)}")
+    payload = file.get_tensor(PAYLOAD)
+    if payload.dtype != np.uint8 or payload.ndim != 1 or len(payload) <= CHECK_BYTES:
+        raise FormatError(f"{path}: damaged ({PAYLOAD!r} is not a row of bytes); {remedy(path)}")
+    if payload[0] != VERSION:
+        raise FormatError(f"{path}: format version {payload[0]}; {KNOWN}; {remedy(path)}")
+    content = memoryview(payload)[:-CHECK_BYTES]
+    if check_hash(content) != payload[-CHECK_BYTES:].tobytes():
+        raise FormatError(f"{path}: damaged (hash differs); {remedy(path)}")
+    try:
+        return read_header(content)
+    except (ValueError, IndexError) as error:
+        raise FormatError(f"{path}: damaged index ({error}); {remedy(path)}") from None
+
+
+def check_hash(content: bytes | memoryview) -> bytes:
+    """What a payload ends in: the first bytes of the SHA-256 of all before."""
+    return hashlib.sha256(content).digest()[:CHECK_BYTES]
+
+
+def _index_of_text(path: str, text: str) -> dict:
+    """The index of version 1 or 2, checked against its hash."""
     try:
         index = json.loads(text)
         version = index["version"]
         if version in SECTIONS:
             for section in (*SECTIONS[version], "aliases"):
                 index[section].items()
-            if version == VERSION and not (index["form"] in FORMATS and index["payload"]):
+            if version == 2 and not (index["form"] in FORMATS and index["payload"]):
                 raise FormatError(f"{path}: damaged index (form {index['form']!r}); {remedy(path)}")
             found = index.pop("hash")
             if found != index_hash(index):
@@ -124,6 +159,5 @@ def index_of(path: str, file: safe_open | _Content) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged index ({error!r}); {remedy(path)}") from None
     if version not in SECTIONS:
-        known = f"this wshare reads versions 1 and {VERSION}"
-        raise FormatError(f"{path}: format version {version!r}; {known}; {remedy(path)}")
+        raise FormatError(f"{path}: format version {version!r}; {KNOWN}; {remedy(path)}")
     return index

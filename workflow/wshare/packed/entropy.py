@@ -2,7 +2,7 @@
 
 Layout of coded integers; the reader knows how many there are and a bound that they stay below:
 
-    u8            low bits b in bits 0 to 6; bit 7: a table and a stream follow
+    u8            low bits b in bits 0 to 6; bit 7: a table and a stream follow; 127 for `wshare.packed.adaptive`
     u8            precision p less 1 in the upper half, field width w less 1 in the lower        if bit 7
     u16           alphabet size n less 1, little-endian                                          if bit 7
     table         n frequencies that sum to 2^p, w bits each, packed as below                    if bit 7
@@ -22,16 +22,21 @@ state is 0 and no word is left. A stream cut short may decode, to other integers
 has to tell.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import constriction
 import numpy as np
+
+from wshare.packed import adaptive
 
 # Integers handled at once; a multiple of 8, so that every block but the last ends on a byte.
 BLOCK = 1 << 16
 MAX_PRECISION = 16
 MAX_ALPHABET = 1 << 16
 TABLE = 0x80
+# Adaptive coding takes twice the time: it must save a byte for each of so many integers.
+LEAST_SAVED = 512
 
 
 def pack_indices(indices: np.ndarray, bits: int) -> np.ndarray:
@@ -60,9 +65,24 @@ def unpack_indices(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 def encode(values: np.ndarray, low_bits: int | None = None) -> bytes:
     """Coded integers, of at least one byte, from integers of any shape in [0, 2^31), in C order.
 
-    With `low_bits` each takes that many bits, which must hold the largest; without, the cheapest split is taken.
+    With `low_bits` each takes that many bits, which must hold the largest; without, the cheapest split is taken, or
+    adaptive coding where that is cheaper by as many bytes as its time is worth. Rows are those of the first axis.
     """
     flat = np.ravel(values).astype(np.uint32)
+    coded = encode_split(flat, low_bits)
+    if low_bits is not None:
+        return coded
+    row = row_length(np.shape(values))
+    return adaptive.encode(flat, row, len(coded) - 1 - flat.size // LEAST_SAVED) or coded
+
+
+def row_length(shape: Sequence[int]) -> int:
+    """Integers in a row of an array."""
+    return math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
+
+
+def encode_split(flat: np.ndarray, low_bits: int | None = None) -> bytes:
+    """Coded integers as `encode` gives them, of uint32 [n], but never by adaptive coding."""
     bits, frequencies = (low_bits, None) if low_bits is not None else _split(flat)
     low = pack_indices(flat & np.uint32((1 << bits) - 1), bits).tobytes()
     if frequencies is None:
@@ -75,12 +95,16 @@ def encode(values: np.ndarray, low_bits: int | None = None) -> bytes:
     return head + pack_indices(frequencies.astype(np.uint32), width).tobytes() + low + stream
 
 
-def decode(coded: bytes, count: int, limit: int) -> np.ndarray:
+def decode(coded: bytes, count: int, limit: int, row: int | None = None) -> np.ndarray:
     """Integers below `limit` that `encode` coded: uint16 [count], or uint32 if `limit` is above 2^16.
+
+    They came in rows of `row`, or in one row.
 
     ValueError says what is wrong. Beside the result, memory is that of one block and of the table.
     """
     rest = memoryview(coded)
+    if rest and rest[0] == adaptive.MARK:
+        return adaptive.decode(rest[1:], count, count if row is None else row, limit)
     bits, frequencies, rest = _read_head(rest, limit)
     size = -(-count * bits // 8)
     low, stream = np.frombuffer(rest[:size], np.uint8), bytes(rest[size:])

@@ -1,6 +1,51 @@
 """The packed file: coded indices, codebooks and kept tensors in a safetensors container.
 
-Layout, version 2, the only one written. One tensor `payload`, U8, and `__metadata__["wshare"]`, which is JSON:
+Layout, version 3, the only one written. One tensor, `wshare`, U8, without metadata: header, sections without gaps, and
+the first 8 bytes of the SHA-256 of both. Numbers are little-endian; a varint has 7 bits a byte, the lowest first; a
+signed one is the varint of 2 n, or of -2 n - 1 below 0. The header:
+
+    u8 3, u8 form       bit 0: indices were entropy-coded, which no reader needs to know; bit 1: a hash follows
+    9 bytes             if bit 1: first of `weights_hash` of the weights before sharing
+    5 varints           number of entries of the kinds shared, folded, batch_norm, kept, and of aliases
+    varint, f64 ...     all epsilons
+    names               of all entries, and of each alias two: its own and what it stands for (tied tensors)
+    shared              shape, varint k, varint bytes of the section
+    folded              varint position of the layer's tensor among the shared ones, varint place of eps, varint bytes
+    batch_norm          varint channels, varint place of eps, u8 type
+    kept                u8 type + 16 coding, shape, varint bytes if the coding is 2
+
+A name is varints back, first, last and own, and `own` bytes: the first bytes of the name so far back, these, and the
+last bytes of that name. A shape is a varint number of axes and a varint each; a type a place in `sections.TYPES`. An
+eps is negative (-0.0 included) for a module without weight and bias. The sections, in the order of the header:
+
+    shared        u8 flags: bit 0, the codebook is float16, not float32; bit 1, there are exponents; bit 2, outputs are
+                  counted by another axis than the first; bit 3, the codebook is a grid
+                  if bit 2: varint that axis, varint groups
+                  if bit 3: u16, the upper half of a float32, the step, and signed varint least place
+                  else codebook, k values, finite and ascending
+                  if bit 1: varint bytes of the next, offset integers: exponents [outputs]
+                  coded integers in C order, in rows of the first axis: indices below k, or, of a grid, places less the
+                  least, below 2^16, of which k differ; a shared value is step * place
+    folded        f32 unit, offset integers: steps [outputs of the shared tensor]
+    batch_norm    scale, shift [channels]
+    kept          by coding: 0, the tensor's bytes in C order; 1, float32 as float16; 2, float32 as signed varint u and
+                  offset integers, which count 2^u
+
+Offset integers are a signed varint, the least, u8 shift, and coded integers: their distances from the least >> shift.
+Exponents stay within 2016 of the least, others within 2^31. `wshare.packed.entropy` describes coded integers. A weight
+is codebook[index], times 2^(e/8) of its output as `wshare.quantize.codebooks.row_scale` makes it, in float32. Exponents
+go from -1008 to 1008. Outputs are shape[0], or, by another axis, groups * shape[axis], counted as `Layout` does. A
+folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A bias that became a part of a folded shift is
+shared with one value, 0.
+
+No file may claim more than 2^24 numbers + 1024 for each byte of its sections: the weights of all shared tensors (an
+axis of length 0 counted as 1), plus 4 for each channel of the folded norms, plus the values of kept tensors of coding
+2.
+
+The hash finds damage of any kind before anything is decoded; nothing here is a signature. That of the float32 weights
+tells a wrong network to compare with.
+
+Layout, version 2, still read. One tensor `payload`, U8, and `__metadata__["wshare"]`, which is JSON:
 
     {"version": 2,
      "form": "fixed" or "entropy",               how indices were coded; a reader needs it for nothing
@@ -15,7 +60,7 @@ Layout, version 2, the only one written. One tensor `payload`, U8, and `__metada
 
 Hashes are SHA-256 in base64 without padding. The payload holds a section for every entry of "shared", "folded",
 "batch_norm" and "kept", in that order, without gaps. A section starts with the CRC-32 of its rest, u32; `bytes` counts
-both. Numbers are little-endian; a type is `f` float, `i` integer, `u` unsigned or `b` bool and its bytes. Then:
+both. A type is `f` float, `i` integer, `u` unsigned or `b` bool and its bytes. Then:
 
     shared        u8 flags: bit 0, the codebook is float16, not float32; bit 1, there are exponents; bit 2, outputs are
                   counted by another axis than the first
@@ -27,14 +72,8 @@ both. Numbers are little-endian; a type is `f` float, `i` integer, `u` unsigned 
     batch_norm    scale, shift [channels]
     kept          the tensor's bytes in C order
 
-`wshare.packed.entropy` describes coded integers; exponents and steps are coded after subtraction of the least. A weight
-is codebook[index], times 2^(e/8) of its output as `wshare.quantize.codebooks.row_scale` makes it, in float32. Exponents
-go from -1008 to 1008. Outputs are shape[0], or, by another axis, groups * shape[axis], counted as `Layout` does. A
-folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A negative eps (-0.0 included) belongs to a
-module without weight and bias. A bias that became a part of a folded shift is shared with one value, 0.
-
-No file may claim more than 2^24 numbers + 1024 for each byte of its tensors: the weights of all shared tensors (an axis
-of length 0 counted as 1) plus 4 for each channel of the folded norms.
+Exponents and steps are coded after subtraction of the least. What the parts mean is as in version 3, and so is what a
+file may claim.
 
 Layout, version 1, still read. A tensor each, and as index:
 
@@ -49,8 +88,6 @@ An index takes ceil(log2 k) bits, lowest bit first, without gaps; the last byte 
 the SHA-256 over type, shape and bytes of its arrays, in the order above, as `sha256_arrays` makes it.
 """
 
-import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,9 +99,10 @@ from safetensors.numpy import save
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy, write_bytes
 from wshare.packed import sections
-from wshare.packed.container import FORMATS, VERSION, Source, check_claim, damaged, index_of, opened, where
+from wshare.packed.container import PAYLOAD, Source, check_claim, check_hash, damaged, index_of, opened, where
 from wshare.packed.format_v1 import Entry, unpack_v1
-from wshare.packed.hashes import byte_hash, compact, index_hash
+from wshare.packed.format_v2 import unpack_v2
+from wshare.packed.header import FORMATS, HASH_LETTERS, VERSION, write_header
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import Shared
 
@@ -85,8 +123,7 @@ class _Payload:
         """Bytes of a new section of these parts, named by kind."""
         for kind in parts.keys() & self.sizes.keys():
             self.sizes[kind] += len(parts[kind])
-        rest = b"".join(parts.values())
-        self.parts.append(zlib.crc32(rest).to_bytes(4, "little") + rest)
+        self.parts.append(b"".join(parts.values()))
         return len(self.parts[-1])
 
 
@@ -121,12 +158,13 @@ def pack(
         for name, tensor in state.items()
         if name not in shared and name not in replaced
     }
-    payload = b"".join(written.parts)
-    index |= {"aliases": aliases} | ({} if float32 is None else {"float32": float32}) | {"payload": byte_hash(payload)}
-    check_claim("packed file", index, len(payload), [_channels(tensor) for tensor in shared.values()])
-    # One metadata key: the library writes several in no fixed order.
-    text = compact(index | {"hash": index_hash(index)})
-    content = save({"payload": np.frombuffer(payload, np.uint8)}, {"wshare": text})
+    index["aliases"] = aliases
+    if float32 is not None:
+        index["float32"] = float32[:HASH_LETTERS]
+    rest = b"".join(written.parts)
+    check_claim("packed file", index, len(rest), [sections.channels(tensor) for tensor in shared.values()])
+    payload = write_header(index) + rest
+    content = save({PAYLOAD: np.frombuffer(payload + check_hash(payload), np.uint8)})
     nbytes = len(content)
     return content, written.sizes | {"header": nbytes - sum(written.sizes.values()), "packed": nbytes}
 
@@ -176,13 +214,9 @@ def _add_norm(written: _Payload, name: str, norm: BatchNorm) -> list:
 def _add_kept(written: _Payload, name: str, tensor: np.ndarray) -> list:
     if tensor.dtype.str[1:] not in sections.TYPES:
         raise ValueError(f"{name}: type {tensor.dtype} cannot be kept")
-    written.add(kept=sections.raw(tensor))
-    return [list(tensor.shape), tensor.dtype.str[1:]]
-
-
-def _channels(tensor: Shared) -> int:
-    """Outputs of a shared tensor; none where it has no axes."""
-    return tensor.layout.outputs(tensor.indices.shape) if tensor.indices.ndim else 0
+    coding, part = sections.kept_part(tensor)
+    size = written.add(kept=part)
+    return [list(tensor.shape), tensor.dtype.str[1:], coding, size if coding == sections.STEPPED else None]
 
 
 def is_merged(shape: Sequence[int], k: int) -> bool:
@@ -218,16 +252,21 @@ def _read(source: Source, make: Callable[[Shared], Entry]) -> dict[str, Entry | 
     """State dict, each shared tensor as `make` gives it; tied tensors are one object."""
     path = where(source)
     with opened(source) as file:
-        index = index_of(path, file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        index, rest = index_of(path, file)
+        tensors = {} if rest is not None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
-        check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()))
-        state = (_unpack if index["version"] == VERSION else unpack_v1)(path, index, tensors, make)
+        check_claim(path, index, sum(tensor.nbytes for tensor in tensors.values()) if rest is None else rest.nbytes)
+        if rest is not None:
+            state = _unpack(path, index, rest, make)
+        else:
+            state = {1: unpack_v1, 2: unpack_v2}[index["version"]](path, index, tensors, make)
         if tensors:
             raise FormatError(f"{path}: {next(iter(tensors))!r} is not in the index; {remedy(path)}")
         for alias, name in index["aliases"].items():
             if name not in state:
                 raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; {remedy(path)}")
+            if alias in state:
+                raise FormatError(f"{path}: {alias!r} is there twice; {remedy(path)}")
             state[alias] = state[name]
         return state
     except MemoryError as error:
@@ -253,7 +292,7 @@ class Sizes:
 def read_index(source: Source) -> dict:
     """The index of a packed file, of whichever version, checked against its hash; FormatError if it is another file."""
     with opened(source) as file:
-        return index_of(where(source), file)
+        return index_of(where(source), file)[0]
 
 
 def read_layout(source: Source) -> Sizes:
@@ -262,64 +301,45 @@ def read_layout(source: Source) -> Sizes:
     if index["version"] != VERSION:
         raise FormatError(f"{path}: format version {index['version']}, not {VERSION}; {remedy(path)}")
     nbytes = {name: size for section in ("shared", "folded") for name, (*_, size) in index[section].items()}
-    nbytes |= {name: 4 + 2 * channels * int(kind[1]) for name, (channels, _, kind) in index["batch_norm"].items()}
-    nbytes |= {name: 4 + math.prod(shape) * int(kind[1]) for name, (shape, kind) in index["kept"].items()}
+    nbytes |= {name: 2 * channels * int(kind[1]) for name, (channels, _, kind) in index["batch_norm"].items()}
+    nbytes |= {name: sections.kept_bytes(*entry) for name, entry in index["kept"].items()}
     tensors = list(index["shared"])
     folded = {tensors[position]: (name, abs(eps)) for name, (position, eps, _) in index["folded"].items()}
     return Sizes(nbytes, folded)
 
 
-def _unpack(
-    path: str, index: dict, tensors: dict[str, np.ndarray], make: Callable[[Shared], Entry]
-) -> dict[str, Entry | np.ndarray]:
-    """State dict; takes what it uses out of `tensors`."""
-    payload = tensors.pop("payload", np.zeros(0, np.int8))
-    if payload.dtype != np.uint8 or payload.ndim != 1:
-        raise FormatError(f"{path}: 'payload', bytes in one row, is missing; {remedy(path)}")
-    rest, layers = memoryview(payload), []
+def _unpack(path: str, index: dict, rest: memoryview, make: Callable[[Shared], Entry]) -> dict[str, Entry | np.ndarray]:
+    """State dict of the sections, `rest`."""
+    nbytes, layers = rest.nbytes, []
     state: dict[str, np.ndarray] = {}
 
     def section(size: int) -> memoryview:
         nonlocal rest
-        whole, rest = sections.cut(rest, size)
-        checksum, content = sections.cut(whole, 4)
-        if zlib.crc32(content) != int.from_bytes(checksum, "little"):
-            raise ValueError("damaged (checksum differs)")
+        content, rest = sections.cut(rest, size)
         return content
 
     for name, (shape, k, size) in index["shared"].items():
         with damaged(path, name):
             tensor = sections.read_shared(section(size), shape, k)
-            state |= _new(state, {name: make(tensor)})
+            state |= sections.new(state, {name: make(tensor)})
             # The indices are let go.
-            layers.append((_channels(tensor), tensor.exponents))
-    check_claim(path, index, payload.nbytes, [channels for channels, _ in layers])
+            layers.append((sections.channels(tensor), tensor.exponents))
+    check_claim(path, index, nbytes, [channels for channels, _ in layers])
     for name, (position, eps, size) in index["folded"].items():
         with damaged(path, name):
             channels, exponents = layers[position]
-            state |= _new(
-                state, sections.leaves(name, sections.read_folded(section(size), channels, eps).norm(exponents))
-            )
+            norm = sections.read_folded(section(size), channels, eps).norm(exponents)
+            state |= sections.new(state, sections.leaves(name, norm))
     for name, (channels, eps, kind) in index["batch_norm"].items():
         with damaged(path, name):
             if kind not in ("f2", "f4"):
                 raise ValueError(f"type {kind!r}")
-            both = sections.read_raw(section(4 + 2 * sections.count([channels]) * int(kind[1])), kind, [2, channels])
-            state |= _new(state, sections.leaves(name, BatchNorm(*both, *sections.unsigned(eps))))
-    for name, (shape, kind) in index["kept"].items():
+            both = sections.read_raw(section(2 * channels * int(kind[1])), kind, [2, channels])
+            state |= sections.new(state, sections.leaves(name, BatchNorm(*both, *sections.unsigned(eps))))
+    for name, (shape, kind, coding, size) in index["kept"].items():
         with damaged(path, name):
-            if kind not in sections.TYPES:
-                raise ValueError(f"type {kind!r}")
-            state |= _new(
-                state, {name: sections.read_raw(section(4 + sections.count(shape) * int(kind[1])), kind, shape)}
-            )
-    if len(rest) or byte_hash(payload) != index["payload"]:
-        raise FormatError(f"{path}: damaged payload (hash differs); {remedy(path)}")
+            part = section(sections.kept_bytes(shape, kind, coding, size))
+            state |= sections.new(state, {name: sections.read_kept(part, kind, shape, coding)})
+    if len(rest):
+        raise FormatError(f"{path}: damaged ({len(rest)} bytes behind the last section); {remedy(path)}")
     return state
-
-
-def _new(state: dict[str, np.ndarray], entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`entries`, none of which `state` may have."""
-    if twice := state.keys() & entries.keys():
-        raise ValueError(f"{min(twice)!r} is there twice")
-    return entries

@@ -104,13 +104,15 @@ class Shared:
     """A shared tensor: value = 2^(exponents/8) of its output times codebook[indices].
 
     `codebook` is float32 [k], ascending; `indices` uint16, the tensor's shape; `exponents` int16 [outputs] in
-    eighths of an octave, None if all are 0; `layout` tells which output a value belongs to.
+    eighths of an octave, None if all are 0; `layout` tells which output a value belongs to. `step` says that the
+    codebook's values are multiples of it, by integers, and that a file may be made of these.
     """
 
     codebook: np.ndarray
     indices: np.ndarray
     exponents: np.ndarray | None = None
     layout: Layout = Layout()
+    step: float | None = None
 
     def weight(self) -> np.ndarray:
         """Weights: float32, the tensor's shape."""

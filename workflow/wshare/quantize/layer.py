@@ -10,7 +10,8 @@
 4. The values are solved for, by least squares of the output error, with the indices as they are (`_least_squares`).
 5. Indices move up or down one at a time while that lowers error plus code length (`error_feedback.descend`).
 6. All values are multiplied by one number that gives the outputs the variance that they had (`_variance_matched`).
-7. What the change does to the outputs' means is put into the bias, or into the folded batch norm (`_finish`).
+7. A small layer goes through 2 to 6 with uniform grids, too, whose values need no table, and takes what costs least.
+8. What the change does to the outputs' means is put into the bias, or into the folded batch norm (`_finish`).
 
 The loss of a network, in nats of Kullback-Leibler divergence, is taken to be the sum over layers of
 1/2 sum_o F_o (dw_o^T C dw_o) / E, with dw_o the change of the weights of output o, C the covariance of its
@@ -30,7 +31,7 @@ import numpy as np
 from wshare.quantize import ecsq
 from wshare.quantize import error_feedback as feedback
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
-from wshare.quantize.codebooks import REACH, Layout, Shared, Sweep, row_scale
+from wshare.quantize.codebooks import REACH, STEPS, Layout, Shared, Sweep, row_scale
 from wshare.quantize.cost import index_bits
 from wshare.quantize.kmeans import sweep
 from wshare.quantize.statistics import InputStatistics
@@ -57,9 +58,21 @@ ROUNDED_GAP, ROUNDED_RANGE = 20, 500
 # A level costs its value, as float16, and its frequency.
 LEVEL_BITS = 32
 MOST_INDEX_BITS = 8
+# Of layers up to so many weights grids are tried; a large one's codebook takes no share of its bytes that counts.
+GRID_WEIGHTS = 1 << 14
+# Their steps, as shares of that of a uniform quantizer of high rate at this slope, and most values. Tuned on lenet5 and
+# resnet_ds.
+GRID_STEPS = (0.8, 1.0, 1.2)
+GRID_VALUES = 4096
+# What adaptive coding takes beyond the entropy: for a grid, and for each of its values (measured on resnet_ds).
+GRID_BITS, GRID_VALUE_BITS = 48, 4
+# Rows' scales are multiples of so many eighths of an octave at most.
+COARSEST_SCALE = 8
 # A shift may err by twice the cell of a weight that sees an input of energy 1 (measured on EfficientNet-Lite0: no loss
 # of quality).
 SHIFT_CELLS = 2
+# The largest shift, or bias, is at least so many steps.
+LEAST_STEPS = 64
 _SWITCHES = (
     "error_feedback",
     "bias_correction",
@@ -156,7 +169,7 @@ class Quantised:
 
     `correction` is float64 [outputs], in the units of the output; `norm` the folded batch norm, if any; `loss` the
     predicted loss in nats, before variances are matched; `bits` analytic: ideal code lengths, or index widths, and all
-    tables.
+    tables. `bias_unit`, a power of two, is the step to which a bias may be rounded.
     """
 
     shared: Shared
@@ -164,6 +177,24 @@ class Quantised:
     norm: FoldedNorm | None
     loss: float
     bits: float
+    bias_unit: float
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """Shared values, the step that they are multiples of if they are, and the weights that take each of them."""
+
+    levels: np.ndarray
+    step: np.float32 | None
+    indices: np.ndarray
+    counts: np.ndarray
+    loss: float
+
+    @property
+    def code_bits(self) -> float:
+        """Ideal code lengths and the table of values."""
+        table = LEVEL_BITS * len(self.levels) if self.step is None else GRID_BITS + GRID_VALUE_BITS * len(self.levels)
+        return float(self.counts @ np.log2(self.indices.size / self.counts)) + table
 
 
 def prepare(
@@ -192,7 +223,7 @@ def prepare(
     if groups > 1:
         # Channels of a depthwise layer see inputs of their own: each gets the scale that suits them.
         unit = unit * np.repeat(_relative_std(covariance, energy), outputs // groups)
-    exponents = None if norm is None and groups == 1 else _exponents(unit)
+    exponents = None if norm is None and groups == 1 else _exponents(unit, weight.size // max(1, outputs))
     rows = np.ones(outputs) if exponents is None else row_scale(exponents).astype(np.float64)
     loss = 0 if silent else 0.5 * fisher / outputs
     importance = loss / np.repeat(energy, outputs // groups) * (rows / present) ** 2
@@ -240,8 +271,16 @@ def _relative_std(covariance: np.ndarray, energy: np.ndarray) -> np.ndarray:
     return np.exp(logarithm - logarithm.mean())
 
 
-def _exponents(unit: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(8 * np.log2(unit)), -REACH, REACH).astype(np.int16)
+def _exponents(unit: np.ndarray, columns: int) -> np.ndarray:
+    """Exponents of the rows' scales, int16 [outputs]: multiples of a power of two, as coarse as pays.
+
+    A step that is off by a factor e^x raises the cost of a weight, distortion plus slope times rate, from its minimum
+    by 2 x^2 times the distortion there, slope / (2 ln 2): by x^2 / ln 2 bits. Rounding to multiples of m eighths of an
+    octave leaves x uniform in +-m ln 2 / 16 and saves log2 m bits a row: m^2 = 384 / (ln 2^2 columns) is best.
+    """
+    best = np.sqrt(384 / (np.log(2) ** 2 * max(columns, 1)))
+    multiple = 2 ** int(np.clip(np.round(np.log2(best)), 0, np.log2(COARSEST_SCALE)))
+    return np.clip(np.round(STEPS * np.log2(unit) / multiple) * multiple, -REACH, REACH).astype(np.int16)
 
 
 def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, options: Options) -> Quantised:
@@ -255,7 +294,34 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     erasing = _erasing_slope(layer, importance, inverse_std)
     slope = min(slope, erasing)
     keep = options.keep_zeros and not layer.weights.all()
-    levels, lengths = _levels(layer, slope, importance, inverse_std, options.format, keep)
+    starts = [(*_levels(layer, slope, importance, inverse_std, options.format, keep), None)]
+    if options.format == "entropy" and layer.weights.size <= GRID_WEIGHTS:
+        starts += [_grid(layer.weights, share * _grid_step(slope, importance, inverse_std)) for share in GRID_STEPS]
+    found = [
+        _assigned(layer, slope, importance, inverse_std, levels, lengths, step, options)
+        for levels, lengths, step in starts
+        if step is None or 1 < len(levels) <= GRID_VALUES
+    ]
+    best = min(
+        [way for way in found if len(way.levels) > 1] or found[:1], key=lambda way: way.loss + slope * way.code_bits
+    )
+    if options.format == "entropy" and len(best.levels) == 1 and erasing < np.inf:
+        return quantise(layer, slope / 2, sensitivity_scale, options)
+    return _finish(layer, slope, importance, best, options)
+
+
+def _assigned(
+    layer: PreparedLayer,
+    slope: float,
+    importance: np.ndarray,
+    inverse_std: np.ndarray,
+    levels: np.ndarray,
+    lengths: np.ndarray,
+    step: np.float32 | None,
+    options: Options,
+) -> _Assigned:
+    """Steps 3 to 6, from these levels and code lengths; those of a grid stay multiples of its step, which changes."""
+    keep = options.keep_zeros and not layer.weights.all()
     # In squared output error a bit; indices of fixed width all cost the same.
     row_slope = slope / np.maximum(importance, TINY)
     row_slope = row_slope if options.format == "entropy" else np.zeros_like(row_slope)
@@ -269,12 +335,10 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
         lengths = np.log2(indices.size / counts)
-    if options.format == "entropy" and len(levels) == 1 and erasing < np.inf:
-        return quantise(layer, slope / 2, sensitivity_scale, options)
     losses = [part[1] for part in parts]
-    if layer.covariance.ndim == 3:
+    if layer.covariance.ndim == 3 and len(levels) > 1:
         if options.least_squares:
-            levels = _least_squares(layer, indices, levels, importance, _zero(levels, keep))
+            levels, step = _least_squares(layer, indices, levels, step, importance, _zero(levels, keep))
         if options.assignment_descent:
             zero = _zero(levels, keep)
             losses = [
@@ -286,8 +350,43 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
             levels, indices, counts = _used(levels, indices)
     loss = float(sum((rows * weight).sum() for rows, weight in zip(losses, importance, strict=True)))
     if options.variance_matching:
-        levels = _variance_matched(layer, indices, levels)
-    return _finish(layer, slope, importance, indices, levels, counts, loss, options)
+        levels, step = _variance_matched(layer, indices, levels, step)
+    return _Assigned(levels, step, indices, counts, loss)
+
+
+def _grid_step(slope: float, importance: np.ndarray, inverse_std: np.ndarray) -> float:
+    """Step of a uniform quantizer of high rate, whose distortion is a twelfth of the step's square, at this slope."""
+    return float(np.sqrt(6 * slope / np.log(2) / _cost(importance, inverse_std)))
+
+
+def _grid(weights: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """Multiples of a step over the range of the weights, their code lengths, and the step as a file holds it.
+
+    No levels where these would be too many.
+    """
+    held = _short(step)
+    low, high = np.rint(weights.min() / held), np.rint(weights.max() / held)
+    if max(-low, high, high - low) >= GRID_VALUES:
+        return np.zeros(0, np.float32), np.zeros(0), held
+    low, high = int(low), int(high)
+    counts = np.bincount((np.rint(weights / held) - low).astype(np.int64).ravel(), minlength=high - low + 1) + 0.5
+    return _multiples(np.arange(low, high + 1), held), np.log2(counts.sum() / counts), held
+
+
+def _short(step: float) -> np.float32:
+    """The nearest float32 whose lower half is 0."""
+    bits = np.float32(max(step, TINY)).view(np.uint32)
+    return (bits + np.uint32(1 << 15) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def _multiples(places: np.ndarray, step: np.float32) -> np.ndarray:
+    return (places * np.float64(step)).astype(np.float32)
+
+
+def _rescaled(levels: np.ndarray, step: np.float32, factor: float) -> tuple[np.ndarray, np.float32]:
+    """The levels of a grid and its step, multiplied by a factor."""
+    longer = _short(float(step) * factor)
+    return _multiples(np.rint(levels.astype(np.float64) / step), longer), longer
 
 
 def _erasing_slope(layer: PreparedLayer, importance: np.ndarray, inverse_std: np.ndarray) -> float:
@@ -317,8 +416,7 @@ def _levels(
     layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, format: str, keep: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shared values and their code lengths before any feedback; 0 is among them if weights of 0 `keep` it."""
-    # Loss of a unit of squared weight error, on average over the layer.
-    cost = max(float(np.mean(importance[:, None, :] / inverse_std[:, :, None] ** 2)), TINY)
+    cost = _cost(importance, inverse_std)
     if format == "entropy":
         if keep:
             return _levels_with_zero(layer.weights, slope / cost)
@@ -331,6 +429,11 @@ def _levels(
         key=lambda k: cost * found.inertia[k - 1] + slope * (index_bits(k) * layer.weights.size + LEVEL_BITS / 2 * k),
     )
     return _rounded(found.codebook(best)), np.zeros(best)
+
+
+def _cost(importance: np.ndarray, inverse_std: np.ndarray) -> float:
+    """Loss of a unit of squared weight error, on average over the layer."""
+    return max(float(np.mean(importance[:, None, :] / inverse_std[:, :, None] ** 2)), TINY)
 
 
 def _levels_with_zero(weights: np.ndarray, slope: float) -> tuple[np.ndarray, np.ndarray]:
@@ -357,17 +460,22 @@ def _rounded(levels: np.ndarray) -> np.ndarray:
 
 
 def _least_squares(
-    layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray, importance: np.ndarray, zero: int
-) -> np.ndarray:
+    layer: PreparedLayer,
+    indices: np.ndarray,
+    levels: np.ndarray,
+    step: np.float32 | None,
+    importance: np.ndarray,
+    zero: int,
+) -> tuple[np.ndarray, np.float32 | None]:
     """Levels of least output error for these indices, if they stay in order; (van Baalen et al. 2024, "GPTVQ", 3.3).
 
-    The level `zero`, which is 0, stays, unless that is below 0.
+    The level `zero`, which is 0, stays, unless that is below 0. Of a grid only the step is solved for.
     """
     groups, columns, rows = layer.weights.shape
-    step = max(1, int(np.ceil(columns**2 * rows * groups / NORMAL_PRODUCTS)))
+    every = max(1, int(np.ceil(columns**2 * rows * groups / NORMAL_PRODUCTS)))
     matrix, vector = np.zeros((len(levels), len(levels))), np.zeros(len(levels))
-    for group in range(0, groups, step if rows == 1 else 1):
-        chosen = slice(None, None, 1 if rows == 1 else step)
+    for group in range(0, groups, every if rows == 1 else 1):
+        chosen = slice(None, None, 1 if rows == 1 else every)
         part = feedback.codebook_normal(
             np.ascontiguousarray(indices[group][:, chosen]),
             np.ascontiguousarray(layer.weights[group][:, chosen]),
@@ -378,7 +486,10 @@ def _least_squares(
         matrix += part[0]
         vector += part[1]
     if not matrix.any():
-        return levels
+        return levels, step
+    if step is not None:
+        factor = float(vector @ levels) / float(levels @ matrix @ levels)
+        return _rescaled(levels, step, factor) if 0.5 < factor < 2 else (levels, step)
     pull = PULL * np.trace(matrix) / len(levels)
     matrix, vector = matrix + pull * np.eye(len(levels)), vector + pull * levels
     if zero >= 0:
@@ -386,10 +497,12 @@ def _least_squares(
         matrix[zero, zero] = 1
     solved = np.linalg.solve(matrix, vector)
     ordered = (np.diff(solved) > 0).all()
-    return _rounded(solved.astype(np.float32)) if ordered else levels
+    return (_rounded(solved.astype(np.float32)) if ordered else levels), None
 
 
-def _variance_matched(layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def _variance_matched(
+    layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray, step: np.float32 | None
+) -> tuple[np.ndarray, np.float32 | None]:
     """Levels times the one number that gives the layer's outputs the variance that they had.
 
     A shared value is about the mean of what it stands for, so that outputs vary less by what is lost, layer after
@@ -399,7 +512,10 @@ def _variance_matched(layer: PreparedLayer, indices: np.ndarray, levels: np.ndar
         float((layer.importance * variance).sum())
         for variance in (layer.variance, _variance(layer.covariance, levels[indices]))
     )
-    return _rounded((levels * np.sqrt(before / after)).astype(np.float32)) if before and after else levels
+    if not before or not after:
+        return levels, step
+    factor = np.sqrt(before / after)
+    return (_rounded((levels * factor).astype(np.float32)), None) if step is None else _rescaled(levels, step, factor)
 
 
 def _variance(covariance: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -411,23 +527,15 @@ def _variance(covariance: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _finish(
-    layer: PreparedLayer,
-    slope: float,
-    importance: np.ndarray,
-    indices: np.ndarray,
-    levels: np.ndarray,
-    counts: np.ndarray,
-    loss: float,
-    options: Options,
+    layer: PreparedLayer, slope: float, importance: np.ndarray, found: _Assigned, options: Options
 ) -> Quantised:
+    levels, indices = found.levels, found.indices
     change = levels[indices] - layer.weights
     correction = np.zeros(layer.layout.outputs(layer.shape))
     if options.bias_correction and layer.mean is not None:
         correction = -np.einsum("gcr,gc->gr", change, layer.mean).ravel()
-    if options.format == "entropy":
-        bits = float(counts @ np.log2(indices.size / counts)) + LEVEL_BITS * len(levels)
-    else:
-        bits = index_bits(len(levels)) * indices.size + LEVEL_BITS / 2 * len(levels)
+    fixed = index_bits(len(levels)) * indices.size + LEVEL_BITS / 2 * len(levels)
+    bits = found.code_bits if options.format == "entropy" else fixed
     scale = 1.0 if layer.exponents is None else row_scale(layer.exponents)
     bits += 0 if layer.exponents is None else _entropy_bits(layer.exponents)
     norm = None
@@ -437,15 +545,22 @@ def _finish(
         steps = np.round(shift / unit).astype(np.int32)
         norm = FoldedNorm(f"{layer.name}.weight", steps, float(unit), layer.norm.eps, layer.norm.affine)
         bits += _entropy_bits(steps)
-    shared = Shared(levels, layer.layout.from_matrix(indices, layer.shape), layer.exponents, layer.layout)
-    return Quantised(shared, correction * scale, norm, loss, bits)
+    step = None if found.step is None else float(found.step)
+    shared = Shared(levels, layer.layout.from_matrix(indices, layer.shape), layer.exponents, layer.layout, step)
+    of_outputs = importance if layer.exponents is None else importance / scale.reshape(importance.shape) ** 2.0
+    bias_unit = 2.0 ** np.floor(np.log2(_shift_step(slope, of_outputs)))
+    return Quantised(shared, correction * scale, norm, found.loss, bits, float(bias_unit))
 
 
 def _shift_unit(shift: np.ndarray, slope: float, importance: np.ndarray) -> np.float32:
     """Step of the shifts, in row units: as coarse as the slope allows, and such that the largest takes 2^6 to 2^30."""
     largest = np.abs(shift).max() or 1.0
-    step = SHIFT_CELLS * np.sqrt(6 * slope / np.log(2) / max(importance.mean(), TINY))
-    return np.float32(np.clip(step, largest / 2**30, largest / 2**6))
+    return np.float32(np.clip(_shift_step(slope, importance), largest / 2**30, largest / LEAST_STEPS))
+
+
+def _shift_step(slope: float, importance: np.ndarray) -> float:
+    """Step of shifts that the slope allows, in the units that `importance` is of."""
+    return SHIFT_CELLS * float(np.sqrt(6 * slope / np.log(2) / max(importance.mean(), TINY)))
 
 
 def _entropy_bits(values: np.ndarray) -> float:

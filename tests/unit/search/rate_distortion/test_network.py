@@ -146,8 +146,11 @@ def test_a_bias_of_its_own_is_corrected_and_goes_with_the_weights(random_images)
     tensors = network.compressed({"fc": layers["fc"]}).tensors()
     assert tensors.keys() == {"fc.weight", "fc.bias"}
     assert tensors["fc.bias"].dtype == np.float32
-    expected = (model.fc.bias.detach().numpy() + layers["fc"].correction).astype(np.float32)
-    np.testing.assert_array_equal(tensors["fc.bias"], expected)
+    expected = model.fc.bias.detach().numpy() + layers["fc"].correction
+    unit = 2.0 ** np.floor(np.log2(np.abs(expected).max() / 64))
+    unit = min(unit, layers["fc"].bias_unit)
+    np.testing.assert_array_equal(tensors["fc.bias"], (np.rint(expected / unit) * unit).astype(np.float32))
+    assert not np.signbit(tensors["fc.bias"][tensors["fc.bias"] == 0]).any()
     assert layers["fc"].correction.any()
     norm = network.compressed({"conv": layers["conv"]}).tensors()
     assert norm.keys() == {"conv.weight", *(f"bn1.{leaf}" for leaf in BATCH_NORM)}

@@ -247,13 +247,10 @@ def test_from_inputs_to_a_packed_file(study, form):
     names = SHARED
     assert list(recipe["layers"]) == names
     assert recipe["evaluations"] <= CHOICES["evaluations"]
-    # Two halves a slope, and one probe a layer.
-    assert study.forwarded == 2 * recipe["evaluations"] + len(names)
-    assert recipe["images_forwarded"] == {
-        "search": 24 * recipe["evaluations"],
-        "probe": 8 * len(names),
-        "calibration": 48,
-    }
+    # Two halves a slope, and one probe a layer, or two where the first slope was far off.
+    probes = study.forwarded - 2 * recipe["evaluations"]
+    assert probes in (len(names), 2 * len(names))
+    assert recipe["images_forwarded"] == {"search": 24 * recipe["evaluations"], "probe": 8 * probes, "calibration": 48}
     assert recipe["on_search_images"]["measure"] == "accuracy"
     assert -1 <= recipe["predicted_loss_rank_correlation"] <= 1
     front = rows_of(study.folder / "front.csv")
@@ -373,12 +370,12 @@ def test_a_size_is_met_from_below_with_one_evaluation(study, rate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop_after", [2, 6])
+@pytest.mark.parametrize("stop_after", [2, 7, 8])
 def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
     """In a probe or in a slope."""
     study.measure_inputs()
     recipe = study.search()
-    total = study.forwarded
+    total, probes = study.forwarded, study.forwarded - 2 * recipe["evaluations"]
     tables = [(study.folder / name).read_bytes() for name in ("front.csv", "losses.csv", "journal.jsonl")]
     (study.folder / "journal.jsonl").unlink()
     study.stop_after = stop_after
@@ -387,7 +384,7 @@ def test_a_killed_search_goes_on_where_it_stopped(study, stop_after):
     study.stop_after = None
     assert study.search() == recipe
     # A slope that was cut off between its halves is measured again.
-    assert study.forwarded == total - stop_after + (stop_after - 3) % 2 * (stop_after > 3)
+    assert study.forwarded == total - stop_after + (stop_after - probes) % 2 * (stop_after > probes)
     assert study.search() == recipe
     assert study.forwarded == 0
     names = ("front.csv", "losses.csv", "journal.jsonl")

@@ -12,7 +12,7 @@ from wshare.models.folding import behind_bias, bias_of
 from wshare.models.kinds.table import layer_of
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
-from wshare.quantize.layer import Options, PreparedLayer, Quantised, prepare, quantise
+from wshare.quantize.layer import LEAST_STEPS, Options, PreparedLayer, Quantised, prepare, quantise
 from wshare.quantize.statistics import InputStatistics
 from wshare.search.method import Setting, entry
 
@@ -89,7 +89,7 @@ class Network:
             shared={self.tensors[name]: layer.shared for name, layer in layers.items()},
             bits=sum(layer.bits for layer in layers.values()),
             changed={
-                self.bias_names[name]: (self.biases[name] + layer.correction).astype(np.float32)
+                self.bias_names[name]: _rounded(self.biases[name] + layer.correction, layer.bias_unit)
                 for name, layer in layers.items()
                 if name in self.biases and layer.norm is None
             },
@@ -100,6 +100,16 @@ class Network:
             },
             folded={self.norms[name]: layer.norm for name, layer in layers.items() if layer.norm is not None},
         )
+
+
+def _rounded(bias: np.ndarray, unit: float) -> np.ndarray:
+    """The bias, float32, as multiples of a power of two: the unit, or less if the largest were few of it."""
+    largest = float(np.abs(bias).max(initial=0))
+    if not largest:
+        return bias.astype(np.float32)
+    unit = min(unit, 2.0 ** math.floor(math.log2(largest / LEAST_STEPS)))
+    # No -0.0, which is no multiple.
+    return (np.rint(bias / unit) * unit + 0.0).astype(np.float32)
 
 
 def _is_positive(value: object) -> bool:

@@ -83,7 +83,7 @@ class Space:
 class RateDistortion:
     """The search method `rate_distortion`."""
 
-    version = 2
+    version = 3
 
     def prepare(self, artifacts: Artifacts, options: dict, threads: int) -> Space:
         """The layers, from their importance and calibration statistics."""
