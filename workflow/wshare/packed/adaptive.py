@@ -55,6 +55,8 @@ TOP = CONTEXTS * CLASSES
 SECOND = 2 * TOP
 SIGN = SECOND + 2 * CLASSES
 HALF = 1 << 15
+# By count; a division each time would take as long as all else.
+RATES = 65536 // (np.arange(MOST + 1) + 2)
 WIDEST_MEAN = 32767
 
 
@@ -72,7 +74,7 @@ def _probabilities(scale: int, contexts: bool) -> np.ndarray:
 @njit(cache=True, nogil=True)
 def _adapted(state, place, bit):
     p, n = state[place]
-    state[place, 0] = p + (((65535 if bit else 0) - p) * (65536 // (n + 2)) >> 16)
+    state[place, 0] = p + (((65535 if bit else 0) - p) * RATES[n] >> 16)
     if n < MOST:
         state[place, 1] = n + 1
 
@@ -168,66 +170,56 @@ def _encode(values, row, mean, state, out):
 
 
 @njit(cache=True, nogil=True)
-def _take(coder, stream, bound):
-    """The next decision; `coder` is number, range, bytes read."""
-    bit = coder[0] < bound
+def _take(number, span, read, stream, bound):
+    """The next decision, and number, range and bytes read after it."""
+    bit = number < bound
     if bit:
-        coder[1] = bound
+        span = bound
     else:
-        coder[0] -= bound
-        coder[1] -= bound
-    while coder[1] < 1 << 24:
-        octet = stream[coder[2]] if coder[2] < len(stream) else 0
-        coder[0] = coder[0] << 8 | octet
-        coder[1] <<= 8
-        coder[2] += 1
-    return bit
+        number -= bound
+        span -= bound
+    while span < 1 << 24:
+        number = number << 8 | (stream[read] if read < len(stream) else 0)
+        span <<= 8
+        read += 1
+    return bit, number, span, read
 
 
 @njit(cache=True, nogil=True)
 def _decode(stream, row, mean, state, centre, limit, values):
     """Fill `values`; returns bytes read, or -1 where one is not in [0, limit)."""
-    coder = np.array([0, 0xFFFFFFFF, 4])
+    number, span, read = 0, 0xFFFFFFFF, 4
     for i in range(4):
-        coder[0] = coder[0] << 8 | (stream[i] if i < len(stream) else 0)
-    if coder[0] == coder[1]:
+        number = number << 8 | (stream[i] if i < len(stream) else 0)
+    if number == span:
         return -1
     columns = np.full(row if mean else 0, mean)
-    along = mean
-    column = -1
+    along, column, c = mean, -1, NO_CONTEXT
     for i in range(len(values)):
         column += 1
         if column == row:
-            column = 0
-        c = NO_CONTEXT
+            column, along = 0, mean
         if mean:
-            if column == 0:
-                along = mean
             c = min(CONTEXTS - 1, 3 * (columns[column] + along) // mean)
-        bits = 0
-        while True:
-            place = c * CLASSES + bits
-            bit = _take(coder, stream, _bound(coder[1], state[place, 0]))
-            _adapted(state, place, bit)
-            if not bit:
-                break
+        bits, bit = -1, True
+        while bit:
             bits += 1
             if bits == CLASSES:
                 return -1
-        negative = False
+            place = c * CLASSES + bits
+            bit, number, span, read = _take(number, span, read, stream, _bound(span, state[place, 0]))
+            _adapted(state, place, bit)
+        negative, size, first = False, min(bits, 1), 0
         if bits:
-            negative = _take(coder, stream, _bound(coder[1], state[SIGN, 0]))
+            negative, number, span, read = _take(number, span, read, stream, _bound(span, state[SIGN, 0]))
             _adapted(state, SIGN, negative)
-        size = 1 if bits else 0
-        first = 0
         for low in range(bits - 2, -1, -1):
             place = TOP + c * CLASSES + bits if low == bits - 2 else SECOND + 2 * bits + first
+            p = state[place, 0] if low >= bits - 3 else HALF
+            bit, number, span, read = _take(number, span, read, stream, _bound(span, p))
             if low >= bits - 3:
-                bit = _take(coder, stream, _bound(coder[1], state[place, 0]))
                 _adapted(state, place, bit)
-            else:
-                bit = _take(coder, stream, _bound(coder[1], HALF))
-            size = size << 1 | (1 if bit else 0)
+            size = size << 1 | bit
             if low == bits - 2:
                 first = size & 1
         value = centre - size if negative else centre + size
@@ -238,7 +230,7 @@ def _decode(stream, row, mean, state, centre, limit, values):
             x = min(size, WIDEST_MEAN)
             columns[column] += (x << 4) - (columns[column] >> 4)
             along += (x << 3) - (along >> 5)
-    return coder[2]
+    return read
 
 
 def encode(values: np.ndarray, row: int, room: int) -> bytes | None:
