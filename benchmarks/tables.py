@@ -360,6 +360,20 @@ def cerwu(files: Files) -> list[str]:
     return [*table(head, rows), *measured(files["cerwu"])]
 
 
+def equal_kl(files: Files) -> list[str]:
+    """Sizes of files of format version 3 beside those before it."""
+    rows = [
+        (
+            *(row["model"], {"search": "search", "held_out": "held-out"}[row["images"]]),
+            f"{float(row['least_kl']):.4f} to {float(row['most_kl']):.4f}",
+            *(f"{float(row[name]):.3f}" for name in ("ratio", "least_ratio", "most_ratio")),
+        )
+        for row in files["equal_kl"]
+    ]
+    head = "network | images | KL | size after over before, mean | least | most"
+    return [*table(head, rows), *measured(files["equal_kl"])]
+
+
 def ablation(files: Files) -> list[str]:
     """Each part turned off alone, at one divergence on search images."""
     found = {name: files.search("study", name) for name in PARTS}
@@ -527,7 +541,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
     "docs/benchmarks.md": {
         block.__name__: block
         for block in (
-            *(splits, each_split, targets, lites, front, equal, cerwu, ablation, photos),
+            *(splits, each_split, targets, lites, front, equal, cerwu, equal_kl, ablation, photos),
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },

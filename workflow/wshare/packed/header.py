@@ -14,7 +14,7 @@ FORMATS = ("fixed", "entropy")
 KINDS = ("shared", "folded", "batch_norm", "kept")
 # Bit of the form's byte by which a hash of the float32 weights follows, and bytes of this hash: 12 letters in base64.
 HASHED, HASH_BYTES, HASH_LETTERS = 2, 9, 12
-# Earlier names that a name may be written after, and bytes of all names together: copied parts could double each time.
+# Earlier names that a name may be written after, and bytes of all names together: a long one could be copied each time.
 WINDOW = 64
 MOST_NAMES = 1 << 24
 
