@@ -22,11 +22,12 @@ def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
     after it. LinAlgError if the covariance is not positive definite.
     """
     # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V. LAPACK counts
-    # columns first: what it takes for the upper factor is the lower one.
+    # columns first: what it takes for the upper factor is the lower one. It works in place.
     factor, failed = lapack.dpotrf(covariance[::-1, ::-1].astype(np.float64).T, overwrite_a=1)
     if failed:
         raise np.linalg.LinAlgError("a covariance is not positive definite")
-    return np.ascontiguousarray(lapack.dtrtri(factor.T[::-1, ::-1])[0])
+    factor = np.asfortranarray(factor.T[::-1, ::-1])
+    return lapack.dtrtri(factor, overwrite_c=1)[0]
 
 
 @njit(cache=True, nogil=True)

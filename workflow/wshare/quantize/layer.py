@@ -137,7 +137,10 @@ class PreparedLayer:
         """
         if self.covariance.ndim == 2:
             return np.empty((*self.covariance.shape, 0))
-        return np.stack([feedback.inverse_cholesky(group).astype(np.float32) for group in self.covariance])
+        found = np.empty_like(self.covariance)
+        for group, own in zip(self.covariance, found, strict=True):
+            own[:] = feedback.inverse_cholesky(group)
+        return found
 
     @cached_property
     def variance(self) -> np.ndarray:
