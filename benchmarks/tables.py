@@ -311,18 +311,23 @@ def front(files: Files) -> list[str]:
     return [*table(head, rows), *measured(row for *_, row in front_points(files))]
 
 
-def equal_points(files: Files) -> list[tuple[dict[str, str], float, float]]:
-    """Each nncodec file, our rate at its divergence (our front on logarithmic axes), and by what ours is smaller."""
+def at_equal_kl(files: Files, rows: Iterable[dict[str, str]]) -> list[tuple[dict[str, str], float, float]]:
+    """Each peer's file, our rate at its divergence (our front on logarithmic axes), and by what ours is smaller."""
     ours = [files.search("study", name) for name in FRONT]
     points = sorted((math.log(float(row["kl"])), math.log(float(row["on_disk"]))) for row in ours)
     found = []
-    for row in files["peers"]:
+    for row in rows:
         kl = math.log(float(row["kl"]))
         for (low, first), (high, second) in itertools.pairwise(points):
-            if row["method"].startswith("nncodec") and low <= kl < high:
+            if low <= kl < high:
                 times = math.exp(first + (second - first) * (kl - low) / (high - low))
                 found.append((row, times, 1 - float(row["rate"]) / times))
     return found
+
+
+def equal_points(files: Files) -> list[tuple[dict[str, str], float, float]]:
+    """Those of nncodec."""
+    return at_equal_kl(files, [row for row in files["peers"] if row["method"].startswith("nncodec")])
 
 
 def equal(files: Files) -> list[str]:
@@ -338,6 +343,35 @@ def equal(files: Files) -> list[str]:
         for row, ours, smaller in equal_points(files)
     ]
     return table("nncodec | its rate | KL | our rate at this KL | our file is smaller by", rows)
+
+
+def cerwu(files: Files) -> list[str]:
+    """The same of CERWU's files, with what their answers are worth."""
+    rows = [
+        (
+            row["variant"],
+            *(rate(row, "rate"), f"{float(row['kl']):.4f}"),
+            *(f"{float(row['agreement']):.4f}", f"{float(row['expected']):.4f}"),
+            *(f"{ours:.2f}x", f"{smaller:.1%}"),
+        )
+        for row, ours, smaller in at_equal_kl(files, files["cerwu"])
+    ]
+    head = "CERWU | its rate | KL | agreement | expected accuracy | our rate at this KL | our file is smaller by"
+    return [*table(head, rows), *measured(files["cerwu"])]
+
+
+def equal_kl(files: Files) -> list[str]:
+    """Sizes of files of format version 3 beside those before it."""
+    rows = [
+        (
+            *(row["model"], {"search": "search", "held_out": "held-out"}[row["images"]]),
+            f"{float(row['least_kl']):.4f} to {float(row['most_kl']):.4f}",
+            *(f"{float(row[name]):.3f}" for name in ("ratio", "least_ratio", "most_ratio")),
+        )
+        for row in files["equal_kl"]
+    ]
+    head = "network | images | KL | size after over before, mean | least | most"
+    return [*table(head, rows), *measured(files["equal_kl"])]
 
 
 def ablation(files: Files) -> list[str]:
@@ -541,7 +575,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
     "docs/benchmarks.md": {
         block.__name__: block
         for block in (
-            *(splits, each_split, targets, lites, front, equal, ablation, photos),
+            *(splits, each_split, targets, lites, front, equal, cerwu, equal_kl, ablation, photos),
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },

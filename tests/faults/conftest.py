@@ -30,6 +30,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 from ..runs import command, files, made_once, run_to_end
 from . import pipeline, supervisor
@@ -76,6 +77,12 @@ class Row:
 
 
 ROWS = pytest.StashKey[dict[tuple[int, str], Row]]()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Stages that run in this process have as many threads as jobs have: sums of floats depend on them."""
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,5 +1,6 @@
 """Networks of layers that a real one rarely has."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,3 +67,8 @@ def few() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Few().eval()
+
+
+def further() -> tuple[np.ndarray, None]:
+    """Noise, for calibration alone."""
+    return np.random.default_rng(5).integers(0, 256, (6, 8, 8), dtype=np.uint8), None

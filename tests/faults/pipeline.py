@@ -20,7 +20,13 @@ LAYERS = ("depthwise", "pointwise")
 CONFIG = complete(
     {
         # So few that the labels cannot tell that its weights are random.
-        "datasets": {"digits": {"source": "digits", "split": {"search": 25, "held_out": 24}}},
+        "datasets": {
+            "digits": {
+                "source": "digits",
+                "split": {"search": 25, "held_out": 24},
+                "calibration": {"source": "python", "function": "tests.faults.networks:further"},
+            }
+        },
         "models": {
             "m": {
                 "source": "file",
@@ -85,6 +91,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     own = searched(item)
     images = {"search_images": f"{R}/images/search.h5"}
     held_out = {"held_out_images": f"{R}/images/held_out.h5"}
+    further = {"calibration_images": f"{R}/images/calibration.h5"}
     outputs = {"search_outputs": f"{R}/baseline/search.h5"}
     listed, baseline = {"layers": f"{R}/model/layers.json"}, f"{R}/baseline/metrics.json"
     threads, gpus = {"threads": 1}, {"gpus": 0}
@@ -100,6 +107,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
 
     table = {
         "prepare_images": lambda: ({"spec": MODEL["spec"]}, images | held_out),
+        "prepare_calibration": lambda: ({"spec": MODEL["spec"]} | images | held_out, further),
         "evaluate_dense": lambda: (
             MODEL | images | held_out | threads | gpus,
             outputs | {"held_out_outputs": f"{R}/baseline/held_out.h5", "baseline": baseline},
@@ -107,7 +115,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
         "inspect_model": lambda: (MODEL | {"model": "m"}, listed),
         "extract_weights": lambda: (MODEL | listed | images | gpus, {"layer_weights": f"{R}/weights.h5"}),
         "measure_inputs": lambda: (
-            MODEL | listed | images | gpus | threads,
+            MODEL | listed | images | further | gpus | threads,
             {"calibration": f"{R}/calibration.h5"},
         ),
         "cluster_layer": lambda: (
@@ -174,7 +182,13 @@ def run(stage: str, item: str = "") -> int:
 
 
 CHAIN = (
-    *(("prepare_images", ""), ("evaluate_dense", ""), ("inspect_model", ""), ("extract_weights", "")),
+    *(
+        ("prepare_images", ""),
+        ("prepare_calibration", ""),
+        ("evaluate_dense", ""),
+        ("inspect_model", ""),
+        ("extract_weights", ""),
+    ),
     *(("measure_inputs", ""), ("cluster_layer", None), ("profile_layers", ""), ("gather_sensitivity", "")),
     *(("search", "slope"), ("search", "rd"), ("pack_model", "slope"), ("pack_model", "rd")),
     *(("evaluate_packed", "slope"), ("evaluate_packed", "rd"), ("summarise", "")),

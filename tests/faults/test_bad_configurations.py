@@ -68,6 +68,22 @@ CASES = [
             "datasets.mnist.split: the shares add up to 1.2, which is more than all images",
         ],
     ),
+    (
+        "datasets.mnist.calibration: {source: photos}",
+        ["datasets.mnist.calibration: source 'photos' deals its crops itself; take another source, or leave it out"],
+    ),
+    (
+        "datasets.mnist.calibration: {source: mnist}",
+        ["datasets.mnist.calibration: names the search images; give a path, function or source of other images"],
+    ),
+    (
+        "datasets.mnist.calibration: {source: imagefolder}",
+        ["datasets.mnist.calibration.path: a folder of images is needed; set it here"],
+    ),
+    (
+        "datasets.pictures: {source: imagefolder, path: p, class_map: sorted, split: {search: 1, held_out: 1}, calibration: {path: p}}",
+        ["datasets.pictures.calibration: names the search images; give a path, function or source of other images"],
+    ),
     ("datasets.mnist.split: {search: 10}", ["datasets.mnist.split.held_out: required, but missing"]),
     (
         "datasets.mnist.split.search: 2.5",

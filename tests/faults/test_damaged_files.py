@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
+from wshare.data.stored import write_images
 from wshare.errors import FormatError
 from wshare.files.sealed import read_json, write_json
 from wshare.files.tables import write_sealed
@@ -32,6 +33,9 @@ READERS = [
     (f"{R}/images/search.h5", "evaluate_dense", ""),
     (f"{R}/images/held_out.h5", "evaluate_dense", ""),
     (f"{R}/images/search.h5", "extract_weights", ""),
+    (f"{R}/images/search.h5", "prepare_calibration", ""),
+    (f"{R}/images/held_out.h5", "prepare_calibration", ""),
+    (f"{R}/images/calibration.h5", "measure_inputs", ""),
     (f"{R}/model/layers.json", "extract_weights", ""),
     (f"{R}/model/layers.json", "search", "rd"),
     (f"{R}/model/layers.json", "pack_model", "rd"),

@@ -24,6 +24,8 @@ def pack(search: str) -> int:
 def apply(search: str) -> int:
     """Exit code of `wshare apply` on the network and the images that were searched."""
     arguments = ["--recipe", searched(search)["recipe"], "--spec", MODEL["spec"], "--weights", MODEL["weights"]]
+    if search == "rd":
+        arguments += ["--calibration-images", f"{R}/images/calibration.h5"]
     return main(["apply", *arguments, "--search-images", f"{R}/images/search.h5", "--output", str(WRITTEN)])
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
+from wshare.data.stored import write_images
 
 # The first call of a compiled function takes seconds; and the same examples every time make a failure repeatable.
 settings.register_profile("wshare", deadline=None, derandomize=True, max_examples=50)

@@ -21,8 +21,9 @@ import wshare
 from wshare import api
 from wshare.artifacts.model import write_model
 from wshare.config.validation import complete_search
-from wshare.data.images import normalised, write_images
+from wshare.data.images import normalised
 from wshare.data.splits import split_indices
+from wshare.data.stored import write_images
 from wshare.errors import FormatError, UserError
 from wshare.files.sealed import read_json
 from wshare.files.tables import read_sealed
@@ -30,7 +31,7 @@ from wshare.models import zoo as networks
 from wshare.models.description import Fetched
 from wshare.packed.format import load_packed
 from wshare.search.artifacts import Files
-from wshare.stages.arguments import Machine, ModelFiles, PackedFiles, SearchedFiles
+from wshare.stages.arguments import Machine, ModelFiles, PackedFiles, Samples, SearchedFiles
 from wshare.stages.evaluate_dense import evaluate_dense
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.inspect_model import inspect_model
@@ -100,6 +101,30 @@ def test_compress_prints_nothing(capfd, monkeypatch):
     assert (printed.out, printed.err) == ("", "")
 
 
+@pytest.mark.slow
+def test_images_for_calibration_alone_change_the_file_and_not_what_is_measured_on():
+    random = np.random.default_rng(9)
+    further = torch.from_numpy(random.normal(size=(20, *IMAGES.shape[1:])).astype(np.float32))
+    found, alone = compressed(calibration=further), compressed()
+    assert found.recipe["artifacts"]["calibration"]["further_images"] == 20
+    assert "further_images" not in alone.recipe["artifacts"]["calibration"]
+    assert found.packed != alone.packed
+    for split in ("search", "held_out"):
+        assert found.metrics["sha256"][f"{split}_images"] == alone.metrics["sha256"][f"{split}_images"]
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_images_for_calibration_that_are_searched_with_or_held_out_are_refused(place):
+    with pytest.raises(UserError, match=r"calibration: 1 of 1 are (search|held-out) images too; give others"):
+        compressed(calibration=IMAGES[place][None])
+
+
+def test_images_for_calibration_are_refused_by_a_method_that_has_none():
+    further = torch.zeros(3, *IMAGES.shape[1:])
+    with pytest.raises(UserError, match="calibration: method 'uniform' goes by no calibration statistics"):
+        compressed(calibration=further, method="uniform", options={})
+
+
 # The same as the workflow's.
 
 
@@ -134,7 +159,8 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None, task: str) -
     listed = files["layers.json"]
     extract_weights({"images": 128, "seed": 0}, model, weights, listed, images, files["weights.h5"], 0)
     measure_inputs(
-        {"images": 512, "seed": 0}, model, weights, files["layers.json"], images, files["calibration.h5"], Machine(1, 0)
+        *({"images": 512, "seed": 0}, model, weights, files["layers.json"]),
+        *(Samples(images), files["calibration.h5"], Machine(1, 0)),
     )
     made = ModelFiles(model, weights), listed, images, baseline, Files(files["weights.h5"], files["calibration.h5"])
     searched = SearchedFiles(*(folder / name for name in ("front.csv", "losses.csv", "recipe.json")))

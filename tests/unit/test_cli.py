@@ -1,3 +1,4 @@
+import gc
 import inspect
 import json
 import logging
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -285,6 +287,40 @@ def test_fields_of_an_argument_are_flags_and_those_with_a_default_may_stand_with
     monkeypatch.setattr(import_module("wshare.stages.gather_sensitivity"), "gather_sensitivity", gather_sensitivity)
     assert main(["gather_sensitivity", "--count", "3", *given]) == 0
     assert seen == [(3, expected)]
+
+
+@pytest.mark.parametrize(("tables", "code"), [("0.csv", 0), ("missing.csv", 1)])
+def test_a_stage_ends_with_its_code_and_what_others_do_at_the_end(tables, code, tmp_path):
+    write_sealed(tmp_path / "0.csv", ("layer", "k"), [{"layer": "fc", "k": 2}], {})
+    arguments = ["gather_sensitivity", "--tables", tables, "--sensitivity", "out.csv"]
+    program = f"""if True:
+        import atexit, runpy, sys
+        # No line: it waits to be flushed.
+        atexit.register(lambda: print("at the end", end=""))
+        sys.argv[1:] = {arguments}
+        runpy.run_module("wshare", run_name="__main__")
+    """
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == code, run.stderr
+    assert run.stdout.splitlines()[-1] == "at the end"
+    assert (tmp_path / "out.csv").exists() == (code == 0)
+
+
+def test_garbage_is_collected_but_for_imports(monkeypatch):
+    seen = {}
+
+    def gather_sensitivity():
+        """Stands for a stage."""
+        seen["stage"] = gc.isenabled()
+
+    def imported(name: str) -> SimpleNamespace:
+        seen["import"] = gc.isenabled()
+        return SimpleNamespace(gather_sensitivity=gather_sensitivity)
+
+    monkeypatch.setattr("wshare.cli.importlib", SimpleNamespace(import_module=imported))
+    assert main(["gather_sensitivity"]) == 0
+    assert seen == {"import": False, "stage": True}
 
 
 def test_what_the_library_logs_is_printed_as_it_is(monkeypatch, capsys):

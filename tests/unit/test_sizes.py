@@ -13,9 +13,9 @@ from torch import nn
 import wshare
 from wshare.cli import main
 from wshare.data.devices import placed
-from wshare.data.images import DeviceImages, ImageFile, normalised, write_images
+from wshare.data.images import DeviceImages, ImageFile, normalised
 from wshare.data.prepare import prepare
-from wshare.data.stored import image_at
+from wshare.data.stored import image_at, write_images
 from wshare.errors import FormatError, UserError
 from wshare.evaluation.predict import predict
 from wshare.models.preprocessing import complete_preprocessing, input_shape

@@ -39,6 +39,11 @@ def pixels() -> np.ndarray:
     return (load_digits().images[:IMAGES] * 15.9).astype(np.uint8)
 
 
+def further() -> tuple[np.ndarray, None]:
+    """Other images of digits."""
+    return (load_digits().images[IMAGES : IMAGES + 40] * 15.9).astype(np.uint8), None
+
+
 def digits() -> tuple[np.ndarray, None]:
     """Images without labels."""
     return pixels(), None

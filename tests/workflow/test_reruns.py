@@ -255,6 +255,13 @@ ROWS = {
             prepared("given"),
         ),
     ],
+    "`datasets.<dataset>.calibration`": [
+        (
+            "images for calibration",
+            sets("datasets.digits.calibration", {"source": "mnist"}),
+            {"tiny prepare_calibration"} | measured("tiny"),
+        ),
+    ],
     "`models.<model>.dataset`": [
         ("another dataset", sets("models.given.dataset", "digits"), prepared("given")),
         ("dataset under another name", dataset_renamed, evaluated("given", "uniform")),

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from wshare.artifacts.front import layer_columns
+from wshare.cli import main
 from wshare.files.sealed import read_json
 from wshare.files.tables import read_sealed
 from wshare.packed.format import load_packed, read_shared
@@ -18,7 +20,12 @@ from .conftest import run_network
 SEARCHES = ("rate", "one")
 STUDY = {
     "datasets": {
-        "digits": {"source": "python", "function": "sequences:digits", "split": {"search": 150, "held_out": 150}}
+        "digits": {
+            "source": "python",
+            "function": "sequences:digits",
+            "split": {"search": 150, "held_out": 150},
+            "calibration": {"function": "sequences:further"},
+        }
     },
     "models": {
         "reader": {
@@ -50,6 +57,34 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made_once(tmp_path_factory, "sequences", lambda folder: run_network(folder, STUDY, sequences))
         / "results/reader"
     )
+
+
+def test_further_images_go_into_calibration_alone(results: Path):
+    with h5py.File(results / "images/calibration.h5") as file:
+        assert len(file["images"]) == 40
+        assert "labels" not in file
+    folder = results / "search/rate"
+    recipe = read_json(folder / "recipe.json")
+    assert recipe["artifacts"]["calibration"] == {"images": 512, "seed": 0, "further_images": 40}
+    assert recipe["images_forwarded"]["calibration"] == 2 * (150 + 40)
+    assert read_json(folder / "metrics.json")["compressed"]["images"] == 150
+    assert "prepare_calibration" in read_json(folder / "timings.json")["seconds"]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_recipe_that_had_further_images_takes_them_again(results: Path, tmp_path: Path, monkeypatch, capsys, given):
+    folder, output = results / "search/rate", tmp_path / "again.safetensors"
+    monkeypatch.chdir(results.parents[1])
+    monkeypatch.syspath_prepend(results.parents[1])
+    command = ["apply", "--recipe", str(folder / "recipe.json"), "--spec", str(results / "model/model.json")]
+    command += ["--search-images", str(results / "images/search.h5"), "--output", str(output)]
+    further = ["--calibration-images", str(results / "images/calibration.h5")] if given else []
+    assert main(command + further) == (0 if given else 1)
+    if given:
+        assert output.read_bytes() == (folder / "packed.safetensors").read_bytes()
+    else:
+        assert "40 further images for calibration, and none are given" in capsys.readouterr().err
+        assert not output.exists()
 
 
 def test_every_stage_names_them(results: Path):

@@ -23,6 +23,7 @@ rule cluster_layer:
         "results/{model}/logs/cluster_layer/{layer}.log",
     benchmark:
         "results/{model}/benchmarks/cluster_layer/{layer}.tsv"
+    priority: 1
     conda:
         "../../envs/numpy.yaml"
     resources:

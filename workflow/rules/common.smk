@@ -20,6 +20,7 @@ from wshare.config.code_hash import code_hash
 from wshare.config.environment import prepare_for_jobs
 from wshare.config.plan import chances, plan
 from wshare.config.slices import (
+    calibration_source,
     image_source,
     layer_overrides,
     method_of,
@@ -80,16 +81,19 @@ def settings_of(*parts, **entries):
     return settings
 
 
-def code_hash_of(stage):
-    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search."""
+def code_hash_of(stage, images=image_source):
+    """Function of wildcards: SHA-256 over the source files that the stage runs for a model and search.
+
+    `images` gives the source of the images that the stage reads, of a dataset.
+    """
 
     def hashed(wildcards):
-        return code_hash(stage, **choices_of(wildcards))
+        return code_hash(stage, **choices_of(wildcards, images))
 
     return hashed
 
 
-def choices_of(wildcards):
+def choices_of(wildcards, images):
     """What a job chooses among sources, methods and tasks: those of its model, and of its search if it has one."""
     name, search = wildcards.get("model"), wildcards.get("search")
     if not name:
@@ -97,7 +101,7 @@ def choices_of(wildcards):
     model = config["models"][name]
     return {
         "source": model["source"],
-        "dataset": image_source(config["datasets"][model["dataset"]]),
+        "dataset": images(config["datasets"][model["dataset"]]),
         "task": model["task"],
         "method": config["searches"][search]["method"] if search else None,
     }
@@ -106,6 +110,29 @@ def choices_of(wildcards):
 def gpus_of(wildcards, resources):
     """GPUs that a profile gives a job; like threads, no reason to run it again."""
     return resources.get("gpu", 0)
+
+
+# Bytes of weights below which a network is small: its jobs take about as long as the start of Python and torch.
+SMALL = 1 << 22
+
+
+def threads_up_to(most):
+    """Function of a job's inputs: threads for its batches of images; like GPUs, no reason to run it again.
+
+    A small network takes one. Where a run on this machine is for several models, the others take half of the cores at
+    most: Snakemake holds no core back for a job that waits for a second one, and so would start the longest jobs last.
+    """
+
+    def threads(wildcards, input):
+        weights = Path(input.spec).with_name("weights.safetensors")
+        if weights.exists() and weights.stat().st_size < SMALL:
+            return 1
+        cores = workflow.resource_settings.cores
+        # A job of a cluster has cores of its own; its Snakemake asks here, too.
+        shared = workflow.is_main_process and workflow.local_exec and len(config["models"]) > 1
+        return min(most, max(1, cores // 2)) if shared and cores else most
+
+    return threads
 
 
 def growing(first):
@@ -206,6 +233,8 @@ def benchmark_files(model, searches):
     rules = [made, "inspect_model", "prepare_images", "evaluate_dense"]
     for search in searches:
         rules += [maker for artifact in method_of(config, search).needs for maker in MAKERS[artifact]]
+    if "measure_inputs" in rules and calibrated_apart(model):
+        rules.append("prepare_calibration")
     jobs = {
         "cluster_layer": lambda: [layer["folder"] for layer in layers_of(model)],
         "profile_layers": lambda: groups_of(model),
@@ -240,6 +269,23 @@ def beside(made, name):
         return str(Path(getattr(output, made)).with_name(name))
 
     return path
+
+
+# Images for calibration alone, where a dataset names some.
+
+
+def if_more_images(file):
+    """Function of wildcards: the file, if the model's dataset names images for calibration beside its own."""
+
+    def needed(wildcards):
+        return file.format(**wildcards) if calibrated_apart(wildcards.model) else []
+
+    return needed
+
+
+def calibrated_apart(model):
+    """Whether the model's dataset names images for calibration beside its own."""
+    return bool(config["datasets"][config["models"][model]["dataset"]]["calibration"])
 
 
 # What is read of all searches.
@@ -318,6 +364,16 @@ def print_plan():
     """What the run is about to do, before it starts."""
     jobs = [(job.rule.name, job.benchmark) for job in workflow.dag.needrun_jobs()]
     print(plan(config, Path("results"), jobs))
+
+
+def start_jobs_without_delay():
+    """Let this machine start as many jobs a second as it can.
+
+    Snakemake limits them to 100, and to that end looks once a second at all jobs that wait, once more for each job that
+    has ended: a tenth of the demo's processor time.
+    """
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
 
 
 def print_summary():

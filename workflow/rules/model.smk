@@ -33,6 +33,7 @@ rule fetch_model:
         "results/{model}/benchmarks/fetch_model.tsv"
     wildcard_constraints:
         model=one_of(model_names(config, trained=False)),
+    priority: 2
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -76,6 +77,7 @@ rule train_model:
         "results/{model}/benchmarks/train_model.tsv"
     wildcard_constraints:
         model=one_of(model_names(config, trained=True)),
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -92,7 +94,7 @@ rule train_model:
             "models.{model}.training",
             "models.{model}.preprocessing",
             # Train and search images are dealt first: how many are held out changes neither.
-            dataset=["datasets.{dataset}.*", "!split.held_out", "!held_out"],
+            dataset=["datasets.{dataset}.*", "!split.held_out", "!held_out", "!calibration"],
         ),
     shell:
         "python -m wshare train_model"
@@ -113,6 +115,7 @@ checkpoint inspect_model:
         "results/{model}/logs/inspect_model.log",
     benchmark:
         "results/{model}/benchmarks/inspect_model.tsv"
+    priority: 2
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -149,9 +152,10 @@ rule evaluate_dense:
         "results/{model}/logs/evaluate_dense.log",
     benchmark:
         "results/{model}/benchmarks/evaluate_dense.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
-    threads: 4
+    threads: threads_up_to(4)
     resources:
         mem_mb=growing(4000),
         runtime=growing(120),
@@ -185,6 +189,7 @@ rule extract_weights:
         "results/{model}/logs/extract_weights.log",
     benchmark:
         "results/{model}/benchmarks/extract_weights.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -213,16 +218,18 @@ rule measure_inputs:
         weights="results/{model}/model/weights.safetensors",
         layers="results/{model}/model/layers.json",
         search_images="results/{model}/images/search.h5",
+        calibration_images=if_more_images("results/{model}/images/calibration.h5"),
     output:
         calibration="results/{model}/calibration.h5",
     log:
         "results/{model}/logs/measure_inputs.log",
     benchmark:
         "results/{model}/benchmarks/measure_inputs.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     # A half of the images each.
-    threads: 2
+    threads: threads_up_to(2)
     resources:
         mem_mb=growing(3000),
         runtime=growing(120),
@@ -237,6 +244,7 @@ rule measure_inputs:
         " --weights {input.weights:q}"
         " --layers {input.layers:q}"
         " --search-images {input.search_images:q}"
+        " --calibration-images {input.calibration_images:q}"
         " --calibration {output.calibration:q}"
         " --gpus {params.gpus}"
         " --threads {threads}"

@@ -55,9 +55,10 @@ rule search:
         "results/{model}/logs/search/{search}/search.log",
     benchmark:
         "results/{model}/benchmarks/search/{search}/search.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
-    threads: 4
+    threads: threads_up_to(4)
     resources:
         mem_mb=growing(6000),
         runtime=growing(480),
@@ -117,7 +118,7 @@ rule pack_model:
         "results/{model}/benchmarks/search/{search}/pack_model.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 4
+    threads: threads_up_to(4)
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
@@ -163,7 +164,7 @@ rule evaluate_packed:
         "results/{model}/benchmarks/search/{search}/evaluate_packed.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 4
+    threads: threads_up_to(4)
     resources:
         mem_mb=growing(4000),
         runtime=growing(120),

@@ -30,6 +30,7 @@ rule profile_layers:
         "results/{model}/logs/profile_layers/{group}.log",
     benchmark:
         "results/{model}/benchmarks/profile_layers/{group}.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -62,6 +63,7 @@ rule gather_sensitivity:
         "results/{model}/logs/gather_sensitivity.log",
     benchmark:
         "results/{model}/benchmarks/gather_sensitivity.tsv"
+    priority: 1
     localrule: True
     conda:
         "../../envs/numpy.yaml"

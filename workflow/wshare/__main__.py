@@ -1,5 +1,6 @@
 """Entry point of `python -m wshare`."""
 
+import atexit
 import os
 import signal
 import sys
@@ -17,8 +18,19 @@ def _stop(number: int, _frame: object) -> None:
     os._exit(128 + number)
 
 
+def _end(code: int) -> None:
+    """End as `sys.exit` does, but for taking apart the libraries, which takes a third as long as their import.
+
+    All files are closed by now, and the system takes the memory back at once.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
     # A job's log tells what it does while it does it, and keeps its lines however the job ends.
     sys.stdout.reconfigure(line_buffering=True)
-    sys.exit(main())
+    _end(main())

@@ -33,6 +33,7 @@ from wshare.data.devices import device_named, exact, placed
 from wshare.data.images import ImageArray, Images
 from wshare.data.loading import Batches, gathered
 from wshare.data.splits import held_out_count, kinds_of, split_indices
+from wshare.data.stored import image_hash
 from wshare.errors import UserError, one_line
 from wshare.evaluation.baseline import check_accuracy, check_repeats
 from wshare.evaluation.predict import predict
@@ -59,7 +60,7 @@ from wshare.report.quality import kept_share, reasons
 from wshare.search.evaluator import Evaluator, Key, check_target
 from wshare.search.measured import measured_artifacts
 from wshare.search.method import Artifacts
-from wshare.search.methods import DEFAULT, METHODS
+from wshare.search.methods import DEFAULT, METHODS, Method
 from wshare.search.recipe import check_layers, check_promise, method_of, realised
 from wshare.search.run import Searched, run
 from wshare.tasks import table as tasks
@@ -171,6 +172,7 @@ def compress(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     keep_zeros: bool = False,
+    calibration: Batches | None = None,
     seed: int = 0,
     threads: int | None = None,
     device: str | torch.device | None = None,
@@ -188,12 +190,12 @@ def compress(
     labels the model's own predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
-    their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out images
-    alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as `images`, or
-    a tuple (images, labels).
-
-    `quality_function` is a quality of your own: a function, or its name `python:module:function`, of outputs and labels
-    as numpy arrays, which gives a number for all images, or one for each; `quality` is then a share of its value.
+    their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out
+    images alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as
+    `images`, or a tuple (images, labels). `calibration` are further images, in any number and without labels: they
+    add to the calibration statistics, and nothing is measured on them. `quality_function` is a quality of your own:
+    a function, or its name `python:module:function`, of outputs and labels as numpy arrays, which gives a number
+    for all images, or one for each; `quality` is then a share of its value.
 
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
@@ -209,10 +211,9 @@ def compress(
         raise UserError(f"model: a {type(model).__name__}, not an nn.Module")
     device = device_named(device)
     settings = search_settings(method, quality, confidence, dict(options or {}), seed, keep_zeros)
-    with _reproducible():
-        both = _splits(model, images, labels, held_out, seed, input, preprocess)
+    *both, others = _given(model, images, labels, held_out, calibration, seed, input, preprocess)
     return compress_images(
-        *(model, *both, settings, task, include, exclude, threads, None, quality_function, keep_zeros, device)
+        *(model, *both, settings, task, include, exclude, threads, None, quality_function, keep_zeros, device, others)
     )
 
 
@@ -270,6 +271,7 @@ def compress_images(
     quality_function: Function | str | None = None,
     keep_zeros: bool = False,
     device: torch.device = CPU,
+    calibration: Images | None = None,
 ) -> Result:
     """`compress` on images that are dealt out already, each split in random order.
 
@@ -283,19 +285,18 @@ def compress_images(
         table = inspect(work, [], Choice(include, exclude), search.batch(0)[:2])
         names = [layer["name"] for layer in table["layers"]]
         float32 = save(state_of(work))
-        description = {
-            "name": type(work).__name__,
-            "task": known["task"],
-            "sha256": hashlib.sha256(float32).hexdigest(),
-        }
+        description = {"name": type(work).__name__, "task": known["task"]}
+        description["sha256"] = hashlib.sha256(float32).hexdigest()
         sample, held = placed(search, device), placed(held_out, device)
+        others = calibration and placed(calibration, device)
         reference, held_out_reference = (predict(fast(work, device), both, threads) for both in (sample, held))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
         check_target(kind, reference, search.labels, len(held_out), settings)
         row = METHODS[settings["method"]]
+        _check_read(calibration, row)
         made_with = _default_settings(names, settings["seed"], keep_zeros)
-        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference, threads)
+        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference, threads, others)
         searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
         # Packed on the CPU, as the workflow does.
         on_cpu = replace(artifacts, model=fast(work), images=search)
@@ -320,16 +321,23 @@ def compress_images(
 
 
 def apply_recipe(
-    model: nn.Module, recipe: dict, where: str, images: Images, threads: int | None = None
+    model: nn.Module,
+    recipe: dict,
+    where: str,
+    images: Images,
+    threads: int | None = None,
+    calibration: Images | None = None,
 ) -> tuple[bytes, dict]:
     """The packed file of `model`, with its layers as `recipe` says, and the content of sizes.json.
 
     What the recipe's method goes by, such as calibration statistics, depends on the weights: `images` tell it anew,
-    with the settings that the recipe records. The model and the images that the recipe was made with give the very
-    bytes of the file that was packed then. `where` names the recipe in messages. UserError if its layers are not those
-    of the model, or its method has other options now.
+    with the settings that the recipe records, and so do the further images for `calibration`, if there were any.
+    The model and the images that the recipe was made with give the very bytes of the file that was packed then.
+    `where` names the recipe in messages. UserError if its layers are not those of the model, or its method has
+    other options now.
     """
     _check_options(recipe["settings"], where)
+    _check_further(recipe["artifacts"].get("calibration", {}), where, calibration)
     threads = threads or os.cpu_count() or 1
     with _reproducible():
         work = _working_copy(model)
@@ -340,7 +348,8 @@ def apply_recipe(
         check_layers(recipe, where, shapes, "it was made for another architecture")
         float32 = save(state_of(work))
         names, needed = list(recipe["layers"]), method_of(recipe, where).realised_from
-        artifacts = measured_artifacts(needed, kind, work, images, names, recipe["artifacts"], threads=threads)
+        made_with = recipe["artifacts"]
+        artifacts = measured_artifacts(needed, kind, work, images, names, made_with, None, threads, calibration)
         reference = predict(work, images, threads)
         searched = (recipe["model"]["sha256"], recipe["search_images"])
         same = searched == (hashlib.sha256(float32).hexdigest(), images.fingerprint)
@@ -356,6 +365,20 @@ def _check_options(settings: dict, where: str) -> None:
         raise UserError(f"{where}: settings.{error}") from None
     if missing := known.keys() - given.keys():
         raise UserError(f"{where}: settings.options.{min(missing)} is missing; search again")
+
+
+def _check_read(calibration: Images | None, row: Method) -> None:
+    """UserError if there are images for calibration and a method that does not look at them."""
+    if calibration and "calibration" not in row.needs:
+        raise UserError(f"calibration: method {row.name!r} goes by no calibration statistics; leave the images out")
+
+
+def _check_further(settings: dict, where: str, calibration: Images | None) -> None:
+    """UserError unless there are further images for calibration exactly where the recipe was made with some."""
+    count = settings.get("further_images", 0)
+    if bool(count) != bool(calibration):
+        told = f"{count} further images for calibration, and none are" if count else "no further images for calibration"
+        raise UserError(f"{where}: was made with {told} given; {'give' if count else 'leave out'} --calibration-images")
 
 
 def _default_settings(layers: Sequence[str], seed: int, keep_zeros: bool) -> dict[str, dict]:
@@ -496,6 +519,22 @@ def _compressed(model: nn.Module, packed: bytes) -> nn.Module:
     return compressed
 
 
+def _given(
+    model: nn.Module,
+    images: Batches,
+    labels: Sequence | None,
+    held_out: object,
+    calibration: Batches | None,
+    seed: int,
+    take: str | Callable | None,
+    preprocess: Callable | None,
+) -> tuple[ImageArray, ImageArray, ImageArray | None]:
+    """Search images, held-out images and those for calibration alone, if there are any, each in random order."""
+    with _reproducible():
+        both = _splits(model, images, labels, held_out, seed, take, preprocess)
+        return *both, None if calibration is None else _others(model, calibration, both, seed, take, preprocess)
+
+
 def _splits(
     model: nn.Module,
     images: Batches,
@@ -528,10 +567,30 @@ def _splits(
     )
 
 
+def _others(
+    model: nn.Module,
+    images: Batches,
+    both: Sequence[Images],
+    seed: int,
+    take: str | Callable | None,
+    preprocess: Callable | None,
+) -> ImageArray:
+    """Further images for calibration, in random order; UserError if one is among `both`, search and held-out images."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    pixels, _ = gathered(images, None, "calibration", device, take, preprocess)
+    others = _dealt(pixels, None, np.arange(len(pixels)), seed)
+    splits = dict(zip(("search", "held-out"), both, strict=True))
+    known = {found: name for name, split in splits.items() for found in split.hashes()}
+    alike = [known[own] for own in others.hashes() if own in known]
+    if alike:
+        raise UserError(f"calibration: {len(alike)} of {len(others)} are {alike[0]} images too; give others")
+    return others
+
+
 def _check_apart(search: Tensor | list[Tensor], held_out: Tensor | list[Tensor]) -> None:
     """UserError if an image is among both: the verdict is for images that no choice has looked at."""
-    place = {hashlib.sha256(image.numpy().tobytes()).digest(): i for i, image in enumerate(search)}
-    both = [(place.get(hashlib.sha256(image.numpy().tobytes()).digest()), i) for i, image in enumerate(held_out)]
+    place = {image_hash(image.numpy()): i for i, image in enumerate(search)}
+    both = [(place.get(image_hash(image.numpy())), i) for i, image in enumerate(held_out)]
     both = [(i, j) for i, j in both if i is not None]
     if both:
         i, j = both[0]

@@ -1,6 +1,7 @@
 """`wshare <command> --flag value ...`: commands for users, and the stages as the rules call them."""
 
 import argparse
+import gc
 import importlib
 import inspect
 import json
@@ -8,7 +9,8 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
@@ -21,6 +23,7 @@ STAGES = (
     "fetch_model",
     "train_model",
     "prepare_images",
+    "prepare_calibration",
     "evaluate_dense",
     "inspect_model",
     "extract_weights",
@@ -59,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         program.error(f"{command}: no such command; `wshare --help` lists them")
     try:
         package = "commands" if command in COMMANDS else "stages"
-        function = getattr(importlib.import_module(f"wshare.{package}.{command}"), command)
+        with _no_garbage_collected():
+            function = getattr(importlib.import_module(f"wshare.{package}.{command}"), command)
         given = vars(_parser(command, function).parse_args(arguments[1:]))
         positional, named = _values(function, given)
         # The library prints nothing itself. What a command prints may be read by a program.
@@ -78,6 +82,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"wshare {command}: error: {reason}; run it with a profile that gives it no gpu", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Imports make many objects and no garbage: looking for it takes a tenth of the time that torch's import does."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _program() -> argparse.ArgumentParser:

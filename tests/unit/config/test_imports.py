@@ -13,11 +13,26 @@ from wshare.config.validation import PACKAGE
 @pytest.mark.slow
 def test_light_stages_and_the_settings_import_no_torch():
     names = ["wshare.stages.cluster_layer", "wshare.stages.gather_sensitivity", "wshare.stages.summarise"]
-    names += ["wshare.stages.report_model", "wshare.stages.report_study"]
+    names += ["wshare.stages.report_model", "wshare.stages.report_study", "wshare.stages.prepare_images"]
     names += ["wshare.config.slices", "wshare.config.validation", "wshare.cli", "wshare.config.environment"]
     program = f"import {', '.join(names)}, sys; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_stages_import_no_statistics_and_methods_no_library_that_searches():
+    """Each takes as long as the work of a small job; functions that need one import it."""
+    stages = ("evaluate_dense", "extract_weights", "profile_layers", "search", "pack_model", "evaluate_packed")
+    names = [f"wshare.stages.{stage}" for stage in stages] + ["wshare.tasks.classification"]
+    names += [f"wshare.search.by_k.{method}" for method in ("slope", "two_step", "uniform")]
+    program = f"""if True:
+        import {", ".join(names)}, sys
+        print(sorted({{"scipy.stats", "scipy.optimize", "sklearn", "pymoo", "numba"}} & set(sys.modules)))
+    """
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_what_rules_import_and_the_tables_load_no_library_of_arrays():

@@ -7,7 +7,7 @@ import pytest
 from tests.rules import settings_of_stage
 from tests.unit.config.base import BASE, KEYS, edited, problems
 from wshare.cli import STAGES
-from wshare.config.slices import image_source, layer_overrides, model_names, slice_of, studies
+from wshare.config.slices import calibration_source, image_source, layer_overrides, model_names, slice_of, studies
 from wshare.config.validation import complete
 
 
@@ -59,8 +59,16 @@ def test_of_images_from_two_sources_the_code_of_all_sources_counts():
         ([], "digits"),
         ([("datasets.d.held_out", {"source": "digits", "path": None})], "digits"),
         ([("datasets.d.held_out", own)], None),
+        # Images for calibration have a rule of their own.
+        ([("datasets.d.calibration", {"source": "mnist"})], "digits"),
     ):
         assert image_source(edited(*edits)["datasets"]["d"]) == source
+
+
+def test_source_of_images_for_calibration():
+    assert calibration_source(BASE["datasets"]["d"]) is None
+    for own, source in (({"source": "mnist"}, "mnist"), ({"path": "there"}, "digits")):
+        assert calibration_source(edited(("datasets.d.calibration", own))["datasets"]["d"]) == source
 
 
 def texts(config: dict, model: str) -> dict[str, str]:
@@ -73,6 +81,7 @@ def texts(config: dict, model: str) -> dict[str, str]:
 SEEDED = {
     "train_model",
     "prepare_images",
+    "prepare_calibration",
     "extract_weights",
     "cluster_layer",
     "measure_inputs",
@@ -82,7 +91,8 @@ SEEDED = {
 }
 
 
-DATA = {"train_model", "prepare_images"}
+IMAGES = {"prepare_images", "prepare_calibration"}
+DATA = {"train_model", *IMAGES}
 
 
 # What changes for model `m`, layer `conv` and search `s` when one key changes.
@@ -92,13 +102,14 @@ CHANGES = [
     ("datasets.d.source", "mnist", DATA),
     ("datasets.d", {"source": "python", "function": "a:b", "split": BASE["datasets"]["d"]["split"]}, DATA),
     ("datasets.d.enlarge", False, DATA),
-    ("datasets.d.split.train", 0.1, DATA),
-    ("datasets.d.split.search", 0.3, DATA),
+    ("datasets.d.split.train", 0.1, DATA - {"prepare_calibration"}),
+    ("datasets.d.split.search", 0.3, DATA - {"prepare_calibration"}),
     ("datasets.d.split.held_out", 0.3, {"prepare_images"}),
     ("datasets.d.held_out", {"source": "mnist"}, {"prepare_images"}),
+    ("datasets.d.calibration", {"source": "mnist"}, {"prepare_calibration"}),
     ("datasets.folder.path", "there", set()),
     ("models.m.architecture", "lenet5", {"fetch_model", "train_model"}),
-    ("models.m.dataset", "e", DATA),
+    ("models.m.dataset", "e", DATA - {"prepare_calibration"}),
     ("models.m.arguments", {"width": 2}, {"fetch_model", "train_model"}),
     ("models.m.preprocessing.mean", [0.1], {"fetch_model", "train_model"}),
     ("models.m.training.epochs", 1, {"train_model"}),
@@ -164,11 +175,11 @@ def test_a_key_changes_the_settings_of_the_stages_that_depend_on_it_alone(path, 
 
 
 FETCHED = [
-    ("image_folder", "elsewhere", {"prepare_images"}),
-    ("datasets.folder.path", "there", {"prepare_images"}),
+    ("image_folder", "elsewhere", IMAGES),
+    ("datasets.folder.path", "there", IMAGES),
     ("datasets.folder.class_map", "sorted", {"prepare_images"}),
     ("datasets.folder.labels", False, {"prepare_images"}),
-    ("datasets.folder.on_bad_image", "skip", {"prepare_images"}),
+    ("datasets.folder.on_bad_image", "skip", IMAGES),
     ("models.f.source", "timm", {"fetch_model"}),
     ("models.f.weights", "V2", {"fetch_model"}),
     ("models.f.path", "file", {"fetch_model"}),

@@ -244,6 +244,7 @@ BENCHMARKS_STATED = (
     "the margin of the budget, was made wider after a look",
     "(24 samples, far below the paper's budget)",
     "is ISO/IEC 15938-17 (version 2.1.3)",
+    "arXiv 2505.18758, its public code at 65f7094",
     "All at a divergence of 0.05 nats allowed on search images.",
     "taking half a bit a weight for half the divergence.",
     "200 images, two threads, seven rounds",

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from wshare.errors import UserError
-from wshare.evaluation.baseline import by_chance, check_accuracy, check_repeats, guesses, relabelled
+from wshare.evaluation.baseline import at_least, by_chance, check_accuracy, check_repeats, guesses, relabelled
 from wshare.tasks import classification
 
 from ..tasks import vectors
@@ -94,6 +95,14 @@ def test_a_network_that_guesses_is_stopped(count):
     constant = message(np.full(count, 7), labels)
     assert constant.endswith("100% of the images are predicted as class 7")
     assert None not in (constant, message((labels + 5) % CLASSES, labels))
+
+
+@pytest.mark.parametrize("chance", [0.001, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("count", [1, 10, 333])
+def test_probabilities_are_those_of_a_binomial_distribution(count, chance):
+    right = np.arange(count + 2)
+    expected = binom.sf(right - 1, count, chance)
+    np.testing.assert_allclose(at_least(right, count, chance), expected, rtol=1e-9, atol=1e-250)
 
 
 def test_few_images_cannot_tell_a_network_that_guesses():

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
+from wshare.evaluation import intervals
 from wshare.evaluation.chances import TAIL, chance_of_met, least_images, share_of_rate, unconfirmed
 from wshare.evaluation.intervals import Counts, deciding_images, interval, margin, predicted_low, tail, verdict
 
@@ -143,6 +144,19 @@ def test_tails_are_never_below_those_of_all_counts_and_near_them(counts, upper):
     assert n <= 30
     found, wanted = probability(counts, ratio, upper), exact(counts, ratio, upper, *shares)
     assert wanted - 0.01 <= found <= wanted + 0.1
+
+
+def test_the_normal_tail_of_a_saddlepoint_is_scipys():
+    """To the last digit: metrics.json holds what follows from it."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([300, 2, 3, 20], 50)
+    values, images = np.array([0.02, 1.0, -0.98, 0.0]), np.full(50, 1500.0)
+    mean = probabilities @ values + rng.normal(0, 0.003, 50)
+    found = intervals._saddlepoint(probabilities, values, mean, images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "ndtr", norm.cdf)
+        patch.setattr(intervals, "_density", norm.pdf)
+        assert (intervals._saddlepoint(probabilities, values, mean, images) == found).all()
 
 
 def test_float32_that_is_never_right_leaves_everything_open():

@@ -18,7 +18,8 @@ from wshare.artifacts.outputs import read_outputs, write_outputs
 from wshare.artifacts.weights import read_fisher, read_layer, write_weights
 from wshare.calibration.importance import total
 from wshare.config.validation import PACKAGE
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
+from wshare.data.stored import write_images
 from wshare.errors import FormatError, UserError
 from wshare.files.atomic import atomic, write_text
 from wshare.files.hdf5 import SCHEMA_VERSION, content_hash, create_h5, open_h5, sha256_arrays, write_arrays

@@ -26,6 +26,7 @@ from wshare.models.layers import Choice, inspect, never_called
 from wshare.nn import compressed
 from wshare.packed.format import read_shared
 from wshare.quantize.layer import Options
+from wshare.search.rate_distortion import network as network_of_layers
 from wshare.search.rate_distortion.network import Network
 from wshare.tasks import classification
 
@@ -321,6 +322,8 @@ def test_the_importance_does_without_cudnn_where_it_has_no_gradient():
 def test_mean_sums_of_each_weight_stay_where_they_were(network, monkeypatch):
     """With all positions looked at, biases make good what the means of the sums lose."""
     monkeypatch.setattr(statistics, "POSITIONS", 10**6)
+    # Biases as they are corrected, before they are rounded.
+    monkeypatch.setattr(network_of_layers, "_rounded", lambda bias, unit: bias.astype(np.float32))
     names = shareable(network)
     found = input_statistics(network, [pictures()], names, 0)
     prepared = Network.of(network, dict.fromkeys(names, 1.0), found, {})

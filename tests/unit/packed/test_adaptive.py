@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wshare.packed import entropy
-from wshare.packed.adaptive import MARK, decode, encode
+from wshare.packed.adaptive import decode, encode
 from wshare.packed.varint import LONGEST, read_varint, unzigzag, varint, zigzag
 
 LIMIT = 1 << 31
@@ -12,9 +12,7 @@ ROOM = 1 << 20
 
 
 def coded(values: np.ndarray, row: int | None = None) -> bytes:
-    octets = encode(values.astype(np.uint32), values.size if row is None else row, ROOM)
-    assert octets[0] == MARK
-    return octets
+    return encode(values.astype(np.uint32), values.size if row is None else row, ROOM)
 
 
 @pytest.mark.slow
@@ -24,7 +22,7 @@ def coded(values: np.ndarray, row: int | None = None) -> bytes:
 )
 def test_integers_come_back(values, row):
     octets = coded(np.array(values), row)
-    assert decode(memoryview(octets)[1:], len(values), row, LIMIT).tolist() == values
+    assert decode(memoryview(octets), len(values), row, LIMIT).tolist() == values
 
 
 @pytest.mark.parametrize("scale", [0.1, 1, 30, 3000])
@@ -44,16 +42,16 @@ def test_columns_of_different_sizes_take_less_than_the_entropy_of_all():
     values -= values.min()
     octets = coded(values.ravel(), 50)
     shares = np.unique(values, return_counts=True)[1] / values.size
-    assert octets[1] & 0x80
+    assert octets[0] & 0x80
     assert len(octets) < 0.8 * -(shares @ np.log2(shares)) * values.size / 8
-    assert np.array_equal(decode(memoryview(octets)[1:], values.size, 50, 1 << 16), values.ravel())
+    assert np.array_equal(decode(memoryview(octets), values.size, 50, 1 << 16), values.ravel())
     # What rows are comes from outside, and decides what is decoded.
     assert not np.array_equal(entropy.decode(entropy.encode(values), values.size, 1 << 16, 50), np.zeros(values.size))
 
 
 def test_the_time_of_adaptive_coding_has_to_be_worth_its_bytes():
     values = np.rint(np.random.default_rng(0).normal(scale=2, size=(200, 500))).astype(int)
-    assert entropy.encode(values - values.min())[0] != MARK
+    assert entropy.encode(values - values.min())[0] != entropy.ADAPTIVE
 
 
 def test_what_does_not_fit_is_not_coded():

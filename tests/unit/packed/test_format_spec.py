@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from wshare.packed import entropy
-from wshare.packed.adaptive import MARK
+from wshare.packed.entropy import ADAPTIVE
 from wshare.packed.format import BatchNorm, FoldedNorm, load_packed, read_index, write_packed
 from wshare.packed.hashes import weights_hash
 from wshare.quantize.codebooks import Layout, Shared, nearest_indices
@@ -102,7 +102,7 @@ def test_decoder_of_the_text_reads_batch_norms_without_weight_and_bias(tmp_path)
 def test_decoder_of_the_text_reads_coded_integers_of_any_spread(scale):
     values = np.abs(np.random.default_rng(0).normal(scale=scale, size=3000)).astype(np.int64)
     for octets in (entropy.encode(values), entropy.encode_split(values.astype(np.uint32))):
-        assert octets[0] & 0x80 or octets[0] == MARK, "the example has to use a stream"
+        assert octets[0] & 0x80 or octets[0] == ADAPTIVE, "the example has to use a stream"
         assert coded(memoryview(octets), values.size).tolist() == values.tolist()
 
 

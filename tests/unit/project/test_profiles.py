@@ -41,9 +41,17 @@ def test_every_rule_asks_for_memory_and_time_that_grow(rule: str):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rules_with_threads_take_several_by_default_and_hand_them_on(rule: str):
-    assert bool(re.search(r"^    threads: [2-9]$", RULES[rule], re.MULTILINE)) == (
+    assert bool(re.search(r"^    threads: threads_up_to\([2-9]\)$", RULES[rule], re.MULTILINE)) == (
         '" --threads {threads}"' in RULES[rule]
     )
+
+
+def test_what_searches_wait_for_and_searches_go_before_what_comes_after():
+    priorities = {name: int(*re.findall(r"^    priority: (\d)$", body, re.MULTILINE)) for name, body in RULES.items()}
+    after = {"pack_model", "evaluate_packed", "summarise", "report_model", "report_study"}
+    # Of these nothing is known until they have run: what is to do, and how long it takes.
+    first = {"fetch_model", "inspect_model"}
+    assert priorities == {rule: 0 if rule in after else 2 if rule in first else 1 for rule in RULES}
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from wshare.artifacts.sensitivity import columns
-from wshare.data.images import write_images
+from wshare.data.stored import write_images
 from wshare.evaluation.verdict import compare, describe
 from wshare.files.sealed import sha256_file, write_json
 from wshare.files.tables import write_sealed

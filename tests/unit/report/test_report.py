@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pytest
 import yaml
@@ -200,6 +201,17 @@ def test_every_chart_has_data_and_a_text_alternative(page):
         spec = specs[attributes["data-chart"]]
         assert all(rows for rows in spec["datasets"].values()) if "datasets" in spec else spec
         assert "http" not in json.dumps(spec)
+
+
+def test_charts_are_vega_lite(page, study):
+    specs = [
+        spec
+        for found in (page, study)
+        for spec in json.loads(found.find("script", id="charts")[0][2])["specs"].values()
+    ]
+    assert specs
+    for spec in specs:
+        alt.Root.validate(spec)
 
 
 @pytest.mark.parametrize("search", METHODS)

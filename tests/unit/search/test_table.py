@@ -56,7 +56,8 @@ def test_no_module_outside_search_names_a_method(file):
     ids=lambda file: file.relative_to(ROOT).as_posix(),
 )
 def test_no_rule_or_profile_names_a_method(file):
-    words = set(re.findall(r"[a-z_]+", file.read_text(encoding="utf-8")))
+    # Snakemake has a scheduler of that name.
+    words = set(re.findall(r"[a-z_]+", file.read_text(encoding="utf-8").replace("scheduler: greedy", "")))
     assert words & UNMISTAKABLE == set()
     assert not words & {f"search_{name}" for name in METHODS}
 

@@ -17,7 +17,16 @@ from wshare.data.images import ImageFile
 from wshare.errors import UserError
 from wshare.files.sealed import read_json, write_json
 from wshare.search.artifacts import Files
-from wshare.stages.arguments import CompressedFiles, Machine, ModelFiles, Names, PackedFiles, SearchedFiles, Verdict
+from wshare.stages.arguments import (
+    CompressedFiles,
+    Machine,
+    ModelFiles,
+    Names,
+    PackedFiles,
+    Samples,
+    SearchedFiles,
+    Verdict,
+)
 from wshare.stages.evaluate_dense import evaluate_dense
 from wshare.stages.evaluate_packed import evaluate_packed
 from wshare.stages.extract_weights import extract_weights
@@ -104,7 +113,7 @@ def searched(function: str) -> dict:
     inspect_model({"include": [], "exclude": []}, "m", Path("model.json"), Path("weights"), Path("layers.json"))
     own = Path("model.json"), Path("weights"), Path("layers.json"), Path("search.h5")
     extract_weights({"images": 32, "seed": 0}, *own, Path("weights.h5"), 0)
-    measure_inputs({"images": 64, "seed": 0}, *own, Path("calibration.h5"), Machine(1, 0))
+    measure_inputs({"images": 64, "seed": 0}, *own[:3], Samples(own[3]), Path("calibration.h5"), Machine(1, 0))
     options = {"evaluations": 3, "probe_images": 4}
     search = {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "options": options}
     settings = complete_search(search) | {"seed": 0, "packing": {"format": "entropy", "batch_norm": "auto"}}

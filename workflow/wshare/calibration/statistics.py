@@ -33,12 +33,22 @@ def input_statistics(
     return found
 
 
-def calibrate(model: nn.Module, images: Images, layers: list[str], seed: int, threads: int = 1) -> Calibration:
-    """Statistics of the layers' inputs on each half of the images; on two `threads` the halves run side by side."""
+def calibrate(
+    model: nn.Module, images: Images, layers: list[str], seed: int, threads: int = 1, others: Images | None = None
+) -> Calibration:
+    """Statistics of the layers' inputs on each half of the images, and on `others`, if any.
+
+    On several `threads` these run side by side.
+    """
     border = images.middle()
-    halves = images.part(0, border), images.part(border, len(images))
-    first, second = _of_parts(model, [half.batches() for half in halves], layers, seed, threads)
-    return Calibration((first, second), border)
+    parts = [images.part(0, border), images.part(border, len(images)), *([others] if others else [])]
+    first, second, *rest = _of_parts(model, [part.batches() for part in parts], layers, seed, threads)
+    return Calibration((first, second), border, *rest)
+
+
+def further_images(others: Images | None) -> dict[str, int]:
+    """Entry of the settings that calibration statistics were measured with, where some images were no search images."""
+    return {"further_images": len(others)} if others else {}
 
 
 def _of_parts(

@@ -4,8 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-
 from wshare.api import apply_recipe
 from wshare.commands.common import (
     CORES,
@@ -19,9 +17,8 @@ from wshare.commands.common import (
     Weights,
     check_at_least,
     check_output,
-    decoded,
+    decoded_unlabelled,
     network_of,
-    open_folder,
 )
 from wshare.data.images import ImageFile
 from wshare.errors import UserError
@@ -39,6 +36,10 @@ def apply(
     key: Key = None,
     images: Annotated[Path | None, "folder of images at any depth, or a table; labels are not looked at"] = None,
     search_images: Annotated[Path | None, "in place of --images, images/search.h5 of a results folder"] = None,
+    calibration_images: Annotated[
+        Path | None,
+        "images for calibration alone, if the recipe had some: a folder, or images/calibration.h5",
+    ] = None,
     limit: Annotated[int, "so many images of the folder, taken at random"] = 512,
     arguments: Arguments = {},  # noqa: B006
     preprocessing: Preprocessing = {},  # noqa: B006
@@ -60,14 +61,18 @@ def apply(
         raise UserError("--images and --search-images: give one of the two")
     chosen = read_recipe(recipe)
     module, description = network_of(architecture, spec, weights, key, arguments, preprocessing, chosen["task"])
+    given = description, enlarge, chosen["settings"]["seed"]
     with tempfile.TemporaryDirectory() as folder:
         if search_images is not None:
             sample = ImageFile(search_images, preprocessing=description["preprocessing"])
         else:
-            dataset = open_folder(images, None, True)
-            order = np.random.default_rng(chosen["settings"]["seed"]).permutation(len(dataset.keys))[:limit]
-            sample = decoded(dataset, order, description, enlarge, Path(folder) / "images.h5")
-        packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads)
+            sample = decoded_unlabelled(images, "--images", *given, Path(folder, "images.h5"), limit)
+        others = calibration_images
+        if others is not None and others.suffix == ".h5":
+            others = ImageFile(others, preprocessing=description["preprocessing"])
+        elif others is not None:
+            others = decoded_unlabelled(others, "--calibration-images", *given, Path(folder, "calibration.h5"))
+        packed, sizes = apply_recipe(module, chosen, str(recipe), sample, threads, others)
     write_bytes(output, packed)
     nbytes = sizes["bytes"]
     print(

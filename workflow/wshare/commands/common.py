@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from wshare.artifacts.model import check_description, read_model
 from wshare.data.dataset import Dataset
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
 from wshare.data.masks import labels_of
 from wshare.data.matching import matched
 from wshare.data.prepare import prepared, unlike_others
 from wshare.data.registry import open_dataset
+from wshare.data.stored import write_images
 from wshare.errors import UserError
 from wshare.files.sealed import read_json
 from wshare.models.registry import fetch
@@ -57,6 +58,9 @@ Task = Annotated[
     f"what the outputs are: {', '.join(TASKS)}; recognised without it where they leave no doubt",
 ]
 Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
+CalibrationImages = Annotated[
+    Path | None, "folder of further images for calibration alone, at any depth, or a table; labels are not looked at"
+]
 Limit = Annotated[int | None, "so many images, taken at random; all without it"]
 Device = Annotated[str | None, "where the networks run: cpu, cuda or cuda:<number>; the CPU without it"]
 Threads = Annotated[int, "threads; the result does not depend on them"]
@@ -150,6 +154,22 @@ def decoded(
         images = unlike_others(path.stem, images, keys, {} if seen is None else seen, dataset.apart)
         write_images(path, images, labels, keys, spec["preprocessing"], {})
     return ImageFile(path)
+
+
+def decoded_unlabelled(
+    images: Path,
+    flag: str,
+    spec: dict,
+    enlarge: bool,
+    seed: int,
+    path: Path,
+    limit: int | None = None,
+    seen: dict[bytes, tuple[str, str]] | None = None,
+) -> ImageFile:
+    """Images that a flag names, in random order, the first `limit` of them, without labels; the rest as `decoded`."""
+    dataset = open_folder(images, None, True, flag)
+    order = np.random.default_rng(seed).permutation(len(dataset.keys))[:limit]
+    return decoded(dataset, order, spec, enlarge, path, seen)
 
 
 def check_at_least(least: int, **flags: int | None) -> None:

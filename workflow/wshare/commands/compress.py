@@ -12,6 +12,7 @@ from wshare.commands.common import (
     CORES,
     Architecture,
     Arguments,
+    CalibrationImages,
     ClassMap,
     Device,
     Enlarge,
@@ -24,6 +25,7 @@ from wshare.commands.common import (
     check_at_least,
     check_output,
     decoded,
+    decoded_unlabelled,
     labelled,
     network_of,
     open_folder,
@@ -41,6 +43,10 @@ from wshare.search.methods import DEFAULT, METHODS
 # torch's generators take no more.
 MOST_SEEDS = 1 << 63
 
+Confidence = Annotated[
+    float | None, "probability with which the verdict shall be met; none goes by the quality measured"
+]
+
 
 def compress(
     *,
@@ -54,12 +60,11 @@ def compress(
     class_map: ClassMap = None,
     no_labels: NoLabels = False,
     quality: Annotated[float, "least quality, as a share of the float32 network's"] = 0.99,
-    confidence: Annotated[
-        float | None, "probability with which the verdict shall be met; none goes by the quality measured"
-    ] = CONFIDENCE,
+    confidence: Confidence = CONFIDENCE,
     method: Annotated[str, f"search method: {', '.join(METHODS)}"] = DEFAULT,
     rate: Annotated[float | None, "compression rate of the layers to reach, whatever the quality"] = None,
     held_out: Annotated[str, "share of the images for the verdict alone, or a folder of other images for it"] = "0.5",
+    calibration_images: CalibrationImages = None,
     limit: Annotated[int | None, "so many images of a folder, taken at random; all without it"] = None,
     recipe: Annotated[Path | None, "recipe to write, for `wshare apply`"] = None,
     metrics: Annotated[Path | None, "sizes, quality and verdict to write, as JSON"] = None,
@@ -86,7 +91,7 @@ def compress(
     place = device_named(device)
     _check(seed, filter(None, (output, recipe, metrics)))
     if k is not None:
-        _check_unused({"--recipe": recipe, "--device": device})
+        _check_unused({"--recipe": recipe, "--device": device, "--calibration-images": calibration_images})
         model, _ = network_of(architecture, None, weights, key, arguments, preprocessing)
         _write(compress_data_free(model, k, keep_zeros=keep_zeros, seed=seed), output, metrics)
         return
@@ -96,8 +101,9 @@ def compress(
     model, spec = network_of(architecture, None, weights, key, arguments, preprocessing, task)
     dataset = labelled(found, spec)
     with tempfile.TemporaryDirectory() as folder:
-        both = _splits(dataset, spec, enlarge, share, limit, seed, Path(folder))
+        *both, others = _splits(dataset, spec, enlarge, share, limit, seed, Path(folder), calibration_images)
         given = {"threads": threads, "categories": spec.get("categories"), "keep_zeros": keep_zeros, "device": place}
+        given["calibration"] = others
         result = compress_images(model, *both, settings, spec["task"], **given)
     if recipe:
         write_json(recipe, result.recipe)
@@ -155,11 +161,19 @@ def _share(held_out: str) -> float | None:
 
 
 def _splits(
-    dataset: Dataset, spec: dict, enlarge: bool, held_out: float | None, limit: int | None, seed: int, folder: Path
-) -> list[ImageFile]:
-    """Search and held-out images, decoded into files in a folder, each in random order as `prepare_images` has them.
+    dataset: Dataset,
+    spec: dict,
+    enlarge: bool,
+    held_out: float | None,
+    limit: int | None,
+    seed: int,
+    folder: Path,
+    calibration: Path | None,
+) -> list[ImageFile | None]:
+    """Search and held-out images, and those for calibration alone, if there are any, decoded into files in a folder.
 
-    They are dealt by the share `held_out`; None is for images that are dealt already.
+    Each is in random order, as the workflow has them. They are dealt by the share `held_out`; None is for images that
+    are dealt already.
     """
     splits = dataset.splits
     if held_out is not None:
@@ -168,7 +182,7 @@ def _splits(
         kept = held_out_count(held_out, taken, "--held-out")
         splits = split_indices(count, kinds_of(dataset.labels), {"search": taken - kept, "held_out": kept}, seed)
     seen: dict[bytes, tuple[str, str]] = {}
-    return [
+    both = [
         decoded(
             dataset,
             np.random.default_rng(seed).permutation(splits[name]),
@@ -179,3 +193,8 @@ def _splits(
         )
         for name in ("search", "held_out")
     ]
+    if calibration is None:
+        return [*both, None]
+    path = folder / "calibration.h5"
+    others = decoded_unlabelled(calibration, "--calibration-images", spec, enlarge, seed, path, seen=seen)
+    return [*both, others]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 
 from wshare.config.validation import image_folder
-from wshare.data.datasets.table import held_out_of
+from wshare.data.datasets.table import calibration_of, held_out_of
 from wshare.models.sources.table import SOURCES
 from wshare.names import matches
 from wshare.search.methods import METHODS, Method
@@ -61,6 +61,12 @@ def image_source(dataset: dict) -> str | None:
     """Source of a dataset's images; None of two sources, as for stages that serve all of them."""
     own = held_out_of(dataset)
     return dataset["source"] if own is None or own["source"] == dataset["source"] else None
+
+
+def calibration_source(dataset: dict) -> str | None:
+    """Source of a dataset's images for calibration alone; None where it has none."""
+    own = calibration_of(dataset)
+    return own and own["source"]
 
 
 def with_image_folders(config: dict) -> dict:

@@ -247,17 +247,17 @@ def _check_dataset(config: dict, name: str, dataset: dict) -> Iterator[str]:
     yield from _check_keys(where, "dataset", dataset, images.SOURCES)
     if source.has_folder and not image_folder(config, dataset):
         yield f"{where}.path: a folder of images is needed; set it here, or pass --config image_folder=<folder>"
-    yield from _check_held_out(f"{where}.held_out", config, dataset)
+    yield from _check_collection(f"{where}.held_out", config, dataset, images.held_out_of(dataset))
+    yield from _check_collection(f"{where}.calibration", config, dataset, images.calibration_of(dataset))
 
 
-def _check_held_out(where: str, config: dict, dataset: dict) -> Iterator[str]:
-    """Problems of a collection that images are held out from."""
-    own = images.held_out_of(dataset)
+def _check_collection(where: str, config: dict, dataset: dict, own: dict | None) -> Iterator[str]:
+    """Problems of a collection that images are held out from, or that calibration looks at."""
     if own is None:
         return
     for name in (dataset["source"], own["source"]):
         if images.SOURCES[name].crops:
-            yield f"{where}: source {name!r} deals its crops itself; take another source, or leave held_out out"
+            yield f"{where}: source {name!r} deals its crops itself; take another source, or leave it out"
             return
     source = images.SOURCES[own["source"]]
     place = {key: own[key] for key in ("source", *images.PLACE)}

@@ -1,26 +1,23 @@
-"""Images, in batches: decoded in an HDF5 file, written once in order and read lazily, or in memory."""
+"""Images, in batches: decoded in an HDF5 file, and read lazily, or in memory."""
 
 import copy
 import hashlib
-import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 
-from wshare.data.stored import Row, Stack, starts_of
+from wshare.data.stored import KIND, image_hash, preprocessing_hash, starts_of, stored_labels
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy
-from wshare.files.hdf5 import create_h5, get_text, open_h5, read_arrays, set_text, write_arrays
-from wshare.files.sealed import sha256_text
+from wshare.files.hdf5 import get_text, open_h5, read_arrays
 
 _log = logging.getLogger(__name__)
 
-KIND = "images"
 # Images of a batch, at least and at most, and the values that it aims at: activations of a batch should stay
 # in the cache, and small images should not drown in calls.
 BATCH_RANGE = (4, 64)
@@ -28,66 +25,6 @@ BATCH_VALUES = 1 << 19
 # The same on a GPU, which is busy from 128 images of 224 x 224 on (measured on an H200).
 GPU_BATCH_RANGE = (1, 1024)
 GPU_BATCH_VALUES = 128 * 3 * 224 * 224
-
-
-def write_images(
-    path: str | Path,
-    images: Iterable[np.ndarray | None],
-    labels: np.ndarray | None,
-    keys: list[str],
-    preprocessing: dict,
-    settings: dict,
-    held_out: int = 0,
-) -> str:
-    """Write decoded images one by one; returns their fingerprint.
-
-    `held_out` is the number of images that the dataset holds out: a search goes by how fine a verdict they allow.
-
-    Each image is uint8 [C, H, W], or float32 as a network takes it, all of one shape unless `preprocessing` has a
-    `crop` of None, or None if it is skipped: it is counted, and left out with its label and its key. `labels` is [N,
-    ...] of whole numbers or float32, or None; `keys` names each image. `preprocessing` gives "mean" and "std" per
-    channel on the [0, 1] scale, for the readers. The fingerprint is the SHA-256 over all pixels and, where there are
-    any, labels, in order.
-    """
-    digest = hashlib.sha256()
-    checksums, kept = [], []
-    with create_h5(path, KIND, settings, {"preprocessing": _hash(preprocessing)}) as file:
-        stored = Row(file, Path(path)) if _any_size(preprocessing) else Stack(file, Path(path), len(keys))
-        # Strict: a reader would take an image that was never written for a black one.
-        for position, (image, _) in enumerate(zip(images, keys, strict=True)):
-            if image is None:
-                continue
-            stored.add(image)
-            kept.append(position)
-            checksums.append(zlib.crc32(image.tobytes()))
-            digest.update(image.tobytes())
-        shapes = stored.finish()
-        if labels is not None:
-            if len(labels) != len(keys):
-                raise ValueError(f"{len(labels)} labels for {len(keys)} images")
-            labels = _stored_labels(np.asarray(labels))[kept]
-            digest.update(labels.tobytes())
-        table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
-        given = {} if labels is None else {"labels": labels}
-        write_arrays(file, **table, **given, **shapes)
-        set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
-        # In one attribute: HDF5 keeps more than eight of them where no checksum covers them.
-        counts = np.array([len(keys) - len(kept), held_out])
-        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped_and_held_out=counts)
-    return digest.hexdigest()
-
-
-def _any_size(preprocessing: dict) -> bool:
-    return "crop" in preprocessing and preprocessing["crop"] is None
-
-
-def _stored_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels as files and fingerprints have them: whole numbers, or numbers of a regression."""
-    return labels.astype("<f4" if labels.dtype.kind == "f" else "<i8")
-
-
-def _hash(preprocessing: dict) -> str:
-    return sha256_text(json.dumps(preprocessing, sort_keys=True))
 
 
 def batch_size(shape: Sequence[int], bounds: tuple[int, int] = BATCH_RANGE, values: int = BATCH_VALUES) -> int:
@@ -139,6 +76,10 @@ class Images:
         view.labels = None if self.labels is None else self.labels[first:stop]
         return view
 
+    def hashes(self) -> Iterator[bytes]:
+        """`image_hash` of each image, in order."""
+        return (image_hash(self.stored(place, place + 1)[0].numpy()) for place in range(len(self)))
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -168,7 +109,7 @@ class ImageFile(Images):
 
     def __init__(self, path: str | Path, limit: int | None = None, preprocessing: dict | None = None):
         self.path = Path(path)
-        with open_h5(path, KIND, preprocessing and {"preprocessing": _hash(preprocessing)}) as file:
+        with open_h5(path, KIND, preprocessing and {"preprocessing": preprocessing_hash(preprocessing)}) as file:
             # Both must say the same: labels that are lost must not pass for labels that never were.
             if get_text(file.attrs, "labels") != ("given" if "labels" in file else "none"):
                 raise FormatError(f"{path}: damaged (its labels are not as it says); {remedy(path)}")
@@ -236,7 +177,7 @@ class ImageArray(Images):
                 digest.update(str(list(images[place].shape)).encode())
             digest.update(images[place].numpy().tobytes())
         if labels is not None:
-            digest.update(_stored_labels(labels).tobytes())
+            digest.update(stored_labels(labels).tobytes())
         self.fingerprint = digest.hexdigest()
         self._first = 0
 

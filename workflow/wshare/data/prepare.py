@@ -1,6 +1,5 @@
 """Images as a network sees them: resized, cropped, before normalisation."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import PIL.Image
 
 from wshare.data.dataset import Dataset, UnreadableImage, listed
+from wshare.data.stored import image_hash
 from wshare.errors import UserError
 from wshare.models.preprocessing import input_shape, sides
 
@@ -113,7 +113,7 @@ def unlike_others(
     alike = []
     for image, key in zip(images, keys, strict=True):
         if image is not None:
-            other, first = seen.setdefault(hashlib.sha256(image.tobytes()).digest(), (name, key))
+            other, first = seen.setdefault(image_hash(image), (name, key))
             if other != name:
                 alike.append((key, other, first))
         yield image

@@ -1,14 +1,87 @@
-"""How a file of images holds them: of one shape in one array, or of different sizes one after another."""
+"""Images in an HDF5 file, written once in order: of one shape in one array, or of different sizes one after another.
 
+Nothing here imports torch, which takes longer than to write a thousand small images.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from wshare.files.atomic import check_space
+from wshare.files.hdf5 import create_h5, set_text, write_arrays
+from wshare.files.sealed import sha256_text
+
+KIND = "images"
 
 # A checksum covers a chunk: small ones cost calls, large ones cost reading more than a batch.
 CHUNK_BYTES = 1 << 16
+
+
+def write_images(
+    path: str | Path,
+    images: Iterable[np.ndarray | None],
+    labels: np.ndarray | None,
+    keys: list[str],
+    preprocessing: dict,
+    settings: dict,
+    held_out: int = 0,
+) -> str:
+    """Write decoded images one by one; returns their fingerprint.
+
+    `held_out` is the number of images that the dataset holds out: a search goes by how fine a verdict they allow.
+
+    Each image is uint8 [C, H, W], or float32 as a network takes it, all of one shape unless `preprocessing` has a
+    `crop` of None, or None if it is skipped: it is counted, and left out with its label and its key. `labels` is [N,
+    ...] of whole numbers or float32, or None; `keys` names each image. `preprocessing` gives "mean" and "std" per
+    channel on the [0, 1] scale, for the readers. The fingerprint is the SHA-256 over all pixels and, where there are
+    any, labels, in order.
+    """
+    digest = hashlib.sha256()
+    checksums, kept = [], []
+    with create_h5(path, KIND, settings, {"preprocessing": preprocessing_hash(preprocessing)}) as file:
+        stored = Row(file, Path(path)) if _any_size(preprocessing) else Stack(file, Path(path), len(keys))
+        # Strict: a reader would take an image that was never written for a black one.
+        for position, (image, _) in enumerate(zip(images, keys, strict=True)):
+            if image is None:
+                continue
+            stored.add(image)
+            kept.append(position)
+            checksums.append(zlib.crc32(image.tobytes()))
+            digest.update(image.tobytes())
+        shapes = stored.finish()
+        if labels is not None:
+            if len(labels) != len(keys):
+                raise ValueError(f"{len(labels)} labels for {len(keys)} images")
+            labels = stored_labels(np.asarray(labels))[kept]
+            digest.update(labels.tobytes())
+        table = {"keys": np.array([keys[i].encode() for i in kept]), "checksums": np.array(checksums, np.uint32)}
+        given = {} if labels is None else {"labels": labels}
+        write_arrays(file, **table, **given, **shapes)
+        set_text(file.attrs, fingerprint=digest.hexdigest(), labels="none" if labels is None else "given")
+        # In one attribute: HDF5 keeps more than eight of them where no checksum covers them.
+        counts = np.array([len(keys) - len(kept), held_out])
+        file.attrs.update(mean=preprocessing["mean"], std=preprocessing["std"], skipped_and_held_out=counts)
+    return digest.hexdigest()
+
+
+def image_hash(image: np.ndarray) -> bytes:
+    """SHA-256 of an image as it is stored, by which copies of it are found."""
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def preprocessing_hash(preprocessing: dict) -> str:
+    """What a file of images says of the preprocessing that it was written for."""
+    return sha256_text(json.dumps(preprocessing, sort_keys=True))
+
+
+def stored_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels as files and fingerprints have them: whole numbers, or numbers of a regression."""
+    return labels.astype("<f4" if labels.dtype.kind == "f" else "<i8")
 
 
 class Stack:
@@ -77,3 +150,7 @@ def image_at(file: h5py.File, place: int) -> np.ndarray:
 
 def _type(image: np.ndarray) -> str:
     return "u1" if image.dtype == np.uint8 else "<f4"
+
+
+def _any_size(preprocessing: dict) -> bool:
+    return "crop" in preprocessing and preprocessing["crop"] is None

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc
 
 from wshare.errors import UserError
 from wshare.tasks.classes import named
@@ -91,11 +91,17 @@ def guesses(predicted: np.ndarray, labels: np.ndarray) -> bool:
     guessing and always, with predictions as frequent as these labels, passes it but for a probability of STOPPED.
     """
     count = len(labels)
-    if binom.sf((predicted == labels).sum() - 1, count, by_chance(predicted, labels)) < GUESSED:
+    if at_least(int((predicted == labels).sum()), count, by_chance(predicted, labels)) < GUESSED:
         return False
     chance = by_chance(labels, labels)
-    fewest = binom.isf(GUESSED, count, chance) + 1
-    return bool(binom.cdf(fewest - 1, count, (1 + chance) / 2) < STOPPED)
+    # With one image more than there are the probability is 0.
+    fewest = int(np.argmax(at_least(np.arange(count + 2), count, chance) <= GUESSED))
+    return bool(bdtr(fewest - 1, count, (1 + chance) / 2) < STOPPED)
+
+
+def at_least(right: int | np.ndarray, count: int, chance: float) -> float | np.ndarray:
+    """Probability that so many of `count` images are right, or more."""
+    return bdtrc(right - 1, count, chance)
 
 
 def relabelled(predicted: np.ndarray, labels: np.ndarray) -> float | None:
@@ -116,7 +122,7 @@ def relabelled(predicted: np.ndarray, labels: np.ndarray) -> float | None:
     # One class alone may well be hard for the network.
     if len(np.unique(expected[gained])) < 2 or after.sum() < 2 * before.sum():
         return None
-    certain = binom.sf(gained.sum() - 1, gained.sum() + lost.sum(), 0.5) < GUESSED
+    certain = at_least(int(gained.sum()), int(gained.sum() + lost.sum()), 0.5) < GUESSED
     return float(after.mean()) if certain else None
 
 

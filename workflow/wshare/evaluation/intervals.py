@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.special import ndtr
 
 from wshare.evaluation.chances import CONFIDENCE, TAIL, Z, least_images, quantiles
 from wshare.evaluation.means import Means
@@ -103,6 +102,9 @@ def interval(counts: Counts | Means, agreement: bool) -> tuple[float, float]:
     if isinstance(counts, Means):
         return counts.low, counts.high
     if agreement:
+        # Not at the top: it takes a second, as long as many a job.
+        from scipy.stats import binomtest
+
         exact = binomtest(counts.kept, counts.images).proportion_ci(CONFIDENCE, "exact")
         return float(exact.low), float(exact.high)
     array, share, most = np.array(list(asdict(counts).values())), counts.share, float(counts.images)
@@ -111,6 +113,9 @@ def interval(counts: Counts | Means, agreement: bool) -> tuple[float, float]:
 
     def excess(ratio: float, upper: bool) -> float:
         return float(tail(array, ratio, upper)) - TAIL
+
+    # Half as long.
+    from scipy.optimize import brentq
 
     # Ratios of counts are never nearer to 0 than this.
     least = 1 / (2 * most)
@@ -189,8 +194,13 @@ def _saddlepoint(probabilities: np.ndarray, values: np.ndarray, mean: np.ndarray
     # At the centre the correction is 0/0; its limit is smaller than what is left of it there.
     central = np.abs(distance) < 1e-4
     with np.errstate(divide="ignore", invalid="ignore"):
-        correction = norm.pdf(distance) * (1 / slope - 1 / distance)
-    return np.clip(norm.sf(distance) + np.where(central, 0.0, correction), 0.0, 1.0)
+        correction = _density(distance) * (1 / slope - 1 / distance)
+    return np.clip(ndtr(-distance) + np.where(central, 0.0, correction), 0.0, 1.0)
+
+
+def _density(values: np.ndarray) -> np.ndarray:
+    """Density of the standard normal distribution."""
+    return np.exp(-(values**2) / 2) / math.sqrt(2 * math.pi)
 
 
 def _root(falling: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import skew, t
 
 from wshare.errors import UserError
 from wshare.evaluation.chances import FEWEST_NUMBERED, FEWEST_SCORED, LOOKS, TAIL, Z
@@ -107,6 +106,9 @@ def _ends(share: float, residuals: np.ndarray) -> tuple[float, float]:
 
 def _end(values: np.ndarray, sign: int) -> float:
     """Lower end (sign 1) or upper end (-1) of the interval of the values' mean."""
+    # Not at the top: it takes a second, and quality is a count as a rule.
+    from scipy.stats import skew, t
+
     images, quantile = len(values), sign * float(t.ppf(1 - TAIL, len(values) - 1))
     error = values.std(ddof=1) / math.sqrt(images)
     # Values that are all the same have no skewness.

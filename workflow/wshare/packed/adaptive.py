@@ -2,7 +2,6 @@
 
 Layout; the reader knows how many integers there are, the length of a row, and a bound that they stay below:
 
-    u8            127, which `wshare.packed.entropy` takes for no number of low bits
     u8            bits 0 to 5: scale s plus 32; bit 6: 0; bit 7: contexts
     varint        centre
     u16           mean, from 1, little-endian                        if contexts
@@ -35,15 +34,14 @@ from numba import njit
 
 from wshare.packed.varint import read_varint, varint
 
-MARK = 127
 CONTEXTS, CLASSES = 12, 33
 NO_CONTEXT = 6
 MOST, FIRST = 254, 6
 # Scales go from -MIDDLE to MIDDLE - 1 half octaves.
 MIDDLE, CONTEXT = 32, 128
-# Integers from which on their number pays for contexts alone, shortest row that may have them, and share of all from
-# which on the most frequent integer is the centre.
-LARGE, LEAST_ROW, OFTEN = 1 << 16, 1, 1 / 16
+# Integers from which on their number pays for contexts alone, and share of all from which on the most frequent integer
+# is the centre.
+LARGE, OFTEN = 1 << 16, 1 / 16
 SHIFTS = np.array([-7, -4, -3, -2, -1, 0, 0, 1, 1, 1, 2, 2])
 # 65,536 exp(-2^(h / 2) / sqrt(2)), h from -16 to 7, within what a decision may have.
 PRIOR = np.array(
@@ -55,6 +53,8 @@ TOP = CONTEXTS * CLASSES
 SECOND = 2 * TOP
 SIGN = SECOND + 2 * CLASSES
 HALF = 1 << 15
+# By count; a division each time would take as long as all else.
+RATES = 65536 // (np.arange(MOST + 1) + 2)
 WIDEST_MEAN = 32767
 
 
@@ -72,7 +72,7 @@ def _probabilities(scale: int, contexts: bool) -> np.ndarray:
 @njit(cache=True, nogil=True)
 def _adapted(state, place, bit):
     p, n = state[place]
-    state[place, 0] = p + (((65535 if bit else 0) - p) * (65536 // (n + 2)) >> 16)
+    state[place, 0] = p + (((65535 if bit else 0) - p) * RATES[n] >> 16)
     if n < MOST:
         state[place, 1] = n + 1
 
@@ -168,66 +168,56 @@ def _encode(values, row, mean, state, out):
 
 
 @njit(cache=True, nogil=True)
-def _take(coder, stream, bound):
-    """The next decision; `coder` is number, range, bytes read."""
-    bit = coder[0] < bound
+def _take(number, span, read, stream, bound):
+    """The next decision, and number, range and bytes read after it."""
+    bit = number < bound
     if bit:
-        coder[1] = bound
+        span = bound
     else:
-        coder[0] -= bound
-        coder[1] -= bound
-    while coder[1] < 1 << 24:
-        octet = stream[coder[2]] if coder[2] < len(stream) else 0
-        coder[0] = coder[0] << 8 | octet
-        coder[1] <<= 8
-        coder[2] += 1
-    return bit
+        number -= bound
+        span -= bound
+    while span < 1 << 24:
+        number = number << 8 | (stream[read] if read < len(stream) else 0)
+        span <<= 8
+        read += 1
+    return bit, number, span, read
 
 
 @njit(cache=True, nogil=True)
 def _decode(stream, row, mean, state, centre, limit, values):
     """Fill `values`; returns bytes read, or -1 where one is not in [0, limit)."""
-    coder = np.array([0, 0xFFFFFFFF, 4])
+    number, span, read = 0, 0xFFFFFFFF, 4
     for i in range(4):
-        coder[0] = coder[0] << 8 | (stream[i] if i < len(stream) else 0)
-    if coder[0] == coder[1]:
+        number = number << 8 | (stream[i] if i < len(stream) else 0)
+    if number == span:
         return -1
     columns = np.full(row if mean else 0, mean)
-    along = mean
-    column = -1
+    along, column, c = mean, -1, NO_CONTEXT
     for i in range(len(values)):
         column += 1
         if column == row:
-            column = 0
-        c = NO_CONTEXT
+            column, along = 0, mean
         if mean:
-            if column == 0:
-                along = mean
             c = min(CONTEXTS - 1, 3 * (columns[column] + along) // mean)
-        bits = 0
-        while True:
-            place = c * CLASSES + bits
-            bit = _take(coder, stream, _bound(coder[1], state[place, 0]))
-            _adapted(state, place, bit)
-            if not bit:
-                break
+        bits, bit = -1, True
+        while bit:
             bits += 1
             if bits == CLASSES:
                 return -1
-        negative = False
+            place = c * CLASSES + bits
+            bit, number, span, read = _take(number, span, read, stream, _bound(span, state[place, 0]))
+            _adapted(state, place, bit)
+        negative, size, first = False, min(bits, 1), 0
         if bits:
-            negative = _take(coder, stream, _bound(coder[1], state[SIGN, 0]))
+            negative, number, span, read = _take(number, span, read, stream, _bound(span, state[SIGN, 0]))
             _adapted(state, SIGN, negative)
-        size = 1 if bits else 0
-        first = 0
         for low in range(bits - 2, -1, -1):
             place = TOP + c * CLASSES + bits if low == bits - 2 else SECOND + 2 * bits + first
+            p = state[place, 0] if low >= bits - 3 else HALF
+            bit, number, span, read = _take(number, span, read, stream, _bound(span, p))
             if low >= bits - 3:
-                bit = _take(coder, stream, _bound(coder[1], state[place, 0]))
                 _adapted(state, place, bit)
-            else:
-                bit = _take(coder, stream, _bound(coder[1], HALF))
-            size = size << 1 | (1 if bit else 0)
+            size = size << 1 | bit
             if low == bits - 2:
                 first = size & 1
         value = centre - size if negative else centre + size
@@ -238,7 +228,7 @@ def _decode(stream, row, mean, state, centre, limit, values):
             x = min(size, WIDEST_MEAN)
             columns[column] += (x << 4) - (columns[column] >> 4)
             along += (x << 3) - (along >> 5)
-    return coder[2]
+    return read
 
 
 def encode(values: np.ndarray, row: int, room: int) -> bytes | None:
@@ -253,7 +243,7 @@ def encode(values: np.ndarray, row: int, room: int) -> bytes | None:
     mean = min(max(round(256 * spread), 1), 65535)
     # Contexts pay where there are many integers, and the scale, soon forgotten, where there are few.
     tried = [(0, s) for s in (scale - 1, scale, scale + 1)] if values.size < LARGE else []
-    tried += [(mean, scale)] if LEAST_ROW < row < values.size else []
+    tried += [(mean, scale)] if 1 < row < values.size else []
     found = (_coded(offsets, centre, row, own, s, room) for own, s in tried)
     return min((coded for coded in found if coded is not None), key=len, default=None)
 
@@ -269,9 +259,10 @@ def _centre(values: np.ndarray) -> int:
 
 def _coded(offsets: np.ndarray, centre: int, row: int, mean: int, scale: int, room: int) -> bytes | None:
     scale = min(max(scale, -MIDDLE), MIDDLE - 1)
-    head = bytes([MARK, scale + MIDDLE | CONTEXT * (mean > 0)]) + varint(centre)
+    head = bytes([scale + MIDDLE | CONTEXT * (mean > 0)]) + varint(centre)
     head += mean.to_bytes(2, "little") if mean else b""
-    out = np.zeros(max(room, 4), np.uint8)
+    # Up to four zeros at the end are left out.
+    out = np.zeros(room + 4, np.uint8)
     used = _encode(offsets, row, mean, _probabilities(scale, mean > 0), out)
     coded = head + out[:used].tobytes().rstrip(b"\0")
     return coded if used <= len(out) and len(coded) <= room else None
@@ -280,7 +271,7 @@ def _coded(offsets: np.ndarray, centre: int, row: int, mean: int, scale: int, ro
 def decode(coded: memoryview, count: int, row: int, limit: int) -> np.ndarray:
     """Integers below `limit` that `encode` coded: uint16 [count], or uint32 if `limit` is above 2^16.
 
-    `coded` is what follows the mark. ValueError says what is wrong.
+    ValueError says what is wrong.
     """
     if not coded or coded[0] & ~(CONTEXT | 2 * MIDDLE - 1):
         raise ValueError("no scale")

@@ -28,15 +28,17 @@ from collections.abc import Iterator, Sequence
 import constriction
 import numpy as np
 
-from wshare.packed import adaptive
-
 # Integers handled at once; a multiple of 8, so that every block but the last ends on a byte.
 BLOCK = 1 << 16
 MAX_PRECISION = 16
 MAX_ALPHABET = 1 << 16
 TABLE = 0x80
-# Adaptive coding takes twice the time: it must save a byte for each of so many integers.
-LEAST_SAVED = 512
+# In place of a number of low bits: what follows is `wshare.packed.adaptive`'s. That imports numba, which takes half a
+# second, and so is imported where integers are coded.
+ADAPTIVE = 127
+# Adaptive coding takes twice the time: it must save a byte for each of so many integers. Of EfficientNet-Lite0 that
+# leaves it to small and depthwise layers, and the file is read as fast as without it.
+LEAST_SAVED = 128
 
 
 def pack_indices(indices: np.ndarray, bits: int) -> np.ndarray:
@@ -72,8 +74,11 @@ def encode(values: np.ndarray, low_bits: int | None = None) -> bytes:
     coded = encode_split(flat, low_bits)
     if low_bits is not None:
         return coded
+    from wshare.packed import adaptive
+
     row = row_length(np.shape(values))
-    return adaptive.encode(flat, row, len(coded) - 1 - flat.size // LEAST_SAVED) or coded
+    adapted = adaptive.encode(flat, row, len(coded) - 2 - flat.size // LEAST_SAVED)
+    return coded if adapted is None else bytes([ADAPTIVE]) + adapted
 
 
 def row_length(shape: Sequence[int]) -> int:
@@ -103,7 +108,9 @@ def decode(coded: bytes, count: int, limit: int, row: int | None = None) -> np.n
     ValueError says what is wrong. Beside the result, memory is that of one block and of the table.
     """
     rest = memoryview(coded)
-    if rest and rest[0] == adaptive.MARK:
+    if rest and rest[0] == ADAPTIVE:
+        from wshare.packed import adaptive
+
         return adaptive.decode(rest[1:], count, count if row is None else row, limit)
     bits, frequencies, rest = _read_head(rest, limit)
     size = -(-count * bits // 8)
@@ -115,8 +122,10 @@ def decode(coded: bytes, count: int, limit: int, row: int | None = None) -> np.n
     values = np.zeros(count, np.uint16 if limit <= 1 << 16 else np.uint32)
     for start, high in _high(stream, frequencies, count):
         block = values[start : start + len(high)]
-        raw = unpack_indices(low[start * bits // 8 :], bits, len(high))
-        block[:] = high.astype(np.uint32) << np.uint32(bits) | raw
+        block[:] = high
+        if bits:
+            block[:] = high.astype(np.uint32) << np.uint32(bits)
+            block |= unpack_indices(low[start * bits // 8 :], bits, len(high))
         if int(block.max(initial=0)) >= limit:
             raise ValueError(f"an integer is not below {limit}")
     return values

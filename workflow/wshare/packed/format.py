@@ -39,7 +39,8 @@ folded shift is step * unit * 2^(e/8), in float64, rounded to float32. A bias th
 shared with one value, 0.
 
 No file may claim more than 2^24 numbers + 1024 for each byte of its sections: the weights of all shared tensors (an
-axis of length 0 counted as 1) plus 4 for each channel of the folded norms.
+axis of length 0 counted as 1), plus 4 for each channel of the folded norms, plus the values of kept tensors of coding
+2.
 
 The hash finds damage of any kind before anything is decoded; nothing here is a signature. That of the float32 weights
 tells a wrong network to compare with.
@@ -157,7 +158,6 @@ def pack(
         for name, tensor in state.items()
         if name not in shared and name not in replaced
     }
-    payload = b"".join(written.parts)
     index["aliases"] = aliases
     if float32 is not None:
         index["float32"] = float32[:HASH_LETTERS]

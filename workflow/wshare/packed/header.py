@@ -14,8 +14,8 @@ FORMATS = ("fixed", "entropy")
 KINDS = ("shared", "folded", "batch_norm", "kept")
 # Bit of the form's byte by which a hash of the float32 weights follows, and bytes of this hash: 12 letters in base64.
 HASHED, HASH_BYTES, HASH_LETTERS = 2, 9, 12
-# Earlier names that a name may be written after, and bytes of all names together: copied parts could double each time.
-WINDOW = 256
+# Earlier names that a name may be written after, and bytes of all names together: a long one could be copied each time.
+WINDOW = 64
 MOST_NAMES = 1 << 24
 
 
@@ -139,9 +139,9 @@ def _after(other: bytes, name: bytes, back: int) -> bytes:
 
 def _common(first: bytes, second: bytes) -> int:
     """Bytes that both start with."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
+    length = min(len(first), len(second))
+    differ = int.from_bytes(first[:length], "little") ^ int.from_bytes(second[:length], "little")
+    return (differ & -differ).bit_length() - 1 >> 3 if differ else length
 
 
 def _write_shape(shape: list[int]) -> bytes:

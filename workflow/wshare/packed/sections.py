@@ -113,14 +113,14 @@ def read_shared(rest: memoryview, shape: list[int], k: int) -> Shared:
         length, rest = read_varint(rest)
         part, rest = cut(rest, length)
         exponents = _read_offset(part, layout.outputs(shape), 2 * REACH + 1)
+        check_exponents(exponents)
+        exponents = exponents.astype(np.int16)
     if codebook is not None:
         check_codebook(codebook, exponents)
     indices = decode(rest, math.prod(shape), MOST_LEVELS if step is not None else k, row_length(shape))
     if codebook is None:
         codebook, indices = _read_grid(np.float32(step), unzigzag(least), indices, k)
         check_codebook(codebook, exponents)
-    # Only now, when they are known to fit.
-    exponents = None if exponents is None else exponents.astype(np.int16)
     return Shared(codebook, indices.reshape(shape), exponents, layout, step)
 
 
@@ -132,7 +132,7 @@ def _read_grid(step: np.float32, least: int, values: np.ndarray, k: int) -> tupl
         raise ValueError(f"a grid of {len(places)} values, not {k}")
     ranks = np.zeros(len(counts), np.uint16)
     ranks[places] = np.arange(k, dtype=np.uint16)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return grid_levels(step, places + least), ranks[values]
 
 
@@ -151,11 +151,16 @@ def check_codebook(codebook: np.ndarray, exponents: np.ndarray | None) -> None:
         raise ValueError("the codebook is not finite and ascending")
     if exponents is None or not exponents.size:
         return
-    if exponents.min() < -REACH or exponents.max() > REACH:
-        raise ValueError(f"exponents go from {-REACH} to {REACH}")
+    check_exponents(exponents)
     largest = float(np.abs(codebook).max()) * float(row_scale(exponents.max()[None])[0])
     if largest > float(np.finfo(np.float32).max):
         raise ValueError("the weights are not finite")
+
+
+def check_exponents(exponents: np.ndarray) -> None:
+    """ValueError unless the exponents, of any integer type, are within their bounds."""
+    if exponents.size and not -REACH <= exponents.min() <= exponents.max() <= REACH:
+        raise ValueError(f"exponents go from {-REACH} to {REACH}")
 
 
 def check_folded(norm: FoldedNorm, layer: Shared) -> None:
@@ -235,7 +240,7 @@ def _steps(tensor: np.ndarray) -> bytes | None:
     odd = np.ldexp(mantissa, 24).astype(np.int64)
     # Of each value the power of two of its lowest bit that is not 0.
     lowest = (exponent - 24 + np.log2(np.maximum(odd & -odd, 1)).astype(np.int64))[odd != 0]
-    unit = int(lowest.min(initial=0)) if not lowest.size else int(lowest.min())
+    unit = int(lowest.min()) if lowest.size else 0
     steps = np.ldexp(tensor.astype(np.float64), -unit)
     if np.abs(steps).max() >= STEP_LIMIT // 2 or not _same(_stepped(steps.astype(np.int64), unit), tensor):
         return None

@@ -9,8 +9,9 @@ REACH = 3
 # Levels that one move of the descent may pass, and times it goes through a row's weights at most.
 STEPS = 2
 SWEEPS = 4
-# Columns whose errors are passed on to all those behind them at once.
-BLOCK = 64
+# Columns that get the errors of all those before them at once, and of those before them in a block: with fewer, memory
+# is waited for, and with more, a column at a time takes longer.
+BLOCK, STRIP = 256, 32
 
 
 def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
@@ -18,11 +19,15 @@ def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
 
     Row i holds how much of an error of column i the later columns make good: u[i, j] / u[i, i] (Frantar et al.
     2023, "GPTQ", eq. 2 and section 3.3). Its diagonal is one over the standard deviation of each input, given those
-    after it.
+    after it. LinAlgError if the covariance is not positive definite.
     """
-    # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V.
-    factor = np.linalg.cholesky(covariance[::-1, ::-1].astype(np.float64))[::-1, ::-1]
-    return np.ascontiguousarray(lapack.dtrtri(factor)[0])
+    # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V. LAPACK counts
+    # columns first: what it takes for the upper factor is the lower one. It works in place.
+    factor, failed = lapack.dpotrf(covariance[::-1, ::-1].astype(np.float64).T, overwrite_a=1)
+    if failed:
+        raise np.linalg.LinAlgError("a covariance is not positive definite")
+    factor = np.asfortranarray(factor.T[::-1, ::-1])
+    return lapack.dtrtri(factor, overwrite_c=1)[0]
 
 
 @njit(cache=True, nogil=True)
@@ -36,56 +41,85 @@ def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std,
     input. Weights of exactly 0 take the level `zero`, unless that is below 0.
     """
     columns, rows = weights.shape
-    k = len(levels)
     indices = np.empty((columns, rows), dtype=np.uint16)
-    left = weights.copy()
-    errors = np.empty((BLOCK, rows))
     loss = np.zeros(rows)
+    start_of = _starts(levels)
     feedback = cholesky.shape[1] > 0
+    errors = np.empty((columns, rows), dtype=cholesky.dtype)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        for i in range(start, stop):
-            error = errors[i - start]
-            for row in range(rows):
-                w = left[i, row]
-                near = min(max(np.searchsorted(levels, w), 1), k - 1) if k > 1 else 0
-                best = np.inf
-                choice = 0
-                for q in range(max(0, near - REACH), min(k, near + REACH)):
-                    miss = (w - levels[q]) / inverse_std[i]
-                    cost = miss * miss + slope[row] * lengths[q]
-                    if cost < best:
-                        best = cost
-                        choice = q
-                if zero >= 0 and weights[i, row] == 0:
+        block = weights[start:stop].copy()
+        # One product of matrices; a column at a time, all weights would be read for each (GPTQ, section 3.3).
+        if feedback and start:
+            block -= np.dot(np.ascontiguousarray(cholesky[:start, start:stop].T), errors[:start])
+        for first in range(start, stop, STRIP):
+            last = min(first + STRIP, stop)
+            strip = block[first - start : last - start]
+            if feedback and first > start:
+                strip -= np.dot(np.ascontiguousarray(cholesky[start:first, first:last].T), errors[start:first])
+            for i in range(first, last):
+                own = strip[i - first]
+                std = 1 / inverse_std[i]
+                for row in range(rows):
                     choice = zero
-                indices[i, row] = choice
-                error[row] = (w - levels[choice]) / inverse_std[i]
-                loss[row] += error[row] * error[row]
-            if feedback:
-                for j in range(i + 1, stop):
-                    share = cholesky[i, j]
-                    for row in range(rows):
-                        left[j, row] -= error[row] * share
-        if feedback and stop < columns:
-            # One product of matrices; a column at a time, all weights would be read for each (GPTQ, section 3.3).
-            shares = np.ascontiguousarray(cholesky[start:stop, stop:].T)
-            left[stop:] -= np.dot(shares, errors[: stop - start].astype(cholesky.dtype))
+                    if zero < 0 or weights[i, row] != 0:
+                        choice = _cheapest(own[row], levels, lengths, slope[row], std, start_of)
+                    indices[i, row] = choice
+                    error = (own[row] - levels[choice]) * std
+                    errors[i, row] = error
+                    loss[row] += error * error
+                if feedback:
+                    for j in range(i + 1, last):
+                        share = cholesky[i, j]
+                        for row in range(rows):
+                            strip[j - first, row] -= errors[i, row] * share
     return indices, loss
 
 
 @njit(cache=True, nogil=True)
-def descend(weights, covariance, levels, lengths, slope, indices, zero):
-    """Each row's loss, [rows], once `indices` are moved, in place, up or down one at a time while that lowers its cost.
+def _starts(levels):
+    """For each of equal parts of the levels' range, the first level that is not below it: int64 [4 k]."""
+    parts = 4 * len(levels)
+    edges = levels[0] + (levels[-1] - levels[0]) / parts * np.arange(parts)
+    return np.searchsorted(levels, edges)
 
-    The cost of a row is (c[q] - w)^T C (c[q] - w) + slope * lengths, with arguments as for `assign_with_feedback`.
-    Whether a weight goes up or down is chosen by the output error it makes together with all others, the objective of
-    AdaRound (Nagel et al. 2020, eq. 9 and 21), by coordinate descent: there is no relaxation, and neither labels nor
-    gradients. Weights of exactly 0 stay where they are, unless the level `zero` is below 0.
+
+@njit(cache=True, nogil=True)
+def _cheapest(weight, levels, lengths, slope, std, start_of):
+    """Level of least cost among those next to a weight."""
+    k, near = len(levels), 0
+    if k > 1:
+        part = (weight - levels[0]) / (levels[k - 1] - levels[0]) * len(start_of)
+        near = start_of[int(min(max(part, 0), len(start_of) - 1))]
+        # The part may be off by one, by rounding.
+        while near < k and levels[near] < weight:
+            near += 1
+        while near > 0 and levels[near - 1] >= weight:
+            near -= 1
+        near = min(max(near, 1), k - 1)
+    best, choice = np.inf, 0
+    for q in range(max(0, near - REACH), min(k, near + REACH)):
+        miss = (weight - levels[q]) * std
+        cost = miss * miss + slope * lengths[q]
+        if cost < best:
+            best, choice = cost, q
+    return choice
+
+
+@njit(cache=True, nogil=True)
+def descend(weights, covariance, levels, lengths, slope, indices, zero):
+    """Move `indices`, in place, up or down one at a time while that lowers a row's cost.
+
+    Gives the loss of each row, d^T C d with d the change of its weights, and the growth of its output's variance,
+    2 w^T C d + d^T C d: float64 [rows] each. The cost of a row is (c[q] - w)^T C (c[q] - w) + slope * lengths, with
+    arguments as for `assign_with_feedback`. Whether a weight goes up or down is chosen by the output error it makes
+    together with all others, the objective of AdaRound (Nagel et al. 2020, eq. 9 and 21), by coordinate descent: there
+    is no relaxation, and neither labels nor gradients. Weights of exactly 0 stay where they are, unless the level
+    `zero` is below 0.
     """
     columns, rows = weights.shape
     k = len(levels)
-    loss = np.zeros(rows)
+    loss, growth = np.zeros(rows), np.zeros(rows)
     changes = np.empty((rows, columns))
     for row in range(rows):
         for i in range(columns):
@@ -118,7 +152,8 @@ def descend(weights, covariance, levels, lengths, slope, indices, zero):
                 break
         for i in range(columns):
             loss[row] += change[i] * gradient[i]
-    return loss
+            growth[row] += (change[i] + 2 * weights[i, row]) * gradient[i]
+    return loss, growth
 
 
 @njit(cache=True, nogil=True)

@@ -43,6 +43,8 @@ DAMPING = 0.05
 LEAST_ENERGY = 0.02
 # Least scale of a row, as a share of the layer's largest.
 LEAST_SCALE = 2.0**-16
+# Variance of outputs, as a share of what it was, below which it is not taken from its growth.
+LEAST_VARIANCE = 0.01
 # Keeps layers without any input or importance away from a division by zero.
 TINY = 1e-30
 # Code lengths depend on the assignment and the assignment on them.
@@ -135,7 +137,10 @@ class PreparedLayer:
         """
         if self.covariance.ndim == 2:
             return np.empty((*self.covariance.shape, 0))
-        return np.stack([feedback.inverse_cholesky(group).astype(np.float32) for group in self.covariance])
+        found = np.empty_like(self.covariance)
+        for group, own in zip(self.covariance, found, strict=True):
+            own[:] = feedback.inverse_cholesky(group)
+        return found
 
     @cached_property
     def variance(self) -> np.ndarray:
@@ -335,22 +340,24 @@ def _assigned(
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
         lengths = np.log2(indices.size / counts)
-    losses = [part[1] for part in parts]
+    losses, variance = [part[1] for part in parts], None
     if layer.covariance.ndim == 3 and len(levels) > 1:
         if options.least_squares:
             levels, step = _least_squares(layer, indices, levels, step, importance, _zero(levels, keep))
         if options.assignment_descent:
             zero = _zero(levels, keep)
-            losses = [
+            parts = [
                 feedback.descend(weights, covariance, levels.astype(np.float64), lengths, slopes, own, zero)
                 for weights, covariance, slopes, own in zip(
                     layer.weights, layer.covariance, row_slope, indices, strict=True
                 )
             ]
+            losses = [part[0] for part in parts]
+            variance = layer.variance + np.stack([part[1] for part in parts])
             levels, indices, counts = _used(levels, indices)
     loss = float(sum((rows * weight).sum() for rows, weight in zip(losses, importance, strict=True)))
     if options.variance_matching:
-        levels, step = _variance_matched(layer, indices, levels, step)
+        levels, step = _variance_matched(layer, indices, levels, step, variance)
     return _Assigned(levels, step, indices, counts, loss)
 
 
@@ -501,17 +508,23 @@ def _least_squares(
 
 
 def _variance_matched(
-    layer: PreparedLayer, indices: np.ndarray, levels: np.ndarray, step: np.float32 | None
+    layer: PreparedLayer,
+    indices: np.ndarray,
+    levels: np.ndarray,
+    step: np.float32 | None,
+    variance: np.ndarray | None,
 ) -> tuple[np.ndarray, np.float32 | None]:
     """Levels times the one number that gives the layer's outputs the variance that they had.
 
     A shared value is about the mean of what it stands for, so that outputs vary less by what is lost, layer after
-    layer. Variances of outputs count by their importance. The mean is corrected elsewhere.
+    layer. Variances of outputs count by their importance; `variance` is what they have now, [groups, rows], if that is
+    known. The mean is corrected elsewhere.
     """
-    before, after = (
-        float((layer.importance * variance).sum())
-        for variance in (layer.variance, _variance(layer.covariance, levels[indices]))
-    )
+    before = float((layer.importance * layer.variance).sum())
+    after = 0.0 if variance is None else float((layer.importance * variance).sum())
+    # Where little is left, what was added up along the way is mostly rounding.
+    if after <= LEAST_VARIANCE * before:
+        after = float((layer.importance * _variance(layer.covariance, levels[indices])).sum())
     if not before or not after:
         return levels, step
     factor = np.sqrt(before / after)

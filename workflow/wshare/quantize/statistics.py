@@ -1,5 +1,6 @@
 """Calibration statistics: what the error of a layer's outputs follows from."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,17 +37,56 @@ def merged(first: InputStatistics, second: InputStatistics) -> InputStatistics:
     )
 
 
+class Statistics(Mapping[str, InputStatistics]):
+    """Statistics by layer, got anew each time one is asked for: those of all layers together fill the memory."""
+
+    def __init__(self, layers: Sequence[str], get: Callable[[str], InputStatistics]):
+        self._layers, self._get = layers, get
+
+    def __getitem__(self, layer: str) -> InputStatistics:
+        return self._get(layer)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Calibration statistics by layer of the two halves of the search images, which teach and score each other.
 
-    `border` is the number of search images in the first half, mirror images not counted.
+    `border` is the number of search images in the first half, mirror images not counted. `others` are statistics of
+    further images, which teach along with either half, and score nothing.
     """
 
-    halves: tuple[dict[str, InputStatistics], dict[str, InputStatistics]]
+    halves: tuple[Mapping[str, InputStatistics], Mapping[str, InputStatistics]]
     border: int
+    others: Mapping[str, InputStatistics] | None = None
 
-    def together(self) -> dict[str, InputStatistics]:
-        """Statistics by layer over the images of both halves."""
-        first, second = self.halves
-        return {name: merged(first[name], second[name]) for name in first}
+    @property
+    def parts(self) -> list[Mapping[str, InputStatistics]]:
+        """Both halves, and the further images where there are any."""
+        return [*self.halves, *([self.others] if self.others else [])]
+
+    @property
+    def images(self) -> int:
+        """How many, with mirror images, all of these were measured on."""
+        return sum(next(iter(part.values())).images for part in self.parts)
+
+    def taught(self, half: int) -> Mapping[str, InputStatistics]:
+        """What a half of the images tells, with the further ones."""
+        return _merged(self.halves[half], self.others)
+
+    def together(self) -> Mapping[str, InputStatistics]:
+        """Statistics by layer over all images."""
+        return _merged(_merged(*self.halves), self.others)
+
+
+def _merged(
+    first: Mapping[str, InputStatistics], second: Mapping[str, InputStatistics] | None
+) -> Mapping[str, InputStatistics]:
+    if second is None:
+        return first
+    return Statistics(list(first), lambda name: merged(first[name], second[name]))

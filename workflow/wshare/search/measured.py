@@ -11,7 +11,7 @@ from torch import nn
 from wshare.calibration.clustering import cluster
 from wshare.calibration.importance import fisher_diagonal, total
 from wshare.calibration.sensitivity import profile, row
-from wshare.calibration.statistics import calibrate
+from wshare.calibration.statistics import calibrate, further_images
 from wshare.data.images import Images
 from wshare.errors import UserError
 from wshare.models.kinds.table import layer_of
@@ -29,10 +29,12 @@ def measured_artifacts(
     settings: Mapping[str, dict],
     reference: np.ndarray | None = None,
     threads: int = 1,
+    others: Images | None = None,
 ) -> Artifacts:
     """What `needs` names, measured on images with `settings`, as a recipe or the defaults of a configuration tell them.
 
-    `reference` holds the float32 network's outputs [N, ...], for the sensitivity. UserError for fewer than two images.
+    `others` are further images for calibration statistics. `reference` holds the float32 network's outputs [N,
+    ...], for the sensitivity. UserError for fewer than two images.
     """
     if len(images) < 2:
         raise UserError(f"{len(images)} search image; compression needs at least two")
@@ -46,9 +48,9 @@ def measured_artifacts(
     if "layer_weights" in needs:
         found["fisher"] = {name: total(array) for name, array in importance.items()}
     if "calibration" in needs:
-        used["calibration"] = settings["calibration"]
+        used["calibration"] = settings["calibration"] | further_images(others)
         few = images.part(0, settings["calibration"]["images"])
-        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"], threads)
+        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"], threads, others)
     if "clusters" in needs:
         used["clustering"] = {name: settings["clustering"][name] for name in layers}
         found["clusters"] = {

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from wshare.packed.container import FORMATS
-from wshare.quantize.kmeans import METHODS as CLUSTERINGS
 
 # A test of a value, or the forms of a mapping's entries; `*` stands for every entry of it.
 Form = Callable[[Any], bool] | dict[str, "Form"]
@@ -56,7 +55,8 @@ REST: Form = {
 }
 _MEASURED: Form = {"images": _is_count, "seed": _is_whole}
 _CLUSTERED: Form = {
-    "method": _one_of(*CLUSTERINGS),
+    # Those of `wshare.quantize.kmeans`, which a search by k does not import.
+    "method": _one_of("exact", "lloyd", "sklearn"),
     "weighting": _one_of("none", "importance"),
     "candidates": _are_counts,
     "k_max": _is_count,

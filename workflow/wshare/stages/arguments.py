@@ -13,6 +13,14 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Images that calibration looks at: search images, and further ones, if any."""
+
+    search_images: Path
+    calibration_images: Path | None = None
+
+
+@dataclass(frozen=True)
 class Names:
     """What a result is called in the configuration."""
 

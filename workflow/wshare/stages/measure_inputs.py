@@ -4,12 +4,12 @@ from pathlib import Path
 
 from wshare.artifacts.calibration import write_calibration
 from wshare.artifacts.model import read_model
-from wshare.calibration.statistics import calibrate
+from wshare.calibration.statistics import calibrate, further_images
 from wshare.data.devices import device_of, placed
 from wshare.data.images import ImageFile
 from wshare.errors import UserError
 from wshare.files.sealed import check_origin, read_json
-from wshare.stages.arguments import Machine
+from wshare.stages.arguments import Machine, Samples
 
 
 def measure_inputs(
@@ -17,21 +17,25 @@ def measure_inputs(
     spec: Path,
     weights: Path,
     layers: Path,
-    search_images: Path,
+    samples: Samples,
     calibration: Path,
     machine: Machine,
 ) -> None:
-    """Write calibration.h5: two halves of the search images, each with their mirror images.
+    """Write calibration.h5: two halves of the search images, and all further ones, each with their mirror images.
 
-    UserError for fewer than two images.
+    Its settings tell how many further images there were. UserError for fewer than two search images.
     """
     description, table = read_json(spec), read_json(layers)
     check_origin(layers, table, {"model": description["sha256"]})
     names = [layer["name"] for layer in table["layers"]]
-    sample = ImageFile(search_images, limit=settings["images"], preprocessing=description["preprocessing"])
+    path, preprocessing = samples.search_images, description["preprocessing"]
+    sample = ImageFile(path, limit=settings["images"], preprocessing=preprocessing)
     if len(sample) < 2:
-        raise UserError(f"{search_images}: {len(sample)} search image; calibration needs at least two")
-    device = device_of(machine.gpus)
+        raise UserError(f"{path}: {len(sample)} search image; calibration needs at least two")
+    device, others = device_of(machine.gpus), None
+    if samples.calibration_images:
+        others = placed(ImageFile(samples.calibration_images, preprocessing=preprocessing), device)
     model = read_model(spec, weights, device)
-    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads)
+    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads, others)
+    settings = settings | further_images(others)
     write_calibration(calibration, found, settings, {"model": description["sha256"], "images": sample.fingerprint})

@@ -7,12 +7,12 @@ import numpy as np
 from tqdm import tqdm
 
 from wshare.data.dataset import UnreadableImage, all_unreadable
-from wshare.data.images import write_images
 from wshare.data.masks import labels_of
 from wshare.data.matching import matched
 from wshare.data.prepare import prepared_split, unlike_others
 from wshare.data.registry import open_dataset
 from wshare.data.splits import splits_of
+from wshare.data.stored import write_images
 from wshare.files.sealed import read_json
 from wshare.progress import PROGRESS
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from wshare.errors import UserError
 from wshare.tasks.classes import class_names, named
@@ -192,6 +191,9 @@ def temperature(outputs: np.ndarray, labels: np.ndarray | None) -> float:
 
 def likeliest_temperature(loss: Callable[[float], float]) -> float:
     """The temperature at which `loss` of it, the mean cross-entropy of labels, is least; four digits."""
+    # Not at the top: it takes half a second, and few jobs fit a temperature.
+    from scipy.optimize import minimize_scalar
+
     bounds = (-LARGEST_TEMPERATURE, LARGEST_TEMPERATURE)
     found = minimize_scalar(lambda logarithm: loss(math.exp(logarithm)), bounds=bounds, method="bounded")
     # Digits beyond these hang on the machine, and say nothing.

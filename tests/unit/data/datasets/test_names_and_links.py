@@ -13,8 +13,9 @@ import pytest
 from tests.unit.data.pictures import assert_sound, noise, one_line, save
 from wshare.commands.common import open_folder
 from wshare.data.dataset import Dataset, UnreadableImage
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
 from wshare.data.registry import open_dataset
+from wshare.data.stored import write_images
 from wshare.errors import UserError
 
 # A path that holds "linked" or "more" is, or lies behind, a link to an image or a folder elsewhere.

@@ -6,9 +6,10 @@ import pytest
 
 from tests.unit.data.pictures import assert_sound, noise, one_line, pixels_of
 from wshare.data.dataset import Dataset
-from wshare.data.images import ImageFile, write_images
+from wshare.data.images import ImageFile
 from wshare.data.prepare import prepared
 from wshare.data.registry import open_dataset
+from wshare.data.stored import write_images
 from wshare.errors import UserError
 from wshare.models.preprocessing import complete_preprocessing
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,9 @@ from wshare.artifacts.outputs import write_outputs
 from wshare.artifacts.weights import read_layer
 from wshare.calibration.statistics import input_statistics
 from wshare.data.images import ImageFile
-from wshare.errors import UserError
+from wshare.errors import FormatError, UserError
 from wshare.evaluation.predict import predict
+from wshare.files.hdf5 import read_settings
 from wshare.files.sealed import read_json, write_json
 from wshare.files.tables import read_sealed
 from wshare.models import zoo as networks
@@ -34,7 +36,7 @@ from wshare.search.methods import METHODS
 from wshare.search.rate_distortion import search as rate_distortion
 from wshare.search.rate_distortion.network import Network
 from wshare.search.rate_distortion.slope import first_guess
-from wshare.stages.arguments import Machine, ModelFiles, PackedFiles, SearchedFiles
+from wshare.stages.arguments import Machine, ModelFiles, PackedFiles, Samples, SearchedFiles
 from wshare.stages.extract_weights import extract_weights
 from wshare.stages.measure_inputs import measure_inputs
 from wshare.stages.pack_model import pack_model
@@ -110,13 +112,13 @@ class Study:
             self.gpus,
         )
 
-    def measure_inputs(self, images: int = 512, path: Path | None = None) -> None:
+    def measure_inputs(self, images: int = 512, path: Path | None = None, further: Path | None = None) -> None:
         measure_inputs(
             {"images": images, "seed": 0},
             self.spec,
             self.weights,
             self.folder / "layers.json",
-            path or self.images.path,
+            Samples(path or self.images.path, further),
             self.folder / "calibration.h5",
             Machine(2, self.gpus),
         )
@@ -192,6 +194,41 @@ def test_no_more_images_are_measured_than_asked_for(study):
     study.measure_inputs(images=9)
     halves = read_calibration(study.folder / "calibration.h5", ["conv"]).halves
     assert [half["conv"].images for half in halves] == [8, 10]
+
+
+def test_further_images_teach_along_with_either_half_and_score_nothing(study, random_images, monkeypatch):
+    study.measure_inputs()
+    alone = read_calibration(study.folder / "calibration.h5", SHARED)
+    further = random_images(10, seed=1)
+    study.measure_inputs(further=further.path)
+    found = read_calibration(study.folder / "calibration.h5", SHARED)
+    assert (alone.images, found.images) == (48, 68)
+    assert read_settings(study.folder / "calibration.h5", "calibration")["further_images"] == 10
+    own = input_statistics(read_model(study.spec, study.weights), further.batches(), SHARED, 0)
+    for name in SHARED:
+        for half in (0, 1):
+            np.testing.assert_array_equal(found.halves[half][name].second, alone.halves[half][name].second)
+            taught = found.taught(half)[name]
+            assert (taught.images, alone.taught(half)[name].images) == (44, 24)
+            np.testing.assert_allclose(
+                taught.second, (24 * alone.halves[half][name].second + 20 * own[name].second) / 44, rtol=1e-5, atol=1e-6
+            )
+        together = (24 * (alone.halves[0][name].mean + alone.halves[1][name].mean) + 20 * own[name].mean) / 68
+        np.testing.assert_allclose(found.together()[name].mean, together, rtol=1e-4, atol=1e-6)
+    seen, network_of = [], Network.of
+    monkeypatch.setattr(Network, "of", lambda *given: seen.append(given[2]) or network_of(*given))
+    recipe = study.search(probe_images=0)
+    assert recipe["images_forwarded"]["calibration"] == 68
+    for half in (0, 1):
+        np.testing.assert_array_equal(seen[half]["conv"].second, found.taught(half)["conv"].second)
+
+
+def test_a_part_of_the_statistics_that_is_lost_is_seen(study, random_images):
+    study.measure_inputs(further=random_images(10).path)
+    with h5py.File(study.folder / "calibration.h5", "a") as file:
+        del file["2"]
+    with pytest.raises(FormatError):
+        read_calibration(study.folder / "calibration.h5", SHARED)
 
 
 def test_one_image_is_not_enough(study, random_images):

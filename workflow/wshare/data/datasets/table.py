@@ -58,8 +58,19 @@ SOURCES = {
 
 def held_out_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Settings of the collection that images are held out from: its own over those of the dataset; None without one."""
-    own = settings.get("held_out")
+    return _collection(settings, "held_out")
+
+
+def calibration_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Settings of the collection that adds to the calibration statistics alone, without labels; None without one."""
+    own = _collection(settings, "calibration")
+    return own and own | {"labels": False}
+
+
+def _collection(settings: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    own = settings.get(key)
     if own is None:
         return None
     elsewhere = own.get("source", settings["source"]) != settings["source"]
-    return {**settings, **(dict.fromkeys(PLACE) if elsewhere else {}), **own, "held_out": None}
+    none = dict.fromkeys(("held_out", "calibration", *(PLACE if elsewhere else ())))
+    return {**settings, **none, **own}

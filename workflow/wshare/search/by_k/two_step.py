@@ -1,22 +1,19 @@
-"""The heuristic of Dupuis, Novo, O'Connor and Bosio (ASP-DAC 2022): layers first, then combinations."""
+"""The heuristic of Dupuis, Novo, O'Connor and Bosio (ASP-DAC 2022): layers first, then combinations.
+
+Its libraries are imported where it searches: they take two seconds, and its recipes are applied without.
+"""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.core.problem import Problem as MultiObjective
-from pymoo.operators.crossover.sbx import SBX
-from pymoo.operators.mutation.pm import PM
-from pymoo.operators.repair.rounding import RoundingRepair
-from pymoo.operators.sampling.rnd import IntegerRandomSampling
-from pymoo.optimize import minimize
-from scipy.stats import qmc
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from wshare.quantize.cost import index_bits
 from wshare.search.by_k.method import ByK
 from wshare.search.by_k.problem import Combination, Layer, Problem
 from wshare.search.method import Profiled
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 # Rows [combinations, layers] of positions in each layer's list of candidates.
 Positions = np.ndarray
@@ -35,6 +32,10 @@ def choose(problem: Problem, options: dict) -> Combination:
     NSGA-II (Deb et al. 2002) with `population` and `generations` on the regression, and measures up to
     `rescored` combinations of its front.
     """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     candidates = [filter_candidates(layer, problem.target) for layer in problem.layers]
     seed = problem.seed if options["seed"] is None else options["seed"]
     sampled = _space_filling(candidates, options["samples"], seed)
@@ -65,6 +66,8 @@ def filter_candidates(layer: Layer, target: float) -> list[Profiled]:
 
 def _space_filling(candidates: list[list[Profiled]], samples: int, seed: int) -> Positions:
     """Distinct rows of a Latin hypercube, a Sobol and a Halton design, a third of the samples each."""
+    from scipy.stats import qmc
+
     share = -(-samples // 3)
     designs = [
         design(len(candidates), rng=np.random.default_rng(seed)).random(share)
@@ -85,8 +88,17 @@ def _inertias(candidates: list[list[Profiled]], positions: Positions) -> np.ndar
     return np.stack(columns, axis=1)
 
 
-def _front(problem: Problem, candidates: list[list[Profiled]], model: Pipeline, options: dict, seed: int) -> Positions:
+def _front(
+    problem: Problem, candidates: list[list[Profiled]], model: "Pipeline", options: dict, seed: int
+) -> Positions:
     """Pareto front of predicted quality against bits, by ascending bits."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem as MultiObjective
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+    from pymoo.optimize import minimize
 
     class Trade(MultiObjective):
         def __init__(self):

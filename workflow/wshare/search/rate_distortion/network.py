@@ -22,15 +22,13 @@ class Network:
     """The layers of a network, ready to be quantised.
 
     `layers` and `norms`, the batch norms folded into them, go by layer name; `biases` holds the float32 biases
-    [outputs] of those that have one. Those of layers with a folded norm are a part of its shift already. `images` tells
-    how many, with mirror images, their inputs were measured on. `tensors` and `bias_names` name weights and biases in
-    the state dict.
+    [outputs] of those that have one. Those of layers with a folded norm are a part of its shift already. `tensors` and
+    `bias_names` name weights and biases in the state dict.
     """
 
     layers: dict[str, PreparedLayer]
     norms: dict[str, str]
     biases: dict[str, np.ndarray]
-    images: int
     tensors: dict[str, str]
     bias_names: dict[str, str]
 
@@ -65,7 +63,6 @@ class Network:
             layers,
             folded,
             biases,
-            next(iter(statistics.values())).images,
             {name: layer.tensor for name, layer in found.items()},
             {name: found[name].bias for name in biases},
         )

@@ -60,12 +60,12 @@ class Space:
 
     @cached_property
     def halves(self) -> list[Network]:
-        """The layers by what each half tells."""
+        """The layers by what each half tells, with images that are no search images."""
         calibration = self.artifacts.calibration
-        return [self._network(half, self.folded) for half in calibration.halves]
+        return [self._network(calibration.taught(half), self.folded) for half in range(2)]
 
     def whole(self, folded: dict[str, str]) -> Network:
-        """The layers by what both halves tell together, with these batch norms folded."""
+        """The layers by what all images tell together, with these batch norms folded."""
         return self._network(self.artifacts.calibration.together(), folded)
 
     def parts(self, layers: Mapping[str, Setting], images: int) -> list[Part]:
@@ -83,7 +83,7 @@ class Space:
 class RateDistortion:
     """The search method `rate_distortion`."""
 
-    version = 2
+    version = 3
 
     def prepare(self, artifacts: Artifacts, options: dict, threads: int) -> Space:
         """The layers, from their importance and calibration statistics."""
@@ -150,7 +150,7 @@ class _Search:
             losses=self.losses,
             images_forwarded={
                 "probe": len(self.probed) * len(self.losses) * self._probe_images(),
-                "calibration": sum(half.images for half in self.space.halves),
+                "calibration": self.space.artifacts.calibration.images,
             },
             notes={"precision": precision, "predicted_loss_rank_correlation": self._correlation()},
         )
