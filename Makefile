@@ -13,7 +13,7 @@ FUZZ_SECONDS ?= 150
 MUTANTS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz mutation lint lock clean
+.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz fuzz-decoder mutation lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -58,6 +58,15 @@ fuzz: setup ## Fuzz the readers of packed and model files for ten minutes.
 		PYTHONPATH=workflow:.:$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		.cache/fuzz/venv/bin/python -m tests.fuzz $$target .cache/fuzz/$$target \
 			-max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.cache/fuzz/$$target- || exit 1; done
+
+# Ten minutes, unless FUZZ_SECONDS is given.
+fuzz-decoder: FUZZ_SECONDS := $(if $(filter file,$(origin FUZZ_SECONDS)),600,$(FUZZ_SECONDS))
+fuzz-decoder: setup ## Fuzz the decoder in C with sanitizers, for ten minutes; needs clang.
+	PYTHONPATH=workflow:. $(BIN)/python -m tests.decoder.seeds .cache/fuzz/decoder
+	clang -std=c99 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all decoder/fuzz.c \
+		-o .cache/fuzz/decoder.program
+	.cache/fuzz/decoder.program .cache/fuzz/decoder -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2000 \
+		-max_len=20000 -artifact_prefix=.cache/fuzz/decoder-
 
 mutation: setup ## Change the code in one place after another, and list the changes that no unit test sees; takes hours.
 	nice $(BIN)/python -m tests.mutation --sample $(MUTANTS)

@@ -422,6 +422,40 @@ def inference(files: Files) -> list[str]:
     return [*table("| images a second, median | slowest to fastest", rows), *measured(files["inference"])]
 
 
+def _decoder(files: Files, name: str) -> float:
+    (row,) = (row for row in files["decoder"] if row["name"] == name)
+    return float(row["value"])
+
+
+def decoder_code(files: Files) -> list[str]:
+    """Code size of the decoder in C, from benchmarks/decoder.py."""
+    names = {"code_all": "versions 1 to 3", "code_v3": "version 3 alone"}
+    rows = [(words, f"{_decoder(files, name):,.0f}") for name, words in names.items()]
+    return [*table("reads | bytes of code, Cortex-M4", rows), *measured(files["decoder"])]
+
+
+def decoder_fuzz(files: Files) -> list[str]:
+    """What the fuzzer of the decoder in C found in ten minutes."""
+    rows = [row for row in files["other"] if row["name"] == "fuzz_decoder"]
+    found = f"On one core it tried {float(rows[0]['value']):,.0f} inputs in ten minutes and found none."
+    return [found, *measured(rows)]
+
+
+def decoder_speed(files: Files) -> list[str]:
+    """Speed and memory of the decoder in C beside Python's reader, from benchmarks/decoder.py."""
+    names = {
+        "v2_given": "version 2, entropy-coded",
+        "v3_entropy": "version 3, entropy-coded",
+        "v3_fixed": "version 3, fixed width",
+    }
+    rows = []
+    for name, words in names.items():
+        octets = [f"{_decoder(files, f'{name}_{what}'):,.0f}" for what in ("bytes", "index", "scratch")]
+        speeds = [f"{1000 * _decoder(files, f'{name}_{what}'):.0f} ms" for what in ("c", "python")]
+        rows.append((words, *octets, *speeds))
+    return [*table("file | bytes | index | work, at most | C | Python", rows), *measured(files["decoder"])]
+
+
 def networks(files: Files) -> list[str]:
     """CPU seconds and peak memory of each stage, a column a network, from benchmarks/networks.py."""
     names, stages = (list(dict.fromkeys(row[key] for row in files["networks"])) for key in ("network", "stage"))
@@ -545,6 +579,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },
+    "docs/decoder.md": {block.__name__: block for block in (decoder_fuzz, decoder_code, decoder_speed)},
     "docs/verdict.md": {block.__name__: block for block in (intervals, means, numbers, acceptance)},
 }
 

@@ -250,8 +250,8 @@ def test_the_memory_of_a_claim_is_that_of_the_page_on_the_format(tmp_path):
 def test_names_in_a_packed_file_are_no_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ("../../x", "/etc/x", "a\0b", "x" * 5000, "A", "a")
-    index, payload = {"version": 2, "form": "fixed", "shared": {}, "folded": {}, "batch_norm": {}, "aliases": {}}, b""
-    index["kept"] = {name: [[1], "f4"] for name in names}
+    index = {"version": 2, "form": "fixed", "shared": {}, "folded": {}, "batch_norm": {}}
+    index |= {"kept": {name: [[1], "f4"] for name in names}, "aliases": {}}
     payload = bytes(8) * len(names)
     Path("packed").write_bytes(seal(json.dumps(index).encode(), payload))
     assert set(load_packed("packed")) == set(names)

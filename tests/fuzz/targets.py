@@ -59,7 +59,7 @@ def seal(text: bytes, payload: bytes) -> bytes:
         payload = bytes(_with_checksums(index, bytearray(payload)))
         index = {key: value for key, value in index.items() if key != "hash"} | {"payload": _hash(payload)}
         index["hash"] = _hash(json.dumps(index, separators=(",", ":")).encode())
-        text = json.dumps(index).encode()
+        text = json.dumps(index, separators=(",", ":")).encode()
     metadata = {"wshare": text.decode(errors="replace")}
     return save({"payload": np.frombuffer(payload, np.uint8)}, metadata)
 

@@ -43,9 +43,10 @@ def test_every_figure_and_comparison_of_a_page_comes_from_a_file(check, name):
     assert check(name, read(name)) == [], "renew the tables: python benchmarks/tables.py; prose: claims.py"
 
 
-def test_tables_of_the_verdict_are_those_of_the_files(tables):
-    files, found = tables.Files(), dict(BLOCK.findall(read("docs/verdict.md")))
-    assert found == {name: "\n".join(lines(files)) + "\n" for name, lines in tables.PAGES["docs/verdict.md"].items()}
+@pytest.mark.parametrize("page", ["docs/verdict.md", "docs/decoder.md"])
+def test_tables_of_other_pages_are_those_of_the_files(tables, page):
+    files, found = tables.Files(), dict(BLOCK.findall(read(page)))
+    assert found == {name: "\n".join(lines(files)) + "\n" for name, lines in tables.PAGES[page].items()}
 
 
 def outside_code(text):

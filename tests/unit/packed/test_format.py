@@ -110,7 +110,7 @@ def craft_second(path: Path, payload: bytes, /, **sections) -> None:
     empty = {"shared": {}, "folded": {}, "batch_norm": {}, "kept": {}, "aliases": {}}
     index = {"version": 2, "form": "entropy"} | empty | {"payload": text_hash(payload)} | sections
     index["hash"] = text_hash(json.dumps(index, separators=(",", ":")).encode())
-    save_file({"payload": np.frombuffer(payload, np.uint8)}, path, {"wshare": json.dumps(index)})
+    save_file({"payload": np.frombuffer(payload, np.uint8)}, path, {"wshare": json.dumps(index, separators=(",", ":"))})
 
 
 def text_hash(octets: bytes) -> str:
@@ -127,7 +127,7 @@ def craft(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] |
     index = {"version": 1, "shared": {}, "batch_norm": {}, "kept": {}, "aliases": {}} | sections
     text = json.dumps(index, separators=(",", ":"))
     index["hash"] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-    save_file(tensors, path, {"wshare": json.dumps(index)} if metadata is None else metadata)
+    save_file(tensors, path, {"wshare": json.dumps(index, separators=(",", ":"))} if metadata is None else metadata)
 
 
 def craft_shared(path: Path, codebook: np.ndarray, octets: np.ndarray, shape: object) -> None:
@@ -488,8 +488,84 @@ def test_an_index_that_does_not_fit_is_refused_even_with_a_valid_hash(path, sect
 )
 def test_batch_norms_that_make_no_sense_are_refused_even_with_valid_hashes(path, scale, shift, eps):
     craft(path, {"bn.scale": scale, "bn.shift": shift}, batch_norm={"bn": [eps, digest(scale, shift)]})
-    with pytest.raises(FormatError, match="batch norm|damaged index"):
+    with pytest.raises(FormatError, match="batch norm|eps"):
         load_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "message"),
+    [
+        ((np.zeros(2, "f4"), np.ones(2, "f4")), -1e-5, "'bn': a scale is 0"),
+        ((np.full(2, np.inf, "f4"), np.ones(2, "f4")), 1e-5, "'bn': the batch norm is not finite"),
+        ((np.ones(2, "f4"), np.ones(2, "i8")), 1e-5, "of floats"),
+        ((np.ones(2, "f4"), np.ones(2, "f4")), 1e6, "eps 1000000.0"),
+    ],
+)
+def test_batch_norms_of_version_1_are_checked_as_those_of_version_2(path, norm, eps, message):
+    tensors = dict(zip(("bn.scale", "bn.shift"), norm, strict=True))
+    craft(path, tensors, batch_norm={"bn": [eps, digest(*norm)]})
+    with pytest.raises(FormatError, match=message):
+        load_packed(path)
+
+
+def test_version_1_has_no_name_twice_and_nothing_behind_the_last_index(path):
+    codebook, indices = np.array([1, 2, 4], "f4"), np.array([0b01_00_10_01, 0b11], "u1")
+    tensors = {"w.codebook": codebook, "w.indices": indices}
+    craft(path, tensors, shared={"w": [[5], digest(codebook, indices)]})
+    with pytest.raises(FormatError, match="an index points past"):
+        load_packed(path)
+    indices[1] = 0b100
+    craft(path, tensors, shared={"w": [[5], digest(codebook, indices)]})
+    with pytest.raises(FormatError, match="bits after the last index"):
+        load_packed(path)
+    indices[1] = 0
+    kept = {"w": np.zeros(1, "f4")}
+    craft(path, tensors | kept, shared={"w": [[5], digest(codebook, indices)]}, kept={"w": digest(kept["w"])})
+    with pytest.raises(FormatError, match="'w' is there twice"):
+        load_packed(path)
+    craft(path, {"b": np.array([2], "u1").view(bool)}, kept={"b": digest(np.array([2], "u1").view(bool))})
+    with pytest.raises(FormatError, match="neither 0 nor 1"):
+        load_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"kept":{}', b'"kept":{},"kept":{}', "there twice"),
+        (b'"kept":{}', b'"more":{},"kept":{}', "keys"),
+        (b'"shared":{},"batch_norm":{}', b'"batch_norm":{},"shared":{}', "keys"),
+        (b'"version":1', b'"version":true', "version True"),
+        (b'"aliases":{}', b'"aliases":{"\\ud800":"a"}', "damaged index"),
+        (b'"batch_norm":{}', b'"batch_norm":{"a":[%s,""]}' % (b"0." + b"0" * 40), "more than 40 letters"),
+    ],
+)
+def test_an_index_has_its_keys_once_and_in_their_order(path, old, new, message):
+    craft(path, {})
+    with safe_open(path, "numpy") as file:
+        text = file.metadata()["wshare"].encode().replace(old, new)
+    start = text[: text.rindex(b',"hash":')]
+    text = start + b',"hash":"' + text_hash(start + b"}").encode() + b'"}'
+    save_file({}, path, {"wshare": text.decode()})
+    with pytest.raises(FormatError, match=message):
+        load_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'{"wshare"', b'{"__metadata__":{"format":"pt"},"wshare"'),
+        (b'"dtype"', b'"more":1,"dtype"'),
+        (b'{"wshare"', b'{"wshare":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"wshare"'),
+    ],
+)
+def test_a_header_has_what_a_packed_file_needs_and_no_more(path, old, new):
+    content = (DATA / "golden_v3_entropy.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + size].replace(old, new)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+    for source in (path, path.read_bytes()):
+        with pytest.raises(FormatError, match="not a packed file"):
+            load_packed(source)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "3", "[]", "null", '{"version":1}', "{}"])
@@ -882,7 +958,7 @@ def test_an_index_without_a_key_is_refused(path, key):
         index = json.loads(file.metadata()["wshare"])
     del index[key], index["hash"]
     index["hash"] = text_hash(json.dumps(index, separators=(",", ":")).encode())
-    save_file({"payload": np.frombuffer(KEPT, np.uint8)}, path, {"wshare": json.dumps(index)})
+    save_file({"payload": np.frombuffer(KEPT, np.uint8)}, path, {"wshare": json.dumps(index, separators=(",", ":"))})
     with pytest.raises(FormatError, match="damaged index"):
         load_packed(path)
 

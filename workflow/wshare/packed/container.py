@@ -14,12 +14,18 @@ from safetensors.numpy import load
 
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy
-from wshare.packed.hashes import index_hash
+from wshare.packed.hashes import byte_hash
 from wshare.packed.header import FORMATS, VERSION, read_header
 from wshare.packed.sections import STEPPED, count, named
 
-# Of versions whose index is JSON.
+# Of versions whose index is JSON: kinds of entries, and all keys in their order; "float32" may be absent.
 SECTIONS = {1: ("shared", "batch_norm", "kept"), 2: ("shared", "folded", "batch_norm", "kept")}
+KEYS = {
+    1: ["version", *SECTIONS[1], "aliases", "hash"],
+    2: ["version", "form", *SECTIONS[2], "aliases", "float32", "payload", "hash"],
+}
+# Letters of a number of JSON that is no integer.
+LONGEST_NUMBER = 40
 # The one tensor of a file of version 3, and the bytes of its hash.
 PAYLOAD, CHECK_BYTES = "wshare", 8
 KNOWN = f"this wshare reads versions 1 to {VERSION}"
@@ -58,15 +64,51 @@ def opened(source: Source) -> Iterator[safe_open | _Content]:
     path = where(source)
     try:
         if isinstance(source, bytes):
-            yield _Content(source)
+            content = _Content(source)
+            _check_header(path, source[8 : 8 + int.from_bytes(source[:8], "little")])
+            yield content
             return
         with safe_open(source, "numpy") as file:
+            with open(source, "rb") as stream:
+                _check_header(path, stream.read(int.from_bytes(stream.read(8), "little")))
             yield file
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; {remedy(path)}") from None
     except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         # The last three stand for types that numpy does not have.
         raise FormatError(f"{path}: not a whole safetensors file ({error}); {remedy(path)}") from None
+
+
+def _check_header(path: str, header: bytes) -> None:
+    """FormatError unless the container's header holds all that one of a packed file may hold, once each.
+
+    safetensors takes more: unknown keys, keys that are there twice, other metadata.
+    """
+    try:
+        entries = json.loads(header.decode(), object_pairs_hook=_once)
+        if list(entries.pop("__metadata__", {"wshare": ""})) != ["wshare"]:
+            raise ValueError("metadata of another kind")
+        for entry in entries.values():
+            if entry.keys() != {"dtype", "shape", "data_offsets"}:
+                raise ValueError("unknown keys")
+            count(entry["shape"])
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{path}: not a packed file of wshare, or no index in it ({error}); {remedy(path)}") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON; ValueError if a name is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _number(text: str) -> float:
+    """A number of JSON; ValueError where it is longer than a decoder must be able to read."""
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"a number of more than {LONGEST_NUMBER} letters")
+    return float(text)
 
 
 def _claim(index: dict, channels: list[int] | None) -> tuple[int, str]:
@@ -89,10 +131,11 @@ def _claim(index: dict, channels: list[int] | None) -> tuple[int, str]:
         if type(position) is not int or not 0 <= position < len(rows):
             raise ValueError(f"{name!r}: folded into no shared tensor")
         claims[name] = claims.get(name, 0) + 4 * rows[position]
-    for name, (shape, _, *coding) in index["kept"].items() if index["version"] == VERSION else ():
-        # The bytes of the others follow from their shapes.
-        if coding[0] == STEPPED:
-            claims[name] = claims.get(name, 0) + count(shape)
+    for name, entry in index["kept"].items() if index["version"] == VERSION else ():
+        shape, _, coding, _ = entry
+        # Coded integers that are all the same take no byte each.
+        if coding == STEPPED:
+            claims[name] = claims.get(name, 0) + math.prod(max(1, axis) for axis in shape)
     return sum(claims.values()), max(claims, key=claims.__getitem__)
 
 
@@ -144,20 +187,25 @@ def check_hash(content: bytes | memoryview) -> bytes:
 
 
 def _index_of_text(path: str, text: str) -> dict:
-    """The index of version 1 or 2, checked against its hash."""
+    """The index of version 1 or 2, checked against its hash: that of the text before its key, and a brace."""
     try:
-        index = json.loads(text)
+        index = json.loads(text, object_pairs_hook=_once, parse_float=_number)
         version = index["version"]
-        if version in SECTIONS:
+        known = type(version) is int and version in SECTIONS
+        if known:
             for section in (*SECTIONS[version], "aliases"):
                 index[section].items()
+            keys = [key for key in KEYS[version] if key != "float32" or key in index]
+            if list(index) != keys or type(index.get("float32", "")) is not str:
+                raise FormatError(f"{path}: damaged index (keys {list(index)}); {remedy(path)}")
             if version == 2 and not (index["form"] in FORMATS and index["payload"]):
                 raise FormatError(f"{path}: damaged index (form {index['form']!r}); {remedy(path)}")
-            found = index.pop("hash")
-            if found != index_hash(index):
+            # A name may be any text that UTF-8 can hold.
+            json.dumps(index, ensure_ascii=False).encode()
+            if index.pop("hash") != byte_hash((text[: text.rindex(',"hash":')] + "}").encode()):
                 raise FormatError(f"{path}: damaged index (hash differs); {remedy(path)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged index ({error!r}); {remedy(path)}") from None
-    if version not in SECTIONS:
+    if not known:
         raise FormatError(f"{path}: format version {version!r}; {KNOWN}; {remedy(path)}")
     return index

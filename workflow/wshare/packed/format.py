@@ -265,9 +265,7 @@ def _read(source: Source, make: Callable[[Shared], Entry]) -> dict[str, Entry | 
         for alias, name in index["aliases"].items():
             if name not in state:
                 raise FormatError(f"{path}: alias {alias!r} names {name!r}, which is missing; {remedy(path)}")
-            if alias in state:
-                raise FormatError(f"{path}: {alias!r} is there twice; {remedy(path)}")
-            state[alias] = state[name]
+            state |= sections.new(state, {alias: state[name]})
         return state
     except MemoryError as error:
         raise FormatError(

@@ -8,6 +8,8 @@ import numpy as np
 
 from wshare.errors import FormatError
 from wshare.files.atomic import remedy
+from wshare.packed import sections
+from wshare.packed.container import damaged
 from wshare.packed.entropy import unpack_indices
 from wshare.packed.hashes import array_hash
 from wshare.quantize.batch_norm import BatchNorm
@@ -35,15 +37,21 @@ def unpack_v1(
     state: dict[str, np.ndarray] = {}
     for name, (shape, expected) in index["shared"].items():
         codebook, packed = take(name, (f"{name}.codebook", f"{name}.indices"), expected)
-        state[name] = make(_share_v1(f"{path}: {name!r}", codebook, packed, shape))
+        state |= sections.new(state, {name: make(_share_v1(f"{path}: {name!r}", codebook, packed, shape))})
     for name, (eps, expected) in index["batch_norm"].items():
         scale, shift = take(name, (f"{name}.scale", f"{name}.shift"), expected)
-        if scale.dtype not in (np.float16, np.float32) or scale.ndim != 1 or scale.shape != shift.shape:
-            raise FormatError(f"{path}: {name!r}: a batch norm has one scale and one shift a channel")
-        norm = BatchNorm(scale, shift, abs(eps), math.copysign(1, eps) > 0)
-        state |= norm.tensors(name)
+        floats = {scale.dtype, shift.dtype} <= {np.dtype(np.float16), np.dtype(np.float32)}
+        if not floats or scale.ndim != 1 or scale.shape != shift.shape:
+            raise FormatError(f"{path}: {name!r}: a batch norm has one scale and one shift a channel, of floats")
+        with damaged(path, name):
+            norm = BatchNorm(scale, shift, *sections.unsigned(eps))
+            state |= sections.new(state, sections.leaves(name, norm))
     for name, expected in index["kept"].items():
-        (state[name],) = take(name, (name,), expected)
+        (kept,) = take(name, (name,), expected)
+        with damaged(path, name):
+            state |= sections.new(
+                state, {name: sections.read_raw(memoryview(kept.tobytes()), kept.dtype.str[1:], kept.shape)}
+            )
     return state
 
 
@@ -58,6 +66,8 @@ def _share_v1(where: str, codebook: np.ndarray, packed: np.ndarray, shape: list[
     size = -(-count * bits // 8)
     if packed.dtype != np.uint8 or packed.shape != (size,) or min(shape, default=1) < 0:
         raise FormatError(f"{where}: {packed.size} bytes of indices do not fit shape {shape} with {bits} bits each")
+    if count * bits % 8 and packed[-1] >> count * bits % 8:
+        raise FormatError(f"{where}: the bits after the last index are not zero")
     indices = unpack_indices(packed, bits, count)
     if indices.size and indices.max() >= len(codebook):
         raise FormatError(f"{where}: an index points past the codebook")

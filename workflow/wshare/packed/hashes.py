@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -25,15 +24,5 @@ def byte_hash(content: bytes) -> str:
     return _text(hashlib.sha256(content).digest())
 
 
-def index_hash(index: dict) -> str:
-    """SHA-256 of an index that has no hash yet, in base64."""
-    return byte_hash(compact(index).encode())
-
-
 def _text(digest: bytes) -> str:
     return base64.b64encode(digest).rstrip(b"=").decode()
-
-
-def compact(index: dict) -> str:
-    """JSON without spaces."""
-    return json.dumps(index, separators=(",", ":"))

@@ -1,0 +1,2 @@
+#define WSHARE_IMPLEMENTATION
+#include "wshare.h"
