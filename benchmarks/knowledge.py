@@ -1,0 +1,92 @@
+"""What more images are worth: size at equal divergence, by the number of images that calibration looked at.
+
+    python benchmarks/knowledge.py <results folder of a model> ...
+
+Each folder holds a finished search by `rate_distortion` with its search and held-out images. Its layers are quantised
+anew at its slope, and at slopes around it, by the statistics of the first 50, 100, 200, ... search images; importance
+and sensitivity scales are those of the search. The divergence is that on the held-out images, and bits a weight at
+0.05 nats are interpolated on its logarithm. Writes benchmarks/results/knowledge.csv anew, a row a folder and number
+of images.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from gather import RESULTS, measured
+from threadpoolctl import threadpool_limits
+
+from wshare.artifacts.model import read_model
+from wshare.artifacts.outputs import read_outputs
+from wshare.artifacts.weights import read_fisher
+from wshare.calibration.statistics import input_statistics
+from wshare.data.images import ImageFile
+from wshare.evaluation.predict import predict
+from wshare.files.sealed import read_json
+from wshare.files.tables import write_table
+from wshare.models.folding import folded_norms
+from wshare.models.layers import replaced
+from wshare.quantize.layer import Options
+from wshare.quantize.statistics import merged
+from wshare.search.rate_distortion.network import Network
+from wshare.tasks.table import task_of
+
+COUNTS = (50, 100, 200, 400, 800, 1600)
+# Slopes, as shares of the search's.
+SLOPES = (0.7, 1.0, 1.4)
+KL = 0.05
+THREADS = 2
+
+
+def rows_of(folder: Path, search: str, version: str) -> list[dict]:
+    """A row for each number of images that the folder has."""
+    spec = folder / "model" / "model.json"
+    description, recipe = read_json(spec), read_json(folder / "search" / search / "recipe.json")
+    model, task = read_model(spec, spec.with_name("weights.safetensors"), torch.device("cpu")), task_of(description)
+    images, held_out = (ImageFile(folder / "images" / f"{name}.h5") for name in ("search", "held_out"))
+    reference = read_outputs(folder / "baseline" / "held_out.h5", held_out, description["sha256"])
+    fisher = {name: value for name, value in read_fisher(folder / "weights.h5").items() if name in recipe["layers"]}
+    folded, known, rows, done = folded_norms(model, list(fisher), images.batch(0)[:2]), None, [], 0
+    for count in (count for count in COUNTS if count <= len(images)):
+        more = input_statistics(model, images.part(done, count).batches(), list(fisher), 0)
+        known = more if known is None else {name: merged(known[name], more[name]) for name in fisher}
+        network, points = Network.of(model, fisher, known, folded), []
+        for share in SLOPES:
+            settings = {name: layer | {"slope": share * layer["slope"]} for name, layer in recipe["layers"].items()}
+            compressed = network.compressed(network.quantised(settings, Options(), THREADS))
+            with replaced(model, compressed.tensors()):
+                outputs = predict(model, held_out, THREADS)
+            weights = sum(layer.weights.size for layer in network.layers.values())
+            points.append((math.log(task.score(outputs, reference, None).kl), compressed.bits / weights))
+            print(
+                f"{folder}: {count} images, {math.exp(points[-1][0]):.4f} nats at {points[-1][1]:.3f} bits", flush=True
+            )
+        # Losses grow with slopes, and so do not need sorting; beyond the ends np.interp would lie.
+        losses, bits = zip(*points, strict=True)
+        inside = losses[0] <= math.log(KL) <= losses[-1]
+        found = float(np.interp(math.log(KL), losses, bits)) if inside else math.nan
+        rows.append(
+            {"model": folder.name, "seed": recipe["settings"]["seed"], "images": count}
+            | {"bits_per_weight": found, "measured": version}
+        )
+        done = count
+    return rows
+
+
+def main() -> None:
+    """Measure all folders."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--search", default="rate_distortion_98")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    version = measured()
+    with threadpool_limits(1):
+        rows = [row for folder in arguments.folders for row in rows_of(folder, arguments.search, version)]
+    write_table(RESULTS / "knowledge.csv", list(rows[0]), rows)
+
+
+if __name__ == "__main__":
+    main()
