@@ -20,16 +20,25 @@ def test_light_stages_and_the_settings_import_no_torch():
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
 
+STAGES = ("evaluate_dense", "extract_weights", "profile_layers", "search", "pack_model", "evaluate_packed")
+BY_K = [f"wshare.search.by_k.{method}" for method in ("slope", "two_step", "uniform")]
+
+
 @pytest.mark.slow
-def test_stages_import_no_statistics_and_methods_no_library_that_searches():
+@pytest.mark.parametrize(
+    ("names", "libraries"),
+    [
+        (
+            [*(f"wshare.stages.{stage}" for stage in STAGES), "wshare.tasks.classification", *BY_K],
+            {"scipy.stats", "scipy.optimize", "sklearn", "pymoo", "numba"},
+        ),
+        (["wshare.search.rate_distortion.search"], {"scipy.stats", "sklearn", "pymoo"}),
+    ],
+    ids=["stages", "rate_distortion"],
+)
+def test_stages_and_methods_import_no_library_that_few_of_their_functions_use(names, libraries):
     """Each takes as long as the work of a small job; functions that need one import it."""
-    stages = ("evaluate_dense", "extract_weights", "profile_layers", "search", "pack_model", "evaluate_packed")
-    names = [f"wshare.stages.{stage}" for stage in stages] + ["wshare.tasks.classification"]
-    names += [f"wshare.search.by_k.{method}" for method in ("slope", "two_step", "uniform")]
-    program = f"""if True:
-        import {", ".join(names)}, sys
-        print(sorted({{"scipy.stats", "scipy.optimize", "sklearn", "pymoo", "numba"}} & set(sys.modules)))
-    """
+    program = f"import {', '.join(names)}, sys; print(sorted({libraries} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     run = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "[]"

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from wshare.errors import UserError
 from wshare.evaluation.chances import MAX_KL
@@ -236,6 +235,9 @@ class _Search:
 
     def _correlation(self) -> float | None:
         """Rank correlation of predicted and measured losses; of layers with one loss there is no order."""
+        # Not at the top: it takes a second, and recipes are applied without.
+        from scipy.stats import spearmanr
+
         predicted, measured = ([row[name] for row in self.losses] for name in ("predicted", "measured"))
         return float(spearmanr(predicted, measured).statistic) if len(self.losses) > 2 else None
 
