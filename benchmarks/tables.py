@@ -374,6 +374,21 @@ def equal_kl(files: Files) -> list[str]:
     return [*table(head, rows), *measured(files["equal_kl"])]
 
 
+def knowledge(files: Files) -> list[str]:
+    """Size at equal divergence by the number of images that calibration has seen, means over the splits."""
+    of: dict[int, list[float]] = {}
+    for row in files["knowledge"]:
+        of.setdefault(int(row["images"]), []).append(float(row["bits_per_weight"]))
+    means = {images: sum(bits) / len(bits) for images, bits in of.items()}
+    most = means[max(means)]
+    rows = [
+        (str(images), f"{bits:.2f}", f"{min(of[images]):.2f} to {max(of[images]):.2f}", f"{bits / most - 1:+.1%}")
+        for images, bits in means.items()
+    ]
+    head = f"search images | bits a weight at 0.05 nats | range | indices beside those of {max(means)} images"
+    return [*table(head, rows), *measured(files["knowledge"])]
+
+
 def ablation(files: Files) -> list[str]:
     """Each part turned off alone, at one divergence on search images."""
     found = {name: files.search("study", name) for name in PARTS}
@@ -575,7 +590,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
     "docs/benchmarks.md": {
         block.__name__: block
         for block in (
-            *(splits, each_split, targets, lites, front, equal, cerwu, equal_kl, ablation, photos),
+            *(splits, each_split, targets, lites, front, equal, cerwu, equal_kl, knowledge, ablation, photos),
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },
