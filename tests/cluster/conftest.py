@@ -10,6 +10,8 @@ from .slurm import slurm
 
 # One search of each kind; together they run every rule but `fetch_model`.
 SEARCHES = ("rate_distortion", "uniform")
+# So small a network takes one thread by itself.
+THREADS = ("--set-threads", "search=4")
 
 
 def write_study(folder: Path) -> Path:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from ..runs import command, files, started
-from .conftest import write_study
+from .conftest import THREADS, write_study
 
 STUB = Path(__file__).with_name("scheduler")
 OPTIONS = (
     *("--cluster-generic-submit-cmd", f"{STUB}/submit {{rule}} {{threads}} {{resources.mem_mb}} {{resources.runtime}}"),
     *("--cluster-generic-status-cmd", f"{STUB}/status", "--cluster-generic-cancel-cmd", f"{STUB}/cancel"),
     *("--seconds-between-status-checks", "1"),
+    *THREADS,
 )
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ..runs import command, files, run_to_end, started
-from .conftest import write_study
+from .conftest import THREADS, write_study
 from .slurm import run
 
 # Accounting is off here, so that squeue is asked; and not every 40 s, since jobs of the small study take some seconds.
@@ -17,6 +17,7 @@ from .slurm import run
 OPTIONS = (
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
     *("--seconds-between-status-checks", "1", "--slurm-array-limit", "2"),
+    *THREADS,
 )
 
 
