@@ -122,8 +122,7 @@ def _claim(index: dict, channels: list[int] | None) -> tuple[int, str]:
     for name, (shape, *_) in index["shared"].items():
         with named(repr(name)):
             count(shape)
-        # An axis of length 0 must not hide others: exponents take memory for each row.
-        claims[name] = math.prod(max(1, axis) for axis in shape)
+        claims[name] = _numbers(shape)
         rows.append(max(1, *shape[:1], 1))
     if channels is not None:
         rows = [max(first, outputs) for first, outputs in zip(rows, channels, strict=True)]
@@ -131,12 +130,16 @@ def _claim(index: dict, channels: list[int] | None) -> tuple[int, str]:
         if type(position) is not int or not 0 <= position < len(rows):
             raise ValueError(f"{name!r}: folded into no shared tensor")
         claims[name] = claims.get(name, 0) + 4 * rows[position]
-    for name, entry in index["kept"].items() if index["version"] == VERSION else ():
-        shape, _, coding, _ = entry
+    for name, (shape, _, *coding) in index["kept"].items() if index["version"] == VERSION else ():
         # Coded integers that are all the same take no byte each.
-        if coding == STEPPED:
-            claims[name] = claims.get(name, 0) + math.prod(max(1, axis) for axis in shape)
+        if coding[0] == STEPPED:
+            claims[name] = claims.get(name, 0) + _numbers(shape)
     return sum(claims.values()), max(claims, key=claims.__getitem__)
+
+
+def _numbers(shape: list[int]) -> int:
+    """Numbers that a shape claims. An axis of length 0 must not hide others: exponents take memory for each row."""
+    return math.prod(max(1, axis) for axis in shape)
 
 
 def check_claim(path: str, index: dict, nbytes: int, channels: list[int] | None = None) -> None:
