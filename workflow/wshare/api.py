@@ -353,6 +353,11 @@ def apply_recipe(
         reference = predict(work, images, threads)
         searched = (recipe["model"]["sha256"], recipe["search_images"])
         same = searched == (hashlib.sha256(float32).hexdigest(), images.fingerprint)
+        if recipe.get("gradient_epochs") and not same:
+            raise UserError(
+                f"{where}: gradient calibration taught its values for other weights, or by other images; search again, "
+                "or without gradient_calibration"
+            )
         return _packed(kind, recipe, artifacts, reference, threads, len(float32), where, same)
 
 

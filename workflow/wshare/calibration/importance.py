@@ -33,7 +33,7 @@ def fisher_diagonal(
     parameters = [layer_of(model, name).weight.requires_grad_() for name in layers]
     sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     count = 0
-    with _differentiable(model):
+    with differentiable(model):
         for batch in tqdm(batches, desc="importance", unit="batch", **PROGRESS):
             for image in batch:
                 # A copy: a network may write into its input, and these images are needed again.
@@ -51,7 +51,7 @@ def fisher_diagonal(
     return {name: (total / count).float().numpy(force=True) for name, total in zip(layers, sums, strict=True)}
 
 
-def _differentiable(model: nn.Module) -> AbstractContextManager:
+def differentiable(model: nn.Module) -> AbstractContextManager:
     """cuDNN has no gradient of recurrent layers in evaluation mode; torch's own kernels have."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()

@@ -23,7 +23,7 @@ A weight is worked on as a matrix [groups, columns, rows], with a row for each o
 of the inputs that this output sums; `Layout` makes it of a weight and back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -183,6 +183,28 @@ class Quantised:
     loss: float
     bits: float
     bias_unit: float
+
+    def with_codebook(self, codebook: np.ndarray, step: float | None) -> "Quantised":
+        """With other shared values for the same indices, float32 [k] in ascending order, multiples of `step` if any."""
+        return replace(self, shared=replace(self.shared, codebook=codebook, step=step))
+
+    def moved(self, codebook: np.ndarray) -> "Quantised":
+        """With shared values near these, [k], as a codebook holds them; as it is where these are out of order.
+
+        The values of a grid stay multiples of a step, which follows the largest of them.
+        """
+        own, step = self.shared.codebook, self.shared.step
+        if step is not None:
+            largest = np.abs(own).argmax()
+            levels, step = _rescaled(own, np.float32(step), float(codebook[largest]) / (float(own[largest]) or 1.0))
+            return self.with_codebook(levels, float(step))
+        levels = _rounded(codebook.astype(np.float32))
+        return self.with_codebook(levels, None) if (np.diff(levels) > 0).all() else self
+
+    def shifted(self, steps: np.ndarray) -> "Quantised":
+        """With other steps of the folded norm's shift, int32 [outputs]."""
+        bits = self.bits + _entropy_bits(steps) - _entropy_bits(self.norm.steps)
+        return replace(self, norm=replace(self.norm, steps=steps), bits=bits)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Evaluator:
         float16: bool = False,
     ):
         self.task, self.images = fitted(task, reference, images.labels), images
-        self._model, self._reference, self._threads, self._remember = model, reference, threads, remember
+        self._model, self.reference, self._threads, self._remember = model, reference, threads, remember
         self._target, self._confidence = settings["quality_target"], settings["confidence"]
         self._held_out = held_out
         self.temperature = self.task.temperature(reference, images.labels)
@@ -135,13 +135,13 @@ class Evaluator:
             few = self.images.part(0, images)
             with replaced(self._model, compressed().tensors()):
                 outputs = predict(self._model, few, self._threads)
-            return {"kl": self.task.score(outputs, self._reference[:images], None).kl}
+            return {"kl": self.task.score(outputs, self.reference[:images], None).kl}
 
         return self._remember(key, measured)["kl"]
 
     def _measure(self, key: Key, parts: Sequence[Part], max_kl: float | None, float16: bool) -> dict:
         tensors = [part.compressed.tensors() for part in parts]
-        outputs, seen = np.empty_like(self._reference), np.zeros(len(self.images), dtype=bool)
+        outputs, seen = np.empty_like(self.reference), np.zeros(len(self.images), dtype=bool)
         for share in self._looks() if max_kl is not None else (1.0,):
             for part, changed in zip(parts, tensors, strict=True):
                 start = part.first + np.count_nonzero(seen[part.first : part.stop])
@@ -164,7 +164,7 @@ class Evaluator:
     def _score(self, outputs: np.ndarray, seen: np.ndarray) -> Score:
         labels = self.images.labels
         labels = None if labels is None else labels[seen]
-        return self.task.score(outputs[seen], self._reference[seen], labels, self.temperature)
+        return self.task.score(outputs[seen], self.reference[seen], labels, self.temperature)
 
     def _kept(self, score: Score, seen: np.ndarray) -> Counts | Means:
         return kept(score, self._original.part(np.flatnonzero(seen)))
@@ -209,7 +209,7 @@ class Evaluator:
             _log.info("float16 cannot be used: %s", str(error).strip().splitlines()[0])
             return math.inf
         # A value beyond its range makes outputs infinite, or no number.
-        return self.task.score(outputs, self._reference, None).kl if np.isfinite(outputs).all() else math.inf
+        return self.task.score(outputs, self.reference, None).kl if np.isfinite(outputs).all() else math.inf
 
     def _looks(self) -> list[float]:
         """Shares of the images after which to look, ascending, the last one 1."""

@@ -129,6 +129,7 @@ def row(entry: Entry) -> tuple[dict, dict, dict]:
             "ci95_high": round(high, 5),
             "kl": float(f"{result['compressed']['kl']:.4g}"),
             "evaluations": result["evaluations"],
+            "gradient_epochs": result["gradient_epochs"],
             "images_forwarded": result["images_forwarded"],
             "search_seconds": round(entry.timings["search"], 1),
         },

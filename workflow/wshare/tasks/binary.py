@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wshare.errors import UserError
-from wshare.tasks import classification
+from wshare.tasks import classification, multilabel
 from wshare.tasks.task import Figure, Score
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ def log_likelihood(output: "torch.Tensor", generator: "torch.Generator") -> "tor
 
     logit = output.reshape(1)
     return classification.log_likelihood(torch.stack([torch.zeros_like(logit), logit], 1), generator)
+
+
+def divergence(outputs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+    """That of Kullback and Leibler between yes and no by the logits [N] or [N, 1]."""
+    return multilabel.divergence(outputs, reference)
 
 
 def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:

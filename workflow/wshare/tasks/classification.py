@@ -87,6 +87,12 @@ def log_likelihood(output: "torch.Tensor", generator: "torch.Generator") -> "tor
     return log_probabilities[label[0]]
 
 
+def divergence(outputs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+    """That of Kullback and Leibler between the probabilities that logits [N, classes, ...] give, over axis 1."""
+    original = reference.log_softmax(1)
+    return (original.exp() * (original - outputs.log_softmax(1))).sum(1).mean()
+
+
 def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:
     """Quality of logits [N, classes] against the float32 network's `reference` and the class indices [N], if any.
 

@@ -81,6 +81,16 @@ def log_likelihood(output: "torch.Tensor", generator: "torch.Generator") -> "tor
     return likelihood / output.numel() ** 0.5
 
 
+def divergence(outputs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+    """Mean over labels of that of Kullback and Leibler between yes and no by the logits [N, L]."""
+    from torch.nn import functional
+
+    def mean_code(logits: "torch.Tensor") -> "torch.Tensor":
+        return functional.binary_cross_entropy_with_logits(logits, reference.sigmoid())
+
+    return mean_code(outputs) - mean_code(reference)
+
+
 def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:
     """Quality of logits [N, L] against the float32 network's `reference` and labels [N, L] of 0 and 1, if any.
 

@@ -132,6 +132,13 @@ class Regression:
         drawn = flat.detach() + torch.where(factors > 0, noise * factors.clamp_min(1e-38).rsqrt(), 0)
         return -0.5 * (factors * (drawn - flat).square()).sum()
 
+    def divergence(self, outputs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+        """That of Kullback and Leibler between the Gaussians of `score`, as a mean over numbers."""
+        import torch
+
+        factors = torch.from_numpy(self.scales.factors).to(outputs.device, outputs.dtype)
+        return 0.5 * (factors * (outputs - reference).reshape(len(outputs), -1).square()).sum(1).mean()
+
     def score(
         self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0
     ) -> Score:

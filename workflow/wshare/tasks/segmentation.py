@@ -12,7 +12,7 @@ import numpy as np
 
 from wshare.errors import UserError
 from wshare.models.preprocessing import IGNORED
-from wshare.tasks import changed
+from wshare.tasks import changed, classification, multilabel
 from wshare.tasks.classification import are_probabilities, likeliest_temperature, ratio_of_means
 from wshare.tasks.task import AGREEMENT, Figure, Score
 
@@ -83,6 +83,12 @@ def log_likelihood(output: "torch.Tensor", generator: "torch.Generator") -> "tor
     pixels = logits.log_softmax(1)[0].flatten(1).T
     drawn = pixels.detach().exp().cpu().multinomial(1, generator=generator).to(pixels.device)
     return pixels.gather(1, drawn).sum() / len(pixels) ** 0.5
+
+
+def divergence(outputs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+    """Mean over pixels of that of Kullback and Leibler between their classes by the logits [N, C, H, W]."""
+    told = multilabel if outputs.shape[1] == 1 else classification
+    return told.divergence(outputs, reference)
 
 
 def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:

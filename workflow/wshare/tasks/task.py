@@ -107,6 +107,12 @@ class Task(Protocol):
     def log_likelihood(self, output: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
         """Log-likelihood, a scalar with a gradient, of a label drawn from the output [1, ...] of one image itself."""
 
+    def divergence(self, outputs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+        """Mean divergence of outputs [N, ...] from the float32 network's, in nats, as `score` tells it.
+
+        It is a scalar with a gradient.
+        """
+
     def score(
         self, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0
     ) -> Score:

@@ -4,9 +4,11 @@
 2. Probe: quantise all layers at the guess, and measure what each alone loses on a few images. The ratio of measured and
    predicted loss becomes the layer's sensitivity scale; the sum of the losses tells where the slope should be. Probe
    again there, if that is far off.
-3. Search: measure the whole network at one slope after the other, by a secant within a bracket, until its divergence
+3. With gradient calibration: find how many passes over one half's images help on the other's (`_Search._passes`); all
+   networks from here on are taught by so many (`gradient`).
+4. Search: measure the whole network at one slope after the other, by a secant within a bracket, until its divergence
    is close below the one allowed and its quality confirms it (`slope.find`).
-4. Or, where a size is asked for, take the slope that gives it (`slope.within`).
+5. Or, where a size is asked for, take the slope that gives it (`slope.within`).
 
 The images of one half, by which errors were fed back and means corrected, would flatter the result: each half's images
 are scored by a network that only the other half has taught. The network that is packed is taught by both.
@@ -15,7 +17,7 @@ are scored by a network that only the other half has taught. The network that is
 import logging
 import math
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -27,8 +29,9 @@ from wshare.packed.compressed import Compressed
 from wshare.quantize.layer import Options, Quantised
 from wshare.search.evaluator import Evaluator, Key, Part
 from wshare.search.method import Artifacts, Found, Setting, entry
+from wshare.search.rate_distortion.gradient import calibrated, recalled, recorded
 from wshare.search.rate_distortion.network import Network
-from wshare.search.rate_distortion.slope import LEAST_LOSS, aim, find, first_guess, rounded, within
+from wshare.search.rate_distortion.slope import LEAST_LOSS, aim, find, first_guess, guess, rounded, within
 from wshare.search.run import LOSSES
 
 # A probe that finds a loss this far from the predicted one tells of noise.
@@ -36,8 +39,14 @@ SCALES = (0.1, 10.0)
 # Probes are made again at the slope that they lead to, so many times in all, if it is further off than this factor.
 PROBES = 4
 PROBED_AGAIN = 2.0
+# Passes of gradient calibration, one number after the other while the divergence falls to this share of it.
+EPOCHS = (1, 4, 16)
+WORTH = 0.98
 # Share of the divergence allowed by which float16 may change the float32 network and still be searched in.
 FLOAT16_SHARE = 0.01
+
+# Teaches the layers of a network further, by search images from one up to another.
+Calibrate = Callable[[Network, dict[str, Quantised], int, int], dict[str, Quantised]]
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +76,20 @@ class Space:
         """The layers by what all images tell together, with these batch norms folded."""
         return self._network(self.artifacts.calibration.together(), folded)
 
-    def parts(self, layers: Mapping[str, Setting], images: int) -> list[Part]:
-        """The network that each half's images are scored by: the one that the other half has taught."""
-        border = self.artifacts.calibration.border
+    def parts(self, layers: Mapping[str, Setting], calibrate: Calibrate | None = None) -> list[Part]:
+        """The network that each half's images are scored by: the one that the other half has taught.
+
+        `calibrate` teaches it further, by gradient, with the images that it does not score.
+        """
+        border, images = self.artifacts.calibration.border, len(self.artifacts.images)
         # Images in no half are scored by the network of the first.
-        ends = (0, border, images)
-        taught = [half.compressed(half.quantised(layers, self.options, self.threads)) for half in self.halves[::-1]]
-        return [Part(*limits, network) for *limits, network in zip(ends, ends[1:], taught, strict=False)]
+        first, second = (0, border), (border, images)
+        found = []
+        for half, scored, others in zip(self.halves[::-1], (first, second), (second, first), strict=True):
+            taught = half.quantised(layers, self.options, self.threads)
+            taught = calibrate(half, taught, *others) if calibrate else taught
+            found.append(Part(*scored, half.compressed(taught)))
+        return found
 
     def _network(self, statistics: Mapping, folded: dict[str, str]) -> Network:
         return Network.of(self.artifacts.model, self.artifacts.fisher, statistics, folded)
@@ -91,7 +107,8 @@ class RateDistortion:
     def budget(self, space: Space, options: dict) -> int:
         """Measurements at most, unless float32 disagrees with float16."""
         probes = PROBES * len(space.artifacts.layers) if options["probe_images"] else 0
-        return (1 if options["compression_rate"] else options["evaluations"]) + probes
+        passes = len(EPOCHS) + 1 if options["gradient_calibration"] else 0
+        return (1 if options["compression_rate"] else options["evaluations"]) + probes + passes
 
     def search(self, space: Space, evaluator: Evaluator, settings: dict) -> Found:
         """Highest slope that meets the quality target, or the slope of the size asked for."""
@@ -108,7 +125,13 @@ class RateDistortion:
             if "batch_norm" in setting
         }
         network = space.whole(folded)
-        return network.compressed(network.quantised(layers, space.options, space.threads))
+        found = network.quantised(layers, space.options, space.threads)
+        return network.compressed(
+            {
+                name: recalled(network, name, layer, layers[name]) if "numbers" in layers[name] else layer
+                for name, layer in found.items()
+            }
+        )
 
 
 class _Search:
@@ -122,26 +145,33 @@ class _Search:
         self.scales = dict.fromkeys(space.artifacts.layers, 1.0)
         self.losses: list[dict] = []
         self.probed: list[tuple[float, float]] = []
+        self.seed, self.epochs = settings["seed"], 0
 
     def found(self) -> Found:
         """Probe, search, and tell what was found."""
         start = self._probe()
         # A size that is asked for takes one measurement, in float32.
         precision = "float32" if self.options["compression_rate"] else self._precision()
+        if self.options["gradient_calibration"]:
+            start = self._passes(start)
         slope = start if self.options["compression_rate"] else self._chosen(start, precision)
         if self._verdict(slope, "float32") != self._verdict(slope, precision):
             _log.info("float32 gives another verdict than float16 on the slope chosen: searching again, in float32")
             precision = "float32"
             slope = self._chosen(start, precision)
-        chosen = ("float32", slope)
-        points = {key: {"slope": key[1]} for key in self.evaluator.measured if key[0] == precision or key == chosen}
+        chosen = _key(slope, "float32", self.epochs)
+        points = {
+            key: {"slope": key[1]}
+            for key in self.evaluator.measured
+            if key == _key(key[1], precision, self.epochs) or key == chosen
+        }
         # A slope that was measured in both is one point.
         if precision != "float32":
-            points.pop((precision, slope), None)
+            points.pop(_key(slope, precision, self.epochs), None)
         return Found(
             layers={
                 name: setting | {"k": self.evaluator.measured[chosen]["k"][name]}
-                for name, setting in self._settings(slope).items()
+                for name, setting in self._recorded(slope).items()
             },
             chosen=chosen,
             points=points,
@@ -150,9 +180,29 @@ class _Search:
             images_forwarded={
                 "probe": len(self.probed) * len(self.losses) * self._probe_images(),
                 "calibration": self.space.artifacts.calibration.images,
+                "gradient": self._forwarded(),
             },
-            notes={"precision": precision, "predicted_loss_rank_correlation": self._correlation()},
+            notes={
+                "precision": precision,
+                "predicted_loss_rank_correlation": self._correlation(),
+                "gradient_epochs": self.epochs,
+            },
         )
+
+    def _passes(self, start: float) -> float:
+        """Set the passes of gradient calibration, by what a half teaches of the other; returns the slope to start from.
+
+        One after the other, while that helps: too many teach a network the images of its half by heart.
+        """
+        slope = rounded(start)
+        best = self._measured(slope, "float32", 0, None)["kl"]
+        for epochs in EPOCHS:
+            kl = self._measured(slope, "float32", epochs, None)["kl"]
+            _log.info("%d passes of gradient calibration at slope %.3g: %.4g nats of %.4g", epochs, slope, kl, best)
+            if kl > WORTH * best:
+                break
+            self.epochs, best = epochs, kl
+        return start if self.options["compression_rate"] else rounded(guess(start, best, self.max_kl))
 
     def _probe(self) -> float:
         """Set the sensitivity scales; returns the slope to start from."""
@@ -193,13 +243,40 @@ class _Search:
 
     def _row(self, slope: float, precision: str) -> dict:
         bound = None if self.options["compression_rate"] else self.max_kl
-        key: Key = (precision, slope)
+        return self._measured(slope, precision, self.epochs, bound)
+
+    def _measured(self, slope: float, precision: str, epochs: int, bound: float | None) -> dict:
+        calibrate = partial(self._calibrated, epochs) if epochs else None
         return self.evaluator.measure(
-            key,
-            lambda: self.space.parts(self._settings(slope), len(self.evaluator.images)),
+            _key(slope, precision, epochs),
+            lambda: self.space.parts(self._settings(slope), calibrate),
             bound,
             precision == "float16",
         )
+
+    def _calibrated(
+        self, epochs: int, network: Network, layers: dict[str, Quantised], first: int, stop: int
+    ) -> dict[str, Quantised]:
+        """The layers taught by so many passes over search images from `first` up to `stop`."""
+        artifacts, reference = self.space.artifacts, self.evaluator.reference[first:stop]
+        images = artifacts.images.part(first, stop)
+        return calibrated(self.evaluator.task, artifacts.model, network, layers, images, reference, epochs, self.seed)
+
+    def _recorded(self, slope: float) -> dict[str, Setting]:
+        """Settings of the layers, with the numbers that all search images have taught."""
+        settings = self._settings(slope)
+        if not self.epochs:
+            return settings
+        network, images = self.space.whole(self.space.folded), len(self.space.artifacts.images)
+        layers = network.quantised(settings, self.space.options, self.space.threads)
+        numbers = recorded(network, self._calibrated(self.epochs, network, layers, 0, images))
+        return {name: setting | numbers[name] for name, setting in settings.items()}
+
+    def _forwarded(self) -> int:
+        """Images that gradient calibration has gone through, in all measurements and for the network to be packed."""
+        passes = sum(epochs for _, _, epochs in self.evaluator.measured) + self.epochs
+        # Each half of the images once a pass.
+        return passes * len(self.space.artifacts.images)
 
     def _judged(self, slope: float, precision: str) -> tuple[float, float]:
         """Divergence at a slope, and the quality that may be lost for each that the target allows."""
@@ -244,6 +321,10 @@ class _Search:
 
 def _alone(network: Network, name: str, layer: Quantised) -> Callable[[], Compressed]:
     return lambda: network.compressed({name: layer})
+
+
+def _key(slope: float, precision: str, epochs: int) -> Key:
+    return (precision, slope, epochs)
 
 
 def _max_kl(settings: dict) -> float:
