@@ -155,6 +155,7 @@ CHANGES = [
     ("searches.r.options.compression_rate", 8, {"search r"}),
     ("searches.r.options.fold_batch_norm", False, {"search r"}),
     ("searches.r.options.keep_zeros", True, {"search r"}),
+    ("searches.r.options.gradient_calibration", True, {"search r"}),
     ("calibration.images", 3, {"measure_inputs"}),
     ("packing.format", "entropy", {"search"}),
     ("packing.batch_norm", "float16", {"search", "search r"}),

@@ -30,6 +30,10 @@ def log_likelihood(output: torch.Tensor, generator: torch.Generator) -> torch.Te
     return -0.5 * (label.to(output.device) - output).square().sum()
 
 
+def divergence(outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return (outputs - reference).square().sum(1).mean() / 2
+
+
 def score(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, temperature: float = 1.0) -> Score:
     """The divergence of two normal distributions of variance one is half the squared distance of their means."""
     squares = np.square(outputs.astype(np.float64) - reference).sum(1)

@@ -59,6 +59,7 @@ CHOICES = {
     "variance_matching": True,
     "fold_batch_norm": True,
     "keep_zeros": False,
+    "gradient_calibration": False,
 }
 
 
@@ -570,3 +571,101 @@ def test_norms_that_are_not_folded_are_kept_as_asked(study, kind):
         expected = (norm.to_float16() if kind == "float16" else norm).state()
         for leaf, array in expected.items():
             np.testing.assert_array_equal(found[f"{name}.{leaf}"].numpy(), array)
+
+
+@pytest.fixture
+def taught(study, monkeypatch) -> dict:
+    """The recipe of a search with gradient calibration, which takes four passes, whatever they are worth."""
+    monkeypatch.setattr(rate_distortion, "EPOCHS", (1, 4))
+    monkeypatch.setattr(rate_distortion, "WORTH", 10.0)
+    study.measure_inputs()
+    return study.search(gradient_calibration=True, max_kl=0.2)
+
+
+@pytest.mark.slow
+def test_gradient_calibration_teaches_every_network_of_a_search(study, taught, caplog):
+    assert taught["gradient_epochs"] == 4
+    assert "4 passes of gradient calibration at slope" in caplog.text
+    front = rows_of(study.folder / "front.csv")
+    assert len({line["slope"] for line in front}) == len(front) == taught["evaluations"]
+    # A pass or four on the way, and four for each point of the front that is not among them, and for the recipe.
+    passes = taught["images_forwarded"]["gradient"] / 24
+    assert passes in (1 + 4 * taught["evaluations"] + 4, 1 + 4 + 4 * taught["evaluations"] + 4)
+    without = study.search(max_kl=0.2)
+    assert without["gradient_epochs"] == 0
+    assert not any("numbers" in layer for layer in without["layers"].values())
+    assert "gradient" not in without["images_forwarded"]
+
+
+@pytest.mark.slow
+def test_each_half_is_scored_by_what_the_other_has_taught_by_gradient(study, monkeypatch):
+    seen = []
+    teach = rate_distortion.calibrated
+
+    def heard(task, model, network, layers, images, reference, epochs, seed):
+        np.testing.assert_allclose(reference, predict(model, images), rtol=1e-4, atol=1e-5)
+        seen.append((network, images.fingerprint, len(images)))
+        return teach(task, model, network, layers, images, reference, epochs, seed)
+
+    monkeypatch.setattr(rate_distortion, "calibrated", heard)
+    monkeypatch.setattr(rate_distortion, "EPOCHS", (1,))
+    monkeypatch.setattr(rate_distortion, "WORTH", 10.0)
+    study.measure_inputs()
+    halves = read_calibration(study.folder / "calibration.h5", SHARED).halves
+    study.search(gradient_calibration=True)
+    of_second, of_first, *_, whole = seen
+    for (network, _, count), half in ((of_second, halves[1]), (of_first, halves[0])):
+        assert count == 12
+        mean = network.layers["pointwise"].mean
+        np.testing.assert_allclose(mean, half["pointwise"].mean, rtol=1e-5, atol=1e-7)
+    assert of_second[1] == study.images.part(12, 24).fingerprint
+    assert of_first[1] == study.images.part(0, 12).fingerprint
+    assert whole[2] == 24
+
+
+@pytest.mark.slow
+def test_the_packed_file_holds_the_numbers_that_the_recipe_records(study, taught):
+    study.pack()
+    found = load_packed(study.folder / "packed.safetensors")
+    scales = {name: layer["numbers"]["codebook"] for name, layer in taught["layers"].items()}
+    for name in SHARED:
+        values = np.unique(np.abs(found[f"{name}.weight"].numpy()[0]))
+        ratios = values[values > 0][:, None] / np.abs(np.array([v for v in scales[name] if v]))
+        # The row's scale, an eighth of an octave or several, takes every value to one of the codebook.
+        exponents = 8 * np.log2(ratios)
+        assert (np.abs(exponents - exponents.round()).min(1) < 1e-3).all()
+
+
+@pytest.mark.slow
+def test_a_killed_search_with_gradient_calibration_goes_on(study, taught):
+    before = (study.folder / "recipe.json").read_bytes()
+    forwarded = study.forwarded
+    assert study.search(gradient_calibration=True, max_kl=0.2) == taught
+    assert study.forwarded == 0
+    for stop in (5, forwarded - 1):
+        (study.folder / "journal.jsonl").unlink()
+        study.stop_after = stop
+        with pytest.raises(KeyboardInterrupt):
+            study.search(gradient_calibration=True, max_kl=0.2)
+        study.stop_after = None
+        study.search(gradient_calibration=True, max_kl=0.2)
+        assert (study.folder / "recipe.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_gradient_calibration_that_does_not_help_is_left(study, monkeypatch):
+    monkeypatch.setattr(rate_distortion, "WORTH", 0.0)
+    study.measure_inputs()
+    found = study.search(gradient_calibration=True)
+    assert found["gradient_epochs"] == 0
+    assert found["images_forwarded"]["gradient"] == 24
+    assert not any("numbers" in layer for layer in found["layers"].values())
+
+
+@pytest.mark.slow
+def test_numbers_that_are_not_the_layers_own_are_refused(study, taught):
+    taught["layers"]["conv"]["numbers"]["codebook"].pop()
+    write_json(study.folder / "recipe.json", taught)
+    with pytest.raises(FormatError, match="layer 'conv': numbers are missing, or those of another layer; search again"):
+        study.pack()
+    assert not (study.folder / "packed.safetensors").exists()

@@ -25,7 +25,7 @@ from wshare.models.layers import replaced
 from wshare.progress import PROGRESS
 from wshare.quantize.codebooks import row_scale
 from wshare.quantize.layer import Quantised
-from wshare.search.method import Setting, entry
+from wshare.search.method import Setting, SettingError
 from wshare.search.rate_distortion.network import Network
 from wshare.tasks.task import Task
 
@@ -65,10 +65,10 @@ def calibrated(
     """
     numbers = [own for name, layer in layers.items() for own in _numbers(model, network, name, layer)]
     with replaced(model, network.compressed(layers).tensors()), torch.enable_grad(), differentiable(model):
-        units = _units(task, model, images, numbers, seed)
+        units, kl = _told(task, model, images, reference, numbers, seed)
         count = sum(unit.numel() for unit in units)
         moves = [torch.zeros_like(unit, requires_grad=True) for unit in units]
-        first = FIRST_STEP * math.sqrt(2 * sum(layer.loss for layer in layers.values()) / count)
+        first = FIRST_STEP * math.sqrt(2 * kl / count)
         starts = list(images.starts())
         optimizer = torch.optim.Adam(moves, lr=first)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(starts))
@@ -76,9 +76,10 @@ def calibrated(
         with tqdm(total=epochs * len(images), desc="calibrate", unit="image", **PROGRESS) as progress:
             for place in [place for _ in range(epochs) for place in torch.randperm(len(starts), generator=generator)]:
                 batch = images.batch(starts[place])
-                told = torch.from_numpy(reference[starts[place] : starts[place] + len(batch)]).to(batch.device)
                 values = [own.start + move * unit for own, move, unit in zip(numbers, moves, units, strict=True)]
-                loss = task.divergence(_outputs(model, numbers, values, batch), told)
+                outputs = _outputs(model, numbers, values, batch)
+                told = _tensor(reference[starts[place] : starts[place] + len(batch)], outputs)
+                loss = task.divergence(outputs, told)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -107,13 +108,9 @@ def recorded(network: Network, layers: Mapping[str, Quantised]) -> dict[str, Set
 
 def recalled(network: Network, name: str, layer: Quantised, setting: Setting) -> Quantised:
     """The layer with the numbers that its setting records; SettingError if they are none of this layer."""
-    found = entry(
-        name,
-        setting,
-        "numbers",
-        lambda value: _fit(network, name, layer, value),
-        "what a search recorded for the layer",
-    )
+    found = setting["numbers"]
+    if not _fit(network, name, layer, found):
+        raise SettingError(f"layer {name!r}: numbers are missing, or those of another layer")
     layer = layer.with_codebook(np.array(found["codebook"], np.float32), found["step"])
     if found["shift"] is not None:
         layer = layer.shifted(np.array(found["shift"], np.int32))
@@ -214,18 +211,29 @@ def _outputs(model: nn.Module, numbers: Sequence[_Numbers], values: Sequence[Ten
     return functional_call(model, tensors, (batch.clone(),))
 
 
-def _units(task: Task, model: nn.Module, images: Images, numbers: Sequence[_Numbers], seed: int) -> list[Tensor]:
-    """For each number one over the root of its Fisher information; 0 of a tensor that the output does not follow."""
-    generator = torch.Generator().manual_seed(seed)
+def _told(
+    task: Task, model: nn.Module, images: Images, reference: np.ndarray, numbers: Sequence[_Numbers], seed: int
+) -> tuple[list[Tensor], float]:
+    """What few images tell: the unit of each number, one over the root of its Fisher information, and the divergence.
+
+    Units are 0 of a tensor that the output does not follow. The divergence, in nats, is that before any teaching.
+    """
+    generator, kl = torch.Generator().manual_seed(seed), 0.0
     values = [own.start.clone().requires_grad_() for own in numbers]
     squares = [torch.zeros_like(value) for value in values]
     few = images.part(0, min(FISHER_IMAGES, len(images)))
-    for batch in few.batches():
-        for image in batch:
-            likelihood = task.log_likelihood(_outputs(model, numbers, values, image[None]), generator)
-            for square, own in zip(
-                squares, torch.autograd.grad(likelihood, values, materialize_grads=True), strict=True
-            ):
-                square += own**2
-    damped = [square / len(few) + DAMPING * square.mean() / len(few) for square in squares]
-    return [torch.where(square > 0, square.rsqrt(), 0.0) for square in damped]
+    for start in few.starts():
+        batch = few.batch(start)
+        for place, image in enumerate(batch, start):
+            outputs = _outputs(model, numbers, values, image[None])
+            kl += float(task.divergence(outputs.detach(), _tensor(reference[place : place + 1], outputs))) / len(few)
+            gradients = torch.autograd.grad(task.log_likelihood(outputs, generator), values, materialize_grads=True)
+            for square, gradient in zip(squares, gradients, strict=True):
+                square += gradient**2 / len(few)
+    damped = [square + DAMPING * square.mean() for square in squares]
+    return [torch.where(square > 0, square.rsqrt(), 0.0) for square in damped], kl
+
+
+def _tensor(reference: np.ndarray, outputs: Tensor) -> Tensor:
+    """The float32 network's outputs, as the other ones are: a network may squeeze those of a single image."""
+    return torch.from_numpy(reference).to(outputs.device).reshape(outputs.shape)

@@ -76,12 +76,12 @@ class Space:
         """The layers by what all images tell together, with these batch norms folded."""
         return self._network(self.artifacts.calibration.together(), folded)
 
-    def parts(self, layers: Mapping[str, Setting], calibrate: Calibrate | None = None) -> list[Part]:
+    def parts(self, layers: Mapping[str, Setting], images: int, calibrate: Calibrate | None = None) -> list[Part]:
         """The network that each half's images are scored by: the one that the other half has taught.
 
         `calibrate` teaches it further, by gradient, with the images that it does not score.
         """
-        border, images = self.artifacts.calibration.border, len(self.artifacts.images)
+        border = self.artifacts.calibration.border
         # Images in no half are scored by the network of the first.
         first, second = (0, border), (border, images)
         found = []
@@ -180,8 +180,8 @@ class _Search:
             images_forwarded={
                 "probe": len(self.probed) * len(self.losses) * self._probe_images(),
                 "calibration": self.space.artifacts.calibration.images,
-                "gradient": self._forwarded(),
-            },
+            }
+            | ({"gradient": self._forwarded()} if self.options["gradient_calibration"] else {}),
             notes={
                 "precision": precision,
                 "predicted_loss_rank_correlation": self._correlation(),
@@ -249,7 +249,7 @@ class _Search:
         calibrate = partial(self._calibrated, epochs) if epochs else None
         return self.evaluator.measure(
             _key(slope, precision, epochs),
-            lambda: self.space.parts(self._settings(slope), calibrate),
+            lambda: self.space.parts(self._settings(slope), len(self.evaluator.images), calibrate),
             bound,
             precision == "float16",
         )
