@@ -16,6 +16,7 @@ from wshare.errors import FormatError, UserError
 from wshare.exports.external import metadata
 from wshare.exports.table import FORMATS
 from wshare.models import registry
+from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.state import state_of
 from wshare.packed.format import FoldedNorm, load_packed, write_packed
 from wshare.quantize.codebooks import Shared
@@ -121,7 +122,7 @@ def assert_weights_lie_outside(file: onnx.ModelProto) -> None:
     # What is left are shapes.
     assert {tensor.data_type for tensor in inside} <= {onnx.TensorProto.INT64}
     about = metadata(Path("net.onnx"))
-    assert about["data"] == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    assert about["data"] == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "name": "net.onnx.data"}
     assert about["packed"]["sha256"] == hashlib.sha256(Path("packed").read_bytes()).hexdigest()
 
 
@@ -157,10 +158,12 @@ def test_a_network_of_an_onnx_file_keeps_its_own_graph(proto):
 @pytest.mark.slow
 def test_metadata_tell_what_the_network_takes():
     model, packed, images = folded()
-    description = {"preprocessing": {"crop": 6}, "categories": ["é", "b"], "origin": "elsewhere"}
+    description = {"preprocessing": {"channels": 1, "crop": None}, "categories": ["é", "b"], "origin": "elsewhere"}
     installed(packed, model, images[:1], description)
     about = metadata(Path("net.onnx"))
-    assert (about["input"], about["preprocessing"], about["categories"]) == ([1, 6, 6], {"crop": 6}, ["é", "b"])
+    assert (about["input"], about["categories"]) == ([1, 6, 6], ["é", "b"])
+    # Complete, as a reader takes it.
+    assert about["preprocessing"] == complete_preprocessing({}, description["preprocessing"])
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["wshare"]) == about
 

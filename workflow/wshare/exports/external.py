@@ -6,8 +6,8 @@ once. `decoder/unpack.c --raw` and `decoder/wshare.js` write the same bytes, so 
 before the file is there. The name of the data file is the graph's and `.data`.
 
 The graph's metadata have one entry, `wshare`, which is JSON: `packed` and `data`, each {`sha256`, `bytes`}, of the
-files that belong to the graph; `input`, the shape [C, H, W] of an example; and `preprocessing` and `categories` as a
-network's description has them, or null.
+files that belong to the graph, and of `data` the `name`; `input`, the shape [C, H, W] of an example; and
+`preprocessing` and `categories` as a network's description has them, or null.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from wshare.errors import UserError
 from wshare.exports.onnxfile import dense_graph
 from wshare.files.atomic import atomic
 from wshare.files.sealed import sha256_file
+from wshare.models.preprocessing import complete_preprocessing
 from wshare.packed.format import load_packed, read_index
 
 ENDING = ".data"
@@ -48,13 +49,17 @@ def write_graph(packed: Path, output: Path, model: nn.Module, example: Tensor, d
             places[name] = (nbytes + gap, tensor.nbytes)
             nbytes += gap + tensor.nbytes
         places |= {alias: places[_first(alias, aliases)] for alias in aliases}
-        _move_out(graph_file.graph, state, sources, places, Path(output).name + ENDING, packed)
+        location = Path(output).name + ENDING
+        _move_out(graph_file.graph, state, sources, places, location, packed)
+        told = description or {}
+        preprocessing = told.get("preprocessing")
         about = {
             "packed": {"sha256": sha256_file(packed), "bytes": packed.stat().st_size},
-            "data": {"sha256": digest.hexdigest(), "bytes": nbytes},
+            "data": {"sha256": digest.hexdigest(), "bytes": nbytes, "name": location},
             "input": list(example.shape[1:]),
-            "preprocessing": (description or {}).get("preprocessing"),
-            "categories": (description or {}).get("categories"),
+            # Descriptions of before have no letterbox and no order.
+            "preprocessing": preprocessing and complete_preprocessing({}, preprocessing),
+            "categories": told.get("categories"),
         }
         entry = graph_file.metadata_props.add(key=METADATA)
         entry.value = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
