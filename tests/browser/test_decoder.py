@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.decoder.test_decoder import GOLDEN, assert_forms, assert_same, forged
 from tests.decoder.test_javascript import SCRIPT, wasm
 from tests.faults.test_hostile_files import HOSTILE
 from wshare.exports.table import FORMATS
-from wshare.packed.format import pack
+from wshare.packed.format import load_packed, pack
 
 NUMPY = dict(
     zip(
@@ -27,6 +28,7 @@ NUMPY = dict(
         strict=True,
     )
 )
+PAGE = Path(__file__).parents[2] / "docs" / "decoder.md"
 # What the module gives for files in base64: of each its tensors, with bytes or the name of an error by form.
 DECODE = """async ([files, forms]) => {
   const { open, PackedError } = await import(new URL("/wshare.js", location));
@@ -127,6 +129,18 @@ def test_the_module_compiled_here_gives_the_same_bits(decode, tmp_path):
     module = wasm.built(tmp_path / "wshare.wasm")
     (tmp_path / "wshare.js").write_text(wasm.with_module(SCRIPT.read_text(), module))
     check_bits(decode, tmp_path)
+
+
+def test_the_example_of_the_page_runs(visit, served, tmp_path):
+    (example,) = re.findall(r"^```js\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    shutil.copy(SCRIPT, tmp_path)
+    shutil.copy(GOLDEN[-1], tmp_path / "packed.safetensors")
+    (tmp_path / "index.html").write_text(f"<link rel=icon href='data:,'><script type=module>{example}</script>")
+    visit.page.goto(served, wait_until="networkidle")
+    tensors = load_packed(GOLDEN[-1])
+    lines = [line.removeprefix("log: ") for line in visit.said]
+    assert [line.split(" ")[0] for line in lines] == [name.split(" ")[0] for name in tensors]
+    assert [int(line.split(" ")[-1]) for line in lines] == [tensor.numel() for tensor in tensors.values()]
 
 
 @pytest.mark.parametrize("way", WAYS)
