@@ -94,8 +94,35 @@ def recurrent() -> tuple[nn.Module, Path, torch.Tensor]:
     return model, Path("packed"), noise(5, 7, 6)
 
 
+def branching() -> tuple[nn.Module, Path, torch.Tensor]:
+    """A node with graphs of its own, which name what other nodes give."""
+    torch.manual_seed(0)
+    model = Branching().eval()
+    write_packed("packed", {name: t.numpy() for name, t in state_of(model).items()}, {}, {}, {}, {}, "fixed")
+    return model, Path("packed"), noise(1, 4)
+
+
+def chosen(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """One of two products."""
+    return torch.matmul(values, weight) if bool(values.sum() > 0) else torch.matmul(values + 1, weight)
+
+
+class Branching(nn.Module):
+    """What it computes depends on its values."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 3, bias=False)
+        with pytest.warns(FutureWarning, match="deprecated"):
+            self.chosen = torch.jit.script(chosen)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.chosen(self.first(images), self.second.weight.t() * 2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [of_layers, folded, with_halves, recurrent])
+@pytest.mark.parametrize("make", [of_layers, folded, with_halves, recurrent, branching])
 def test_it_runs_as_the_dense_network(make):
     model, packed, images = make()
     file = installed(packed, model, images[:1])
