@@ -20,9 +20,9 @@ LINK = ["-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,--export=__heap_b
 BLOCK = re.compile(r"^/\* of sources[^`]*?\*/\nconst WASM = `\n[^`]*`;\n", flags=re.MULTILINE)
 
 
-def built(output: Path) -> bytes:
-    """The module, which is also written to `output`."""
-    command = ["clang", "--target=wasm32", *FLAGS, *LINK, f"-I{HERE}", f"-I{HERE.parent}", HERE / "wshare.c"]
+def built(output: Path, *more: str) -> bytes:
+    """The module, which is also written to `output`; `more` are further options of the compiler."""
+    command = ["clang", "--target=wasm32", *FLAGS, *LINK, *more, f"-I{HERE}", f"-I{HERE.parent}", HERE / "wshare.c"]
     subprocess.run([*command, "-o", output], check=True)
     return output.read_bytes()
 

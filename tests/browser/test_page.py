@@ -138,7 +138,13 @@ def test_pictures_are_prepared_to_the_bit(visit, served, site, width, height):
     """
     image = picture(site / "picture.png", width, height)
     changes = [{"interpolation": name} for name in INTERPOLATIONS]
-    changes += [{"resize": None}, {"resize": None, "crop": [7, 64]}, {"crop": None}, {"resize": [33, 16]}]
+    changes += [
+        {"resize": None},
+        {"resize": None, "crop": [7, 64]},
+        {"crop": None},
+        {"resize": [33, 16]},
+        {"resize": [20, 33]},
+    ]
     changes += [{"resize": None, "letterbox": 114}, {"order": "bgr"}]
     changes += [{"channels": 1, "mean": [0.1], "std": [0.3]}]
     preprocessings = [complete_preprocessing({}, GIVEN | change) for change in changes]
