@@ -7,13 +7,14 @@ CORES ?= all
 # Tests side by side.
 WORKERS ?= auto
 ATHERIS := 3.0.0
+ONNXRUNTIME_WEB := 1.30.0
 # Of fuzzing, for each of four targets.
 FUZZ_SECONDS ?= 150
 # Of mutation, for each module.
 MUTANTS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz fuzz-decoder mutation lint lock clean
+.PHONY: help setup demo test test-fast test-cluster test-browser docs fuzz fuzz-decoder decoder-js mutation lint lock clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -68,14 +69,18 @@ fuzz-decoder: setup ## Fuzz the decoder in C with sanitizers, for ten minutes; n
 	.cache/fuzz/decoder.program .cache/fuzz/decoder -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2000 \
 		-max_len=20000 -artifact_prefix=.cache/fuzz/decoder-
 
+decoder-js: ## Compile the decoder in C for WebAssembly into decoder/wshare.js; needs clang and lld.
+	$(PYTHON) decoder/wasm/build.py
+
 mutation: setup ## Change the code in one place after another, and list the changes that no unit test sees; takes hours.
 	nice $(BIN)/python -m tests.mutation --sample $(MUTANTS)
 
 docs: setup ## Build the documents into site/, to be read without a network.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-test-browser: setup ## Look at the reports with a headless browser; installs Debian's chromium if there is none.
+test-browser: setup ## Run the reports and the decoder in a headless browser; installs what it needs on Debian.
 	tests/browser/install_chromium
+	npm install --silent --no-save --no-package-lock --prefix decoder/page onnxruntime-web@$(ONNXRUNTIME_WEB)
 	$(BIN)/python -m pip install --quiet --requirement tests/browser/requirements.txt
 	$(BIN)/pytest tests/browser
 

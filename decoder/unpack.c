@@ -37,8 +37,12 @@ typedef struct {
     size_t size;
 } buffer;
 
+/* What the raw file is called until it is whole. */
+static char *unfinished;
+
 static void stop(const char *what, const char *why) {
     fprintf(stderr, "unpack: %s: %s\n", what, why);
+    if (unfinished) remove(unfinished);
     exit(1);
 }
 
@@ -201,8 +205,28 @@ static void write_raw(const wshare_file *file, const wshare_tensor *tensor, cons
     printf("\t%llu\t%llu", offsets[tensor->same_as], (unsigned long long)bytes);
 }
 
+/* Opens a file beside the raw one, whose name it takes when it is whole. */
+static FILE *opened_raw(const char *path) {
+    const size_t size = strlen(path) + sizeof ".part";
+    char *name = malloc(size);
+    FILE *file;
+    if (!name) stop("memory", "there is not enough");
+    snprintf(name, size, "%s.part", path);
+    file = opened(name, "wb");
+    unfinished = name;
+    return file;
+}
+
+static void closed_raw(FILE *file, const char *path) {
+    closed(file, path);
+    /* Windows renames to no name that is taken. */
+    if (rename(unfinished, path) && (remove(path) || rename(unfinished, path))) stop(path, strerror(errno));
+    free(unfinished);
+    unfinished = NULL;
+}
+
 static void unpack(const wshare_file *file, const arguments *given) {
-    FILE *target = given->raw ? opened(given->raw, "wb") : NULL;
+    FILE *target = given->raw ? opened_raw(given->raw) : NULL;
     unsigned long long *offsets = calloc((size_t)file->tensors + 1, sizeof *offsets), end = 0;
     buffer out = {NULL, 0}, scratch = {NULL, 0};
     uint32_t number;
@@ -221,7 +245,7 @@ static void unpack(const wshare_file *file, const arguments *given) {
             printf("\t%lu", (unsigned long)tensor.k);
         printf("\n");
     }
-    if (target) closed(target, given->raw);
+    if (target) closed_raw(target, given->raw);
     free(offsets);
     free(out.bytes);
     free(scratch.bytes);

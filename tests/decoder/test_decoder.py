@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from wshare.errors import FormatError
+from wshare.exports.table import FORMATS
 from wshare.packed.format import load_packed, pack, read_shared
 from wshare.packed.varint import varint
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
@@ -358,6 +359,32 @@ def test_unpack_writes_npy_files_and_one_raw_file(unpack, tmp_path, path):
         assert content[start : start + int(size)] == tensor.tobytes()
         array = np.load(tmp_path / f"{name}.npy")
         assert (array.dtype, array.shape, array.tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes())
+
+
+def test_unpack_writes_the_data_file_of_an_onnx_graph(unpack, tmp_path):
+    """Python's bytes, over what was there: of all versions, of empty tensors and of tied ones."""
+    random = tmp_path / "random"
+    for seed in range(3):
+        random.write_bytes(pack(*random_parts(seed), "entropy")[0])
+        for path in (random, *(GOLDEN if not seed else ())):
+            listed(unpack, path, "--raw", tmp_path / "c.data")
+            FORMATS["onnx-data"].write(path, tmp_path / "python.data")
+            assert (tmp_path / "c.data").read_bytes() == (tmp_path / "python.data").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.data", "python.data", "random"]
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_unpack_leaves_no_part_of_a_raw_file(unpack, tmp_path, before):
+    """What is damaged is found behind the first tensor, which is in the file by then."""
+    packed, raw = tmp_path / "packed", tmp_path / "raw"
+    packed.write_bytes(with_hash(FOLDED + b"\0\0\0\x3f" + varint(1 << 32) + b"\0\0"))
+    if before:
+        raw.write_bytes(before)
+    run = subprocess.run([unpack, packed, "--raw", raw], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "damaged tensor" in run.stderr
+    assert sorted(tmp_path.iterdir()) == ([packed, raw] if before else [packed])
+    assert not before or raw.read_bytes() == before
 
 
 def test_unpack_rounds_to_float16_and_lists_shared_values(unpack, tmp_path):

@@ -281,12 +281,20 @@ class Plain:
     def __init__(self, needs_model: bool):
         self.needs_model = needs_model
 
-    def write(self, packed: Path, output: Path, model: torch.nn.Module | None, example: torch.Tensor | None) -> None:
-        assert (model is None) == (example is None) == (not self.needs_model)
+    def write(
+        self,
+        packed: Path,
+        output: Path,
+        model: torch.nn.Module | None,
+        example: torch.Tensor | None,
+        description: dict | None = None,
+    ) -> None:
+        assert (model is None) == (example is None) == (description is None) == (not self.needs_model)
         if model is not None:
             # The architecture comes with the compressed weights.
             np.testing.assert_array_equal(state_of(model)["fc.weight"], load_packed(packed)["fc.weight"])
             assert example.shape == (1, 1, 8, 8)
+            assert description["preprocessing"]["channels"] == 1
         save_file(load_packed(packed), output)
 
 

@@ -29,13 +29,16 @@ def test_from_an_onnx_file_to_a_smaller_one(tmp_path, monkeypatch, capsys):
     assert main(["evaluate", *common, "--packed", "small.safetensors"]) == 0
     agreement = json.loads(capsys.readouterr().out)["compressed"]["agreement"]
     assert main(["export", "small.safetensors", "--to", "onnx", *common[:2], "--output", "small.onnx"]) == 0
+    for to, output in (("onnx-external", "graph.onnx"), ("onnx-data", "graph.onnx.data")):
+        assert main(["export", "small.safetensors", "--to", to, *common[:2], "--output", output]) == 0
     answers = [
         onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         .run(None, {"input": pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255})[0]
         .argmax(1)
-        for path in ("net.onnx", "small.onnx")
+        for path in ("net.onnx", "small.onnx", "graph.onnx")
     ]
     assert np.mean(answers[0] == answers[1]) == pytest.approx(agreement)
+    assert (answers[1] == answers[2]).all()
 
 
 def test_weights_beside_an_onnx_file_and_a_missing_package_end_in_one_line(tmp_path, monkeypatch, capsys):

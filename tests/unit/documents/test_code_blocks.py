@@ -3,6 +3,7 @@
 - `python`: run, the blocks of a page one after another. They find what `prepared` makes.
 - `sh`: each command line is checked by the program's own options, and every file and target that it names.
 - `c`: compiled with the header of an export, and run; that of docs/decoder.md by tests/decoder.
+- `js`: run by tests/browser.
 - `yaml`: a configuration is completed as a run would; a part of one is laid over a whole one.
 - `text`: formulas, layouts and output, no code.
 
@@ -56,6 +57,7 @@ NOT_CHECKED = {
     "arm-none-eabi-gcc": "the same, where it is installed",
     "arm-none-eabi-size": "the benchmark of the decoder runs it",
     "./unpack": "the tests of the decoder run it",
+    "npm": "would ask a package registry; `make test-browser` runs this line",
 }
 # Files that the reader has or a run leaves, as the pages name them.
 READERS = re.compile(r"results/|site/|data/|my\.yaml$|.*<.*>")
@@ -126,7 +128,7 @@ def laid_over_a_whole_one(given, page):
 
 
 def test_every_block_names_its_language():
-    unknown = [str(block) for block in BLOCKS if block.language not in ("python", "sh", "yaml", "c", "text")]
+    unknown = [str(block) for block in BLOCKS if block.language not in ("python", "sh", "yaml", "c", "js", "text")]
     assert unknown == []
 
 
@@ -204,6 +206,15 @@ def check_command(words):
     CHECKS[program](arguments)
 
 
+def test_the_package_of_the_page_is_the_one_that_is_tested():
+    """In the same words but for the version, which the Makefile names once."""
+    (line,) = [" ".join(words) for block in in_language("sh") for words in command_lines(block) if words[0] == "npm"]
+    makefile = (ROOT / "Makefile").read_text()
+    name, _, version = line.rpartition("@")
+    assert f"{name}@$(ONNXRUNTIME_WEB)\n" in makefile.replace("--silent ", "")
+    assert f"ONNXRUNTIME_WEB := {version}\n" in makefile
+
+
 def check_make(arguments):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert set(arguments) <= set(targets)
@@ -249,6 +260,7 @@ CHECKS = {
     "snakemake": check_snakemake,
     "wshare": check_wshare,
     "python -m wshare": check_wshare,
+    "python -m http.server": check_files,
     "python -m wshare.config.manual": check_files,
     "python": check_script,
     "pytest": check_files,

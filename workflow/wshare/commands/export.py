@@ -48,7 +48,7 @@ def export(
     else:
         fetched = _network(architecture, file, {"arguments": arguments, "preprocessing": preprocessing})
         example = torch.zeros(1, *fetched.spec["input"])
-        chosen.write(file, output, fetched.module, example)
+        chosen.write(file, output, fetched.module, example, fetched.spec)
     print(f"{output}: written, {chosen.description}")
 
 

@@ -1,6 +1,7 @@
 """ONNX with shared weights: codebooks and indices as constants, and the nodes that expand them."""
 
 import ctypes
+import itertools
 import os
 import sys
 import warnings
@@ -79,15 +80,48 @@ def _write_own(packed: Path, output: Path, model: nn.Module) -> None:
     nodes.made += graph.node
     del graph.node[:]
     graph.node.extend(nodes.made)
+    _check_values(graph)
+    _merge_shifts(graph)
+    with atomic(output) as temporary:
+        checker.check_model(graph_file, full_check=True)
+        onnx.save(graph_file, temporary)
+
+
+def dense_graph(
+    state: dict[str, torch.Tensor], packed: Path, model: nn.Module, example: torch.Tensor, path: Path
+) -> tuple[onnx.ModelProto, dict[str, tuple[str, bool]]]:
+    """The graph of `write_onnx` with the weights of `state`, what the packed file holds, as plain initialisers.
+
+    And of each initialiser that may be one of these tensors: which, and whether it is transposed. `path` is a file
+    that may be overwritten on the way. UserError as in `write_onnx`.
+    """
+    if isinstance(getattr(model, "file", None), onnx.ModelProto):
+        graph_file = onnx.ModelProto.FromString(model.file.SerializeToString())
+        sources = {own: (name, transposed) for name, (own, transposed) in model.initialisers.items() if name in state}
+        for tensor in graph_file.graph.initializer:
+            if tensor.name in sources:
+                name, transposed = sources[tensor.name]
+                value = state[name].numpy().T if transposed else state[name].numpy()
+                kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.astype(kind)), tensor.name))
+        _check_values(graph_file.graph)
+    else:
+        network = plain_copy(model, "model", told=False).eval().to(memory_format=torch.contiguous_format)
+        load_state(network, state, str(packed))
+        graph_file, sources = _exported(network, example, path), {name: (name, False) for name in state}
+        _name_once(graph_file.graph)
+        _shorten(graph_file.graph)
+    _merge_shifts(graph_file.graph)
+    checker.check_model(graph_file, full_check=True)
+    return graph_file, sources
+
+
+def _check_values(graph: onnx.GraphProto) -> None:
     left = next((tensor.name for tensor in graph.initializer if not _has_values(tensor)), None)
     if left is not None:
         raise UserError(
             f"export onnx: {left!r} of the graph is not among what a packed file holds; export dense instead"
         )
-    _merge_shifts(graph)
-    with atomic(output) as temporary:
-        checker.check_model(graph_file, full_check=True)
-        onnx.save(graph_file, temporary)
 
 
 def _has_values(tensor: TensorProto) -> bool:
@@ -236,6 +270,26 @@ def _name_once(graph: onnx.GraphProto) -> None:
     graph.node.extend(kept)
     for node in graph.node:
         node.input[:] = [same.get(name, name) for name in node.input]
+
+
+def _shorten(graph: onnx.GraphProto) -> None:
+    """Number what nodes give, which torch names after where it comes from, and leave out the names of nodes.
+
+    Inputs, outputs and initialisers keep their names; so does everything where a node has a graph of its own.
+    """
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return
+    kept = {"", *(entry.name for entries in (graph.initializer, graph.input, graph.output) for entry in entries)}
+    numbers = (str(number) for number in itertools.count() if str(number) not in kept)
+    short = {}
+    for node in graph.node:
+        node.name = ""
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name not in kept:
+                    if name not in short:
+                        short[name] = next(numbers)
+                    names[place] = short[name]
 
 
 def _merge_shifts(graph: onnx.GraphProto) -> None:

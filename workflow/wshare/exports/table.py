@@ -17,7 +17,7 @@ class Format:
     """A kind of file: `module` and `function` of this package write it, imported only then.
 
     `needs_model` tells whether the architecture and an example input are needed; `packages` are those to be installed
-    for it beside what wshare itself needs.
+    for it beside what wshare itself needs. One that `describes` takes the network's description, too.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Format:
     function: str
     needs_model: bool = False
     packages: tuple[str, ...] = ()
+    describes: bool = False
 
     def write(
         self,
@@ -33,11 +34,13 @@ class Format:
         output: Path,
         model: "nn.Module | None" = None,
         example: "torch.Tensor | None" = None,
+        description: dict | None = None,
     ) -> None:
         """Write the network of the file `packed` to `output`, which is either whole or absent.
 
         `model` is the architecture, whose weights do not matter and stay as they are; `example` an input
-        [N, C, H, W]. UserError names what is missing.
+        [N, C, H, W]; `description` that of the network (model.json), if the file is to tell its preprocessing and
+        categories. UserError names what is missing.
         """
         for package in self.packages:
             try:
@@ -50,7 +53,8 @@ class Format:
             return
         if model is None or example is None:
             raise UserError(f"export {self.name}: needs the architecture and an example input; give model and example")
-        function(Path(packed), Path(output), model, example)
+        about = {"description": description} if self.describes else {}
+        function(Path(packed), Path(output), model, example, **about)
 
 
 FORMATS = {
@@ -67,6 +71,16 @@ FORMATS = {
             needs_model=True,
             packages=("onnx",),
         ),
+        Format(
+            "onnx-external",
+            "ONNX graph whose weights are made from the packed file where it is installed",
+            "external",
+            "write_graph",
+            needs_model=True,
+            packages=("onnx",),
+            describes=True,
+        ),
+        Format("onnx-data", "data file of an onnx-external graph", "external", "write_data", packages=("onnx",)),
         Format(
             "coreml",
             "Core ML package with palettized weights",
