@@ -2,6 +2,7 @@
 
     python benchmarks/gather.py study results/efficientnet_lite0 [<folder of another model> ...]
     python benchmarks/gather.py demo results/lenet5 results/resnet_ds results/efficientnet_lite0
+    python benchmarks/gather.py gradient gradient/*/results/lenet5 gradient/*/results/resnet_ds
     python benchmarks/gather.py photos results/efficientnet_lite0/search/crops=<what `wshare evaluate` printed>
 
 Writes benchmarks/results/<table>.csv, a row a search; rows of other models and searches stay. `photos` takes a packed
@@ -108,7 +109,7 @@ def _read(path: Path) -> dict:
 def main() -> None:
     """Write the table that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["study", "demo", "photos"])
+    parser.add_argument("table", choices=["study", "demo", "gradient", "photos"])
     parser.add_argument("folders", nargs="+")
     arguments = parser.parse_args()
     rows = [row for folder in arguments.folders for row in _rows(folder)]

@@ -35,6 +35,13 @@ PARTS = {
     "no_folding": "batch norm not folded",
     "no_probe": "sensitivities not probed",
 }
+# Searches of benchmarks/gradient.yaml.
+GRADIENT = {
+    "target": "99 % of the accuracy",
+    "target_gradient": "the same, gradient calibration",
+    "kl": "0.005 nats",
+    "kl_gradient": "the same, gradient calibration",
+}
 # Peers that README.md shows: method, setting, and words for both.
 BESIDE = {
     ("nncodec", "qp -28"): "nncodec 2.1.3 (ISO/IEC 15938-17), qp -28",
@@ -389,6 +396,39 @@ def knowledge(files: Files) -> list[str]:
     return [*table(head, rows), *measured(files["knowledge"])]
 
 
+def gradient(files: Files) -> list[str]:
+    """Searches with and without gradient calibration, means over the seeds."""
+    rows = []
+    for model in dict.fromkeys(row["model"] for row in files["gradient"]):
+        for search, words in GRADIENT.items():
+            of = [row for row in files["gradient"] if (row["model"], row["search"]) == (model, search)]
+            rates, met = column(of, "on_disk"), sum(row["verdict"] == "met" for row in of)
+            rows.append(
+                (
+                    *(model, words, f"{mean(rates):.2f}x", f"{min(rates):.2f}x to {max(rates):.2f}x"),
+                    *(f"{mean(column(of, 'kl')):.4f}", f"{mean(column(of, 'relative_quality')):.2%}"),
+                    f"{met} of {len(of)}",
+                )
+            )
+    head = "network | search | rate, mean | range | KL | share of float32's accuracy | met"
+    return [*table(head, rows), *measured(files["gradient"])]
+
+
+def gradient_images(files: Files) -> list[str]:
+    """Divergence after gradient calibration over that before, means over the splits."""
+    of: dict[tuple[str, int, int], list[float]] = {}
+    for row in files["gradient_images"]:
+        key = row["model"], int(row["images"]), int(row["passes"])
+        of.setdefault(key, []).append(float(row["kl_after"]) / float(row["kl_before"]))
+    passes = sorted({count for _, _, count in of})
+    rows = [
+        (model, str(images), *(f"{mean(of[model, images, count]):.2f}" for count in passes))
+        for model, images in dict.fromkeys((model, images) for model, images, _ in of)
+    ]
+    head = f"network | images | {' | '.join(f'{count} pass' + 'es' * (count > 1) for count in passes)}"
+    return [*table(head, rows), *measured(files["gradient_images"])]
+
+
 def ablation(files: Files) -> list[str]:
     """Each part turned off alone, at one divergence on search images."""
     found = {name: files.search("study", name) for name in PARTS}
@@ -590,7 +630,21 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
     "docs/benchmarks.md": {
         block.__name__: block
         for block in (
-            *(splits, each_split, targets, lites, front, equal, cerwu, equal_kl, knowledge, ablation, photos),
+            *(
+                splits,
+                each_split,
+                targets,
+                lites,
+                front,
+                equal,
+                cerwu,
+                equal_kl,
+                knowledge,
+                gradient,
+                gradient_images,
+                ablation,
+                photos,
+            ),
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },

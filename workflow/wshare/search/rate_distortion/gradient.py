@@ -108,7 +108,7 @@ def recorded(network: Network, layers: Mapping[str, Quantised]) -> dict[str, Set
 
 def recalled(network: Network, name: str, layer: Quantised, setting: Setting) -> Quantised:
     """The layer with the numbers that its setting records; SettingError if they are none of this layer."""
-    found = setting["numbers"]
+    found = setting.get("numbers")
     if not _fit(network, name, layer, found):
         raise SettingError(f"layer {name!r}: numbers are missing, or those of another layer")
     layer = layer.with_codebook(np.array(found["codebook"], np.float32), found["step"])
@@ -158,21 +158,14 @@ def _numbers(model: nn.Module, network: Network, name: str, layer: Quantised) ->
 def _codebook(tensor: str, name: str, layer: Quantised, device: torch.device) -> _Numbers:
     shared = layer.shared
     indices = torch.from_numpy(shared.indices.astype(np.int32)).to(device).flatten()
+    scales = torch.from_numpy(shared.layout.per_output(_scales(layer), shared.indices.shape)).to(device)
     codebook = torch.from_numpy(shared.codebook).to(device)
-    scale = np.float32(1) if shared.exponents is None else row_scale(shared.exponents)
-    scale = np.broadcast_to(
-        scale if shared.exponents is None else shared.layout.per_output(scale, shared.indices.shape),
-        shared.indices.shape,
-    )
-    scale = torch.from_numpy(np.ascontiguousarray(scale)).to(device)
-    # A value of exactly 0 stays: the zeros of a pruned network may hang on it.
-    if shared.step is None:
-        start, spread = codebook, (codebook != 0).float()
-    else:
-        start, spread = torch.ones(1, device=device), codebook
+    # Of a grid all values move with its step. A value of exactly 0 stays: the zeros of a pruned network may hang on it.
+    grid = shared.step is not None
+    start, spread = (torch.ones(1, device=device), codebook) if grid else (codebook, (codebook != 0).float())
 
     def made(values: Tensor) -> Tensor:
-        return (values * spread).index_select(0, indices).view(shared.indices.shape) * scale
+        return (values * spread).index_select(0, indices).view(shared.indices.shape) * scales
 
     def kept(own: Quantised, values: np.ndarray) -> Quantised:
         return own.moved(values * spread.double().numpy(force=True))
@@ -181,15 +174,11 @@ def _codebook(tensor: str, name: str, layer: Quantised, device: torch.device) ->
 
 
 def _shift(tensor: str, name: str, layer: Quantised, device: torch.device) -> _Numbers:
-    norm, exponents = layer.norm, layer.shared.exponents
-    unit = torch.from_numpy(
-        np.float32(norm.unit) * (np.ones(len(norm.steps)) if exponents is None else row_scale(exponents))
-    ).float()
-    unit = unit.to(device)
+    unit = torch.from_numpy(np.float32(layer.norm.unit) * _scales(layer)).to(device)
     return _Numbers(
         name,
         tensor,
-        torch.from_numpy(norm.steps.astype(np.float32)).to(device),
+        torch.from_numpy(layer.norm.steps.astype(np.float32)).to(device),
         lambda values: values * unit,
         lambda own, values: own.shifted(np.rint(values).astype(np.int32)),
     )
@@ -203,6 +192,12 @@ def _bias(tensor: str, name: str, layer: Quantised, bias: np.ndarray, device: to
         lambda values: values,
         lambda own, values: replace(own, correction=values - bias),
     )
+
+
+def _scales(layer: Quantised) -> np.ndarray:
+    """The scale of each output, float32 [outputs]."""
+    exponents = layer.shared.exponents
+    return np.ones(len(layer.correction), np.float32) if exponents is None else row_scale(exponents)
 
 
 def _outputs(model: nn.Module, numbers: Sequence[_Numbers], values: Sequence[Tensor], batch: Tensor) -> Tensor:

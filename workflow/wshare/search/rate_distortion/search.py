@@ -126,12 +126,9 @@ class RateDistortion:
         }
         network = space.whole(folded)
         found = network.quantised(layers, space.options, space.threads)
-        return network.compressed(
-            {
-                name: recalled(network, name, layer, layers[name]) if "numbers" in layers[name] else layer
-                for name, layer in found.items()
-            }
-        )
+        if any("numbers" in setting for setting in layers.values()):
+            found = {name: recalled(network, name, layer, layers[name]) for name, layer in found.items()}
+        return network.compressed(found)
 
 
 class _Search:
