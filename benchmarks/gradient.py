@@ -36,7 +36,7 @@ COUNTS = (100, 200, 400, 800, 1500)
 THREADS = 2
 
 
-def rows_of(folder: Path, search: str, version: str) -> list[dict]:
+def rows_of(folder: Path, search: str, passes_of: tuple[int, ...], version: str) -> list[dict]:
     """A row for each number of images that the folder has, and of passes."""
     spec = folder / "model" / "model.json"
     description, recipe = read_json(spec), read_json(folder / "search" / search / "recipe.json")
@@ -57,7 +57,7 @@ def rows_of(folder: Path, search: str, version: str) -> list[dict]:
 
     rows, before = [], divergence(layers)
     for count in (count for count in COUNTS if count <= len(images)):
-        for passes in EPOCHS:
+        for passes in passes_of:
             few, seed = images.part(0, count), recipe["settings"]["seed"]
             after = divergence(calibrated(fitted(task, told), model, network, layers, few, told[:count], passes, seed))
             print(f"{folder}: {count} images, {passes} passes: {before:.5f} to {after:.5f} nats", flush=True)
@@ -72,11 +72,12 @@ def main() -> None:
     """Measure all folders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
+    parser.add_argument("--passes", type=int, nargs="+", default=EPOCHS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     version, path = measured(), RESULTS / "gradient_images.csv"
     with threadpool_limits(1):
-        rows = [row for each in arguments.folders for row in rows_of(*_place(each), version)]
+        rows = [row for each in arguments.folders for row in rows_of(*_place(each), arguments.passes, version)]
     new = {(row["model"], str(row["seed"])) for row in rows}
     kept = [row for row in read(path) if (row["model"], row["seed"]) not in new]
     write_table(path, list(rows[0]), [*kept, *rows])

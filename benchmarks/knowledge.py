@@ -3,10 +3,11 @@
     python benchmarks/knowledge.py <results folder of a model> ...
 
 Each folder holds a finished search by `rate_distortion` with its search and held-out images. Its layers are quantised
-anew at its slope, and at slopes around it, by the statistics of the first 50, 100, 200, ... search images; importance
-and sensitivity scales are those of the search. The divergence is that on the held-out images, and bits a weight at
-0.05 nats are interpolated on its logarithm. Writes benchmarks/results/knowledge.csv anew, a row a folder and number
-of images.
+anew at its slope, and at slopes around it, by the statistics of the first 50, 100, 200, ... search images, and at last
+by those of all search images and of the held-out ones: no file could be made so, but it tells where more images lead at
+best. Importance and sensitivity scales are those of the search. The divergence is that on the held-out images, and bits
+a weight at 0.05 nats are interpolated on its logarithm. Writes benchmarks/results/knowledge.csv, a row a folder and
+number of images; rows of other folders stay.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gather import RESULTS, measured
+from gather import RESULTS, measured, read
 from threadpoolctl import threadpool_limits
 
 from wshare.artifacts.model import read_model
@@ -49,9 +50,12 @@ def rows_of(folder: Path, search: str, version: str) -> list[dict]:
     reference = read_outputs(folder / "baseline" / "held_out.h5", held_out, description["sha256"])
     fisher = {name: value for name, value in read_fisher(folder / "weights.h5").items() if name in recipe["layers"]}
     folded, known, rows, done = folded_norms(model, list(fisher), images.batch(0)[:2]), None, [], 0
-    for count in (count for count in COUNTS if count <= len(images)):
-        more = input_statistics(model, images.part(done, count).batches(), list(fisher), 0)
+    counts = [count for count in COUNTS if count <= len(images)]
+    parts = [images.part(first, stop) for first, stop in zip([0, *counts], counts, strict=False)]
+    for part, taught_by in [*((part, "search") for part in parts), (held_out, "search and held-out")]:
+        more = input_statistics(model, part.batches(), list(fisher), 0)
         known = more if known is None else {name: merged(known[name], more[name]) for name in fisher}
+        done += len(part)
         network, points = Network.of(model, fisher, known, folded), []
         for share in SLOPES:
             settings = {name: layer | {"slope": share * layer["slope"]} for name, layer in recipe["layers"].items()}
@@ -61,17 +65,16 @@ def rows_of(folder: Path, search: str, version: str) -> list[dict]:
             weights = sum(layer.weights.size for layer in network.layers.values())
             points.append((math.log(task.score(outputs, reference, None).kl), compressed.bits / weights))
             print(
-                f"{folder}: {count} images, {math.exp(points[-1][0]):.4f} nats at {points[-1][1]:.3f} bits", flush=True
+                f"{folder}: {done} images, {math.exp(points[-1][0]):.4f} nats at {points[-1][1]:.3f} bits", flush=True
             )
         # Losses grow with slopes, and so do not need sorting; beyond the ends np.interp would lie.
         losses, bits = zip(*points, strict=True)
         inside = losses[0] <= math.log(KL) <= losses[-1]
         found = float(np.interp(math.log(KL), losses, bits)) if inside else math.nan
         rows.append(
-            {"model": folder.name, "seed": recipe["settings"]["seed"], "images": count}
+            {"model": folder.name, "seed": recipe["settings"]["seed"], "taught_by": taught_by, "images": done}
             | {"bits_per_weight": found, "measured": version}
         )
-        done = count
     return rows
 
 
@@ -85,7 +88,9 @@ def main() -> None:
     version = measured()
     with threadpool_limits(1):
         rows = [row for folder in arguments.folders for row in rows_of(folder, arguments.search, version)]
-    write_table(RESULTS / "knowledge.csv", list(rows[0]), rows)
+    new, path = {(row["model"], str(row["seed"])) for row in rows}, RESULTS / "knowledge.csv"
+    kept = [row for row in read(path) if (row["model"], row["seed"]) not in new]
+    write_table(path, list(rows[0]), [*kept, *rows])
 
 
 if __name__ == "__main__":

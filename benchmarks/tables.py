@@ -383,16 +383,19 @@ def equal_kl(files: Files) -> list[str]:
 
 def knowledge(files: Files) -> list[str]:
     """Size at equal divergence by the number of images that calibration has seen, means over the splits."""
-    of: dict[int, list[float]] = {}
+    of: dict[tuple[str, int], list[float]] = {}
     for row in files["knowledge"]:
-        of.setdefault(int(row["images"]), []).append(float(row["bits_per_weight"]))
-    means = {images: sum(bits) / len(bits) for images, bits in of.items()}
-    most = means[max(means)]
+        of.setdefault((row["taught_by"], int(row["images"])), []).append(float(row["bits_per_weight"]))
+    most = max(images for taught_by, images in of if taught_by == "search")
     rows = [
-        (str(images), f"{bits:.2f}", f"{min(of[images]):.2f} to {max(of[images]):.2f}", f"{bits / most - 1:+.1%}")
-        for images, bits in means.items()
+        (
+            str(images) if taught_by == "search" else f"{images}, the held-out ones among them",
+            *(f"{mean(bits):.2f}", f"{min(bits):.2f} to {max(bits):.2f}"),
+            f"{mean(bits) / mean(of['search', most]) - 1:+.1%}",
+        )
+        for (taught_by, images), bits in of.items()
     ]
-    head = f"search images | bits a weight at 0.05 nats | range | indices beside those of {max(means)} images"
+    head = f"images that teach | bits a weight at 0.05 nats | range | indices beside those of {most} images"
     return [*table(head, rows), *measured(files["knowledge"])]
 
 

@@ -158,7 +158,7 @@ def _numbers(model: nn.Module, network: Network, name: str, layer: Quantised) ->
 def _codebook(tensor: str, name: str, layer: Quantised, device: torch.device) -> _Numbers:
     shared = layer.shared
     indices = torch.from_numpy(shared.indices.astype(np.int32)).to(device).flatten()
-    scales = torch.from_numpy(shared.layout.per_output(_scales(layer), shared.indices.shape)).to(device)
+    scales = torch.tensor(shared.layout.per_output(_scales(layer), shared.indices.shape), device=device)
     codebook = torch.from_numpy(shared.codebook).to(device)
     # Of a grid all values move with its step. A value of exactly 0 stays: the zeros of a pruned network may hang on it.
     grid = shared.step is not None
