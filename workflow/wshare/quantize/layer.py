@@ -33,6 +33,7 @@ from wshare.quantize import error_feedback as feedback
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import REACH, STEPS, Layout, Shared, Sweep, row_scale
 from wshare.quantize.cost import index_bits
+from wshare.quantize.formats import coreml_bits, palette_sizes
 from wshare.quantize.kmeans import sweep
 from wshare.quantize.statistics import InputStatistics
 
@@ -89,7 +90,7 @@ _SWITCHES = (
 class Options:
     """What may be turned off, and on: `keep_zeros`, by which weights of exactly 0 stay 0.
 
-    `format` is "entropy" or "fixed": how indices are to be coded.
+    `format` is "entropy", "fixed" or "coreml": how indices are to be coded.
     """
 
     format: str = "entropy"
@@ -288,18 +289,25 @@ def _exponents(unit: np.ndarray, columns: int) -> np.ndarray:
     return np.clip(np.round(STEPS * np.log2(unit) / multiple) * multiple, -REACH, REACH).astype(np.int16)
 
 
-def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, options: Options) -> Quantised:
+def quantise(
+    layer: PreparedLayer,
+    slope: float,
+    sensitivity_scale: float,
+    options: Options,
+    most: int = 2**MOST_INDEX_BITS,
+) -> Quantised:
     """The layer at `slope` nats a bit, with its predicted loss multiplied by `sensitivity_scale`.
 
     A layer whose weights differ keeps two shared values at least, at a lower slope if need be: to be erased costs far
-    more than a loss that is quadratic in the change can tell.
+    more than a loss that is quadratic in the change can tell. With indices of fixed width there are `most` values at
+    most.
     """
     importance = layer.importance * sensitivity_scale
     inverse_std = layer.inverse_std(options.error_feedback)
     erasing = _erasing_slope(layer, importance, inverse_std)
     slope = min(slope, erasing)
     keep = options.keep_zeros and not layer.weights.all()
-    starts = [(*_levels(layer, slope, importance, inverse_std, options.format, keep), None)]
+    starts = [(*_levels(layer, slope, importance, inverse_std, options.format, keep, most), None)]
     if options.format == "entropy" and layer.weights.size <= GRID_WEIGHTS:
         starts += [_grid(layer.weights, share * _grid_step(slope, importance, inverse_std)) for share in GRID_STEPS]
     found = [
@@ -312,6 +320,9 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     )
     if options.format == "entropy" and len(best.levels) == 1 and erasing < np.inf:
         return quantise(layer, slope / 2, sensitivity_scale, options)
+    if options.format == "coreml" and len(best.levels) not in palette_sizes("coreml", len(best.levels)):
+        # So many fell away that the others take a width that there is not.
+        return quantise(layer, slope, sensitivity_scale, options, len(best.levels))
     return _finish(layer, slope, importance, best, options)
 
 
@@ -420,7 +431,13 @@ def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _levels(
-    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, format: str, keep: bool
+    layer: PreparedLayer,
+    slope: float,
+    importance: np.ndarray,
+    inverse_std: np.ndarray,
+    format: str,
+    keep: bool,
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shared values and their code lengths before any feedback; 0 is among them if weights of 0 `keep` it."""
     cost = _cost(importance, inverse_std)
@@ -430,12 +447,16 @@ def _levels(
         levels, lengths = ecsq.codebook(layer.weights, slope / cost, LEVEL_BITS)
         return _rounded(levels), lengths
     found = layer.sweep_with_zero if keep else layer.sweep
-    ks = [min(2**bits, len(found.inertia)) for bits in range(1, MOST_INDEX_BITS + 1)]
     best = min(
-        ks,
-        key=lambda k: cost * found.inertia[k - 1] + slope * (index_bits(k) * layer.weights.size + LEVEL_BITS / 2 * k),
+        palette_sizes(format, min(len(found.inertia), most)),
+        key=lambda k: cost * found.inertia[k - 1] + slope * _table_bits(format, k, layer.weights.size),
     )
     return _rounded(found.codebook(best)), np.zeros(best)
+
+
+def _table_bits(format: str, k: int, weights: int) -> float:
+    """Bits of indices of fixed width, and of their codebook."""
+    return coreml_bits(k, weights) if format == "coreml" else index_bits(k) * weights + LEVEL_BITS / 2 * k
 
 
 def _cost(importance: np.ndarray, inverse_std: np.ndarray) -> float:
@@ -547,22 +568,30 @@ def _finish(
     correction = np.zeros(layer.layout.outputs(layer.shape))
     if options.bias_correction and layer.mean is not None:
         correction = -np.einsum("gcr,gc->gr", change, layer.mean).ravel()
-    fixed = index_bits(len(levels)) * indices.size + LEVEL_BITS / 2 * len(levels)
-    bits = found.code_bits if options.format == "entropy" else fixed
     scale = 1.0 if layer.exponents is None else row_scale(layer.exponents)
-    bits += 0 if layer.exponents is None else _entropy_bits(layer.exponents)
     norm = None
     if layer.norm is not None:
         shift = layer.shift + correction
         unit = _shift_unit(shift, slope, importance)
         steps = np.round(shift / unit).astype(np.int32)
         norm = FoldedNorm(f"{layer.name}.weight", steps, float(unit), layer.norm.eps, layer.norm.affine)
-        bits += _entropy_bits(steps)
+    bits = _bits(options.format, found, layer.exponents, None if norm is None else norm.steps)
     step = None if found.step is None else float(found.step)
     shared = Shared(levels, layer.layout.from_matrix(indices, layer.shape), layer.exponents, layer.layout, step)
     of_outputs = importance if layer.exponents is None else importance / scale.reshape(importance.shape) ** 2.0
     bias_unit = 2.0 ** np.floor(np.log2(_shift_step(slope, of_outputs)))
     return Quantised(shared, correction * scale, norm, found.loss, bits, float(bias_unit))
+
+
+def _bits(format: str, found: _Assigned, exponents: np.ndarray | None, steps: np.ndarray | None) -> float:
+    """Analytic: ideal code lengths or index widths, and all tables; of other runtimes what these take."""
+    k, weights = len(found.levels), found.indices.size
+    if format == "coreml":
+        return float(coreml_bits(k, weights, *(0 if values is None else len(values) for values in (exponents, steps))))
+    bits = found.code_bits if format == "entropy" else _table_bits(format, k, weights)
+    for values in (exponents, steps):
+        bits += 0 if values is None else _entropy_bits(values)
+    return bits
 
 
 def _shift_unit(shift: np.ndarray, slope: float, importance: np.ndarray) -> np.float32:
