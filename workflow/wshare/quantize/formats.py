@@ -3,10 +3,12 @@
 from wshare.quantize.cost import index_bits
 
 # How the packed file codes the indices of each format. Those of other runtimes lie in the exports alone.
-CODINGS = {"entropy": "entropy", "fixed": "fixed", "coreml": "entropy"}
+CODINGS = {"entropy": "entropy", "fixed": "fixed", "coreml": "entropy", "int8": "entropy", "int4": "entropy"}
 # Widths of indices, in bits, by format; Core ML's palettes have no others.
 COREML_WIDTHS = (1, 2, 3, 4, 6, 8)
 WIDTHS = {"fixed": tuple(range(1, 9)), "coreml": COREML_WIDTHS}
+# Widths of the integers that a layer may have.
+INTEGER_WIDTHS = {"int8": (8,), "int4": (4, 8)}
 # What runtimes keep a shared value, a scale or a shift in.
 FLOAT_BITS = 32
 # Scale, shift, mean and variance: Core ML keeps a folded batch norm as an operator of its own.
@@ -31,3 +33,18 @@ def coreml_bits(k: int, weights: int, scales: int = 0, shifts: int = 0) -> int:
     """Bits of a layer in a Core ML package: indices, a whole palette, scales of rows, and batch norms with shifts."""
     width = coreml_width(k)
     return width * weights + FLOAT_BITS * (2**width + scales + NORM_VALUES * shifts)
+
+
+def largest_integer(width: int) -> int:
+    """Largest integer of so many bits; its negative is the least, so that 0 needs no zero point."""
+    return 2 ** (width - 1) - 1
+
+
+def integer_width(format: str, largest: float) -> int:
+    """Bits of a layer's integers, the largest in magnitude of which is this."""
+    return next(width for width in INTEGER_WIDTHS[format] if largest_integer(width) >= round(largest))
+
+
+def integer_bits(width: int, weights: int, scales: int, shifts: int = 0) -> int:
+    """Bits of a layer of integers: these, and float32 scales and, of a folded batch norm, shifts."""
+    return width * weights + FLOAT_BITS * (scales + shifts)
