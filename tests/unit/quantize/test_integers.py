@@ -73,6 +73,10 @@ def test_the_predicted_loss_is_the_error_of_outputs(name, options):
 def test_each_scale_is_that_of_least_error_among_all_down_to_a_quarter(name):
     """Of rounding to the nearest, each weight's error counted by the variance of its input."""
     layer = Layer(**LAYERS[name])
+    # Some inputs are far louder than others.
+    loud = np.geomspace(0.1, 10, layer.weight.shape[1]).astype(np.float32)
+    moments = layer.moments
+    layer.moments = replace(moments, mean=moments.mean * loud, second=moments.second * loud[:, None] * loud)
     made, wanted = layer.prepared(), layer.wanted()
     part = quantise(made, DEAR, 1.0, replace(INT4, **PLAIN))
     diagonal = np.einsum("gii->gi", made.covariance).repeat(len(wanted) // layer.groups, axis=0)
@@ -85,7 +89,7 @@ def test_each_scale_is_that_of_least_error_among_all_down_to_a_quarter(name):
 
         top = int(np.ceil(8 * np.log2(np.abs(row).max() / 7)))
         assert top - 17 < exponent <= top
-        assert error(exponent) <= (1 + 1e-6) * min(error(other) for other in range(top - 16, top + 1))
+        assert error(exponent) <= (1 + 1e-4) * min(error(other) for other in range(top - 16, top + 1))
         clipped += exponent < top
     # Gaussian weights gain from clipping.
     assert clipped > len(wanted) / 4
