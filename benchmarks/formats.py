@@ -110,7 +110,7 @@ class Study:
             "model": self.description["name"],
             "seed": self.seed,
             "format": form,
-            "max_kl": MAX_KL * (1 - TARGET),
+            "max_kl": f"{MAX_KL * (1 - TARGET):.3g}",
             "float32_bytes": float32,
             "packed_bytes": len(content),
             **self.exported(form, packed),

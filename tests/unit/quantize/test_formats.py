@@ -75,8 +75,8 @@ def test_bits_are_those_of_a_core_ml_package():
     assert plain.bits == 1200 * width + 32 * 2**width
     normed = quantise(Layer(scale=SCALES).prepared(), slope, 1.0, COREML)
     width = index_bits(values(normed.shared))
-    # Scales of rows, and scale, shift, mean and variance of the batch norm.
-    assert normed.bits == 216 * width + 32 * (2**width + 12 + 4 * 12)
+    # Scales of rows, and shifts of the batch norm.
+    assert normed.bits == 216 * width + 32 * (2**width + 12 + 12)
 
 
 def test_a_higher_slope_takes_smaller_palettes():

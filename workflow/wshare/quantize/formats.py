@@ -11,8 +11,6 @@ WIDTHS = {"fixed": tuple(range(1, 9)), "coreml": COREML_WIDTHS}
 INTEGER_WIDTHS = {"int8": (8,), "int4": (4, 8)}
 # What runtimes keep a shared value, a scale or a shift in.
 FLOAT_BITS = 32
-# Scale, shift, mean and variance: Core ML keeps a folded batch norm as an operator of its own.
-NORM_VALUES = 4
 
 
 def palette_sizes(format: str, most: int) -> list[int]:
@@ -30,9 +28,12 @@ def coreml_width(k: int) -> int:
 
 
 def coreml_bits(k: int, weights: int, scales: int = 0, shifts: int = 0) -> int:
-    """Bits of a layer in a Core ML package: indices, a whole palette, scales of rows, and batch norms with shifts."""
+    """Bits of a layer in a Core ML package: indices, a whole palette, scales of rows, and a folded batch norm's shifts.
+
+    Scales, means and variances of folded batch norms are the same numbers in all of one size: packages hold them once.
+    """
     width = coreml_width(k)
-    return width * weights + FLOAT_BITS * (2**width + scales + NORM_VALUES * shifts)
+    return width * weights + FLOAT_BITS * (2**width + scales + shifts)
 
 
 def largest_integer(width: int) -> int:
