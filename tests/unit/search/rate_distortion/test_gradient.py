@@ -209,3 +209,21 @@ def test_a_layer_that_nothing_tells_of_stays(small):
     found = calibrated(TASK, blind, network, layers, images, predict(blind, images), 2, 0)
     np.testing.assert_array_equal(found["conv"].shared.codebook, layers["conv"].shared.codebook)
     assert np.isfinite(network.compressed(found).tensors()["conv.weight"]).all()
+
+
+@pytest.mark.parametrize("form", ["coreml", "int8", "int4"])
+def test_formats_of_other_runtimes_take_it_too(random_images, form):
+    """Their bits do not follow from steps of shifts, and integers stay what they are; 8 bits lose next to nothing."""
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6)), random_images(24, (1, 8, 8))
+    model = alive(nn.Sequential(*model, nn.Flatten(), nn.Linear(216, 5))).eval()
+    network = prepared(model, images)
+    layers = network.quantised(settings_of(network, 3e-5), Options(form), 1)
+    found = calibrated(TASK, model, network, layers, images, predict(model, images), 16, 0)
+    for name, layer in found.items():
+        before, after = layers[name].shared, layer.shared
+        assert layer.bits == layers[name].bits
+        assert form == "int8" or not np.array_equal(after.codebook, before.codebook)
+        if form != "coreml":
+            np.testing.assert_allclose(after.codebook / after.step, before.codebook / before.step, rtol=1e-6)
+    assert form == "int8" or not np.array_equal(found["0"].norm.steps, layers["0"].norm.steps)
