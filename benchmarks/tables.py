@@ -425,11 +425,15 @@ def gradient_images(files: Files) -> list[str]:
         of.setdefault(key, []).append(float(row["kl_after"]) / float(row["kl_before"]))
     passes = sorted({count for _, _, count in of})
     rows = [
-        (model, str(images), *(f"{mean(of[model, images, count]):.2f}" for count in passes))
+        (model, str(images), *(_mean(of.get((model, images, count), [])) for count in passes))
         for model, images in dict.fromkeys((model, images) for model, images, _ in of)
     ]
     head = f"network | images | {' | '.join(f'{count} pass' + 'es' * (count > 1) for count in passes)}"
     return [*table(head, rows), *measured(files["gradient_images"])]
+
+
+def _mean(values: list[float]) -> str:
+    return f"{mean(values):.2f}" if values else "-"
 
 
 def ablation(files: Files) -> list[str]:
