@@ -43,7 +43,7 @@ def test_every_figure_and_comparison_of_a_page_comes_from_a_file(check, name):
     assert check(name, read(name)) == [], "renew the tables: python benchmarks/tables.py; prose: claims.py"
 
 
-@pytest.mark.parametrize("page", ["docs/verdict.md", "docs/decoder.md"])
+@pytest.mark.parametrize("page", ["docs/verdict.md", "docs/decoder.md", "docs/exports.md"])
 def test_tables_of_other_pages_are_those_of_the_files(tables, page):
     files, found = tables.Files(), dict(BLOCK.findall(read(page)))
     assert found == {name: "\n".join(lines(files)) + "\n" for name, lines in tables.PAGES[page].items()}
