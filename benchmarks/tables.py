@@ -507,6 +507,36 @@ def compressed(files: Files) -> list[str]:
     return [*table(head, rows), "", time, *measured(files["compressed"])]
 
 
+def formats(files: Files) -> list[str]:
+    """What each format of `rate_distortion` takes at one divergence on search images, from benchmarks/formats.py."""
+    rows, words = files["formats"], {"": "the packed file itself", "onnx": "`onnx`", "onnx-qdq": "`onnx-qdq`"}
+    lines = []
+    for form in dict.fromkeys(row["format"] for row in rows):
+        own = [row for row in rows if row["format"] == form]
+
+        def average(name: str, own: list[dict[str, str]] = own) -> float:
+            return mean(float(row[name]) for row in own)
+
+        export = own[0]["export"]
+        lines.append(
+            (
+                f"`{form}`",
+                f"{average('packed_bytes'):,.0f}",
+                f"{mean(float(row['float32_bytes']) / float(row['packed_bytes']) for row in own):.2f}x",
+                f"{average('analytic'):.2f}x",
+                words.get(export, f"`{export}`"),
+                f"{average('export_bytes' if export else 'packed_bytes'):,.0f}",
+                f"{average('kl'):.4f}",
+                f"{average('agreement'):.4f}",
+                percent(average("relative_quality")),
+            )
+        )
+    head = (
+        "format | packed file, bytes | on disk | analytic, by the format's bytes | runtime takes | bytes | divergence"
+    )
+    return [*table(f"{head} | agreement | share of float32", lines), *measured(rows)]
+
+
 def networks(files: Files) -> list[str]:
     """CPU seconds and peak memory of each stage, a column a network, from benchmarks/networks.py."""
     names, stages = (list(dict.fromkeys(row[key] for row in files["networks"])) for key in ("network", "stage"))
@@ -630,7 +660,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },
-    "docs/exports.md": {block.__name__: block for block in (compressed,)},
+    "docs/exports.md": {block.__name__: block for block in (formats, compressed)},
     "docs/decoder.md": {block.__name__: block for block in (decoder_fuzz, decoder_code, decoder_speed)},
     "docs/verdict.md": {block.__name__: block for block in (intervals, means, numbers, acceptance)},
 }

@@ -32,6 +32,7 @@ OTHERS = {
         "milp": {"method": "milp", "quality_target": 0.9, "confidence": 0.5, "options": {"evaluations": 2}},
         "greedy": {"method": "greedy", "quality_target": 0.9, "confidence": 0.5, "options": {"evaluations": 2}},
         "rate": {"method": "rate_distortion", "options": {"compression_rate": 8, "evaluations": 3, "keep_zeros": True}},
+        "integers": {"method": "rate_distortion", "options": {"format": "int4", "compression_rate": 6}},
     },
 }
 LAYERS = {

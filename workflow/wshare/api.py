@@ -60,7 +60,7 @@ from wshare.report.quality import kept_share, reasons
 from wshare.search.evaluator import Evaluator, Key, check_target
 from wshare.search.measured import measured_artifacts
 from wshare.search.method import Artifacts
-from wshare.search.methods import DEFAULT, METHODS, Method
+from wshare.search.methods import DEFAULT, METHODS, Method, packing_of
 from wshare.search.recipe import check_layers, check_promise, method_of, realised
 from wshare.search.run import Searched, run
 from wshare.tasks import table as tasks
@@ -411,8 +411,7 @@ def _searched(
             *(kind, artifacts.model, artifacts.images, reference, held_out, settings, threads, measured),
             float16=next(artifacts.model.parameters()).is_cuda,
         )
-        packing = defaults("packing")
-        packing |= {key: settings["options"][key] for key in packing.keys() & settings["options"].keys()}
+        packing = defaults("packing") | packing_of(settings["options"])
         return run(method, space, artifacts, evaluator, settings, packing, description)
 
 

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -24,13 +25,14 @@ from wshare.nn import SharedWeights
 from wshare.packed.format import load_packed, read_shared
 
 from ...decoder.build import FOLDER
-from ..exports import test_coreml
+from ..exports import test_coreml, test_qdq
 from ..exports.test_c import COMPILER, FLAGS
 from .test_code_blocks import C_PROGRAM, PACKED, ROOT, in_language, prepared  # noqa: F401
 
 PAGE = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \| \[.+?\]\((.+?)\) \|$", re.MULTILINE)
 ROWS = {cells[0]: cells[1:] for cells in ROW.findall(PAGE.partition("\n## ")[0])}
+INTEGERS = "a runtime that takes integers, ONNX Runtime among them"
 ARCHITECTURE = "--architecture mobilenet_v2"
 GRAY = '{"channels": 1, "crop": 28, "mean": [0.0], "std": [1.0]}'
 MODULE = "from wshare.models.zoo import build\n\n\ndef small():\n    return build('lenet5', {})\n"
@@ -46,9 +48,12 @@ needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is not on
 
 
 @pytest.fixture
-def ready(prepared, tmp_path, monkeypatch):  # noqa: F811
+def ready(request, prepared, tmp_path, monkeypatch):  # noqa: F811
     """The working directory with `packed.safetensors`, and names that the lines of the table use."""
-    shutil.copy(PACKED, "packed.safetensors")
+    if request.node.callspec.params["row"] == INTEGERS:
+        test_qdq.pack(prepared["model"], Path("packed.safetensors"), (127, 7))
+    else:
+        shutil.copy(PACKED, "packed.safetensors")
     (tmp_path / "tiny_network.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     dense = build("lenet5", {}).eval()
@@ -88,7 +93,8 @@ def same_in_onnxruntime(names):
     session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": names["images"].numpy()})
     with torch.inference_mode():
-        assert np.allclose(found, names["dense"](names["images"]).numpy(), atol=1e-5)
+        expected = names["dense"](names["images"]).numpy()
+    assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())
 
 
 def in_python(names):
@@ -104,6 +110,12 @@ def in_little_memory(names):
 def beside_the_packed_file(names):
     same_in_onnxruntime(names)
     assert not Path("browser.data").exists()
+
+
+def as_integers(names):
+    same_in_onnxruntime(names)
+    kinds = {tensor.data_type for tensor in onnx.load("network.onnx").graph.initializer}
+    assert kinds >= {onnx.TensorProto.INT8, onnx.TensorProto.INT4}
 
 
 def on_a_page(names):
@@ -147,6 +159,7 @@ CHECKS = {
     "the same, with little memory": (in_little_memory, ()),
     "ONNX Runtime, on a server or a desktop": (same_in_onnxruntime, ()),
     "ONNX Runtime, with the smallest download": (beside_the_packed_file, ()),
+    INTEGERS: (as_integers, ()),
     "a web page": (on_a_page, needs_node),
     "C or C++ on Linux or another system": (in_c, needs_compiler),
     "a microcontroller without an operating system": (on_a_device, needs_compiler),

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import wshare
 from wshare.errors import UserError
 from wshare.exports.table import FORMATS
 from wshare.packed.format import load_packed, read_shared
+from wshare.quantize.cost import index_bits
 
 from ..test_nn import network, pack
 
@@ -70,3 +73,39 @@ def test_a_network_that_cannot_be_converted_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="export coreml: coremltools cannot convert this network"):
         FORMATS["coreml"].write(packed, tmp_path / "net.mlpackage", Branching(), torch.zeros(3, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+@pytest.mark.slow
+def test_all_layers_of_a_search_for_core_ml_are_palettes_without_padding(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 12, 3, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, groups=12),
+        nn.ReLU(),
+        nn.Conv2d(12, 24, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    ).eval()
+    with torch.no_grad():
+        for module in model:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight *= 4
+    images = torch.randn(300, 1, 12, 12) + 2 * torch.randn(300, 1, 1, 1)
+    options = {"format": "coreml", "max_kl": 1e-4}
+    result = wshare.compress(model, images, quality=0.5, confidence=None, options=options)
+    assert result.recipe["settings"]["options"]["format"] == "coreml"
+    assert result.recipe["packing"]["format"] == "entropy"
+    result.save(tmp_path / "packed")
+    FORMATS["coreml"].write(tmp_path / "packed", tmp_path / "net.mlpackage", model, images[:1])
+    operations = read(tmp_path / "net.mlpackage")
+    palettes = [operation for operation in operations if operation.op_type == "constexpr_lut_to_dense"]
+    shared, _ = read_shared(tmp_path / "packed")
+    assert len(palettes) == len(shared) == 4
+    widths = sorted(int(np.log2(operation.inputs["lut"].val.size)) for operation in palettes)
+    assert widths == sorted(index_bits(len(tensor.codebook)) for tensor in shared.values())
+    # More than one, so that the search had a choice.
+    assert len(set(widths)) > 1

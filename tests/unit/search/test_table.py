@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from wshare.config.validation import schema
 from wshare.search.artifacts import Files
-from wshare.search.methods import DEFAULT, METHODS
+from wshare.search.methods import DEFAULT, METHODS, packing_of
 
 ROOT = Path(__file__).parents[3]
 WORKFLOW = ROOT / "workflow"
@@ -79,3 +80,12 @@ def test_the_schema_lists_the_methods_of_the_table_each_with_options_of_its_own(
     assert search["properties"]["method"]["enum"] == list(METHODS)
     blocks = {rule["if"]["properties"]["method"]["const"] for rule in search["allOf"]}
     assert blocks == METHODS.keys() <= schema["$defs"].keys()
+
+
+def test_a_search_for_another_runtime_has_its_packed_file_entropy_coded():
+    formats = schema()["$defs"]["rate_distortion"]["properties"]["format"]["enum"]
+    found = {name: packing_of({"format": name, "max_kl": None}) for name in formats}
+    assert found.pop("fixed") == {"format": "fixed"}
+    assert set(found) > {"entropy"}
+    assert all(packing == {"format": "entropy"} for packing in found.values())
+    assert packing_of({"evaluations": 3}) == {}

@@ -11,7 +11,7 @@ from wshare.config.validation import image_folder
 from wshare.data.datasets.table import calibration_of, held_out_of
 from wshare.models.sources.table import SOURCES
 from wshare.names import matches
-from wshare.search.methods import METHODS, Method
+from wshare.search.methods import METHODS, Method, packing_of
 
 # Path of a value in the configuration, or what finds values in it for the wildcards of a job.
 Part = str | Callable[[dict, dict], dict]
@@ -105,8 +105,7 @@ def layer_overrides(config: dict, wildcards: dict) -> dict:
 
 def packing_options(config: dict, wildcards: dict) -> dict:
     """Settings of packing that a search sets for itself, among its options."""
-    options = config["searches"][wildcards["search"]]["options"]
-    return {key: options[key] for key in config["packing"] if key in options}
+    return packing_of(config["searches"][wildcards["search"]]["options"])
 
 
 def study_of_model(config: dict, wildcards: dict) -> dict:

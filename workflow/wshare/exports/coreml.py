@@ -19,11 +19,9 @@ from wshare.models.plain import plain_copy
 from wshare.models.state import load_state
 from wshare.packed.format import load_packed, read_shared
 from wshare.quantize.codebooks import Shared, row_scale
-from wshare.quantize.cost import index_bits
+from wshare.quantize.formats import coreml_width
 
 PASS = "wshare::share"
-# Widths of indices that Core ML has.
-WIDTHS = (1, 2, 3, 4, 6, 8)
 # They would multiply weights by the scale of a batch norm.
 FUSIONS = ("common::fuse_conv_batchnorm", "common::fuse_conv_scale")
 
@@ -94,7 +92,7 @@ class _Share(AbstractGraphPass):
                         self._replace(function, operation, tensor)
 
     def _replace(self, function: object, constant: Operation, tensor: Shared) -> None:
-        width = next(width for width in WIDTHS if width >= index_bits(len(tensor.codebook)))
+        width = coreml_width(len(tensor.codebook))
         axes = tensor.indices.ndim
         # Core ML wants 2^width values; those beyond k are never used.
         palette = np.pad(tensor.codebook, (0, (1 << width) - len(tensor.codebook)), mode="edge")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import TensorProto, checker, helper, numpy_helper, version_converter
 from torch import nn
 
 from wshare.errors import UserError
@@ -27,8 +27,6 @@ from wshare.quantize.codebooks import Shared, row_scale
 from wshare.quantize.cost import index_bits
 
 OPSET = 18
-# The first with BitShift, which expands indices.
-LEAST_OPSET = 11
 # Operators whose third input is a bias.
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -40,34 +38,44 @@ def write_onnx(packed: Path, output: Path, model: nn.Module, example: torch.Tens
     it. A network that came from an ONNX file becomes that file's own graph, with its inputs and outputs. UserError if
     the network cannot be exported, or uses a shared tensor otherwise than by its name.
     """
+    write_graph(packed, output, model, example, Nodes)
+
+
+def write_graph(packed: Path, output: Path, model: nn.Module, example: torch.Tensor, made_by: type["Nodes"]) -> None:
+    """Write the network as `write_onnx` does, with the nodes that `made_by` expands shared tensors by."""
     if isinstance(getattr(model, "file", None), onnx.ModelProto):
-        _write_own(packed, output, model)
+        _write_own(packed, output, model, made_by)
         return
     network = plain_copy(model, "model", told=False).eval().to(memory_format=torch.contiguous_format)
     load_state(network, load_packed(packed), str(packed))
     shared, _ = read_shared(packed)
+    opset = made_by.least_opset(shared, packed)
     with atomic(output) as temporary:
         graph_file = _exported(network, example, temporary)
+        if opset > OPSET:
+            graph_file = version_converter.convert_version(graph_file, opset)
+            graph_file.ir_version = helper.find_min_ir_version_for(graph_file.opset_import)
         _name_once(graph_file.graph)
         _merge_shifts(graph_file.graph)
-        _share(graph_file.graph, shared, packed)
+        _share(graph_file.graph, shared, packed, made_by)
         checker.check_model(graph_file, full_check=True)
         onnx.save(graph_file, temporary)
 
 
-def _write_own(packed: Path, output: Path, model: nn.Module) -> None:
+def _write_own(packed: Path, output: Path, model: nn.Module, made_by: type["Nodes"]) -> None:
     """Write the graph that the network came from; `model.initialisers` says which tensor is which of its."""
     graph_file = onnx.ModelProto.FromString(model.file.SerializeToString())
     opset = max(entry.version for entry in graph_file.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < LEAST_OPSET:
+    shared, others = read_shared(packed)
+    needed = made_by.least_opset(shared, packed)
+    if opset < needed:
         raise UserError(
-            f"export onnx: the graph is of opset {opset}, which cannot expand indices; convert the ONNX file to opset "
-            f"{LEAST_OPSET} or later (onnx.version_converter) and compress that"
+            f"export onnx: the graph is of opset {opset}, which cannot expand {made_by.WHAT}; convert the ONNX file to "
+            f"opset {needed} or later (onnx.version_converter) and compress that"
         )
     graph = graph_file.graph
     dense = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = _Nodes(graph)
-    shared, others = read_shared(packed)
+    nodes = made_by(graph)
     for name, (own, transposed) in model.initialisers.items():
         if name in others:
             value = others[name].T if transposed else others[name]
@@ -177,10 +185,10 @@ def _unprinted() -> Iterator[None]:
         os.close(kept)
 
 
-def _share(graph: onnx.GraphProto, shared: dict[str, Shared], packed: Path) -> None:
+def _share(graph: onnx.GraphProto, shared: dict[str, Shared], packed: Path, made_by: type["Nodes"]) -> None:
     """Replace the initializers of shared tensors by nodes of the same name."""
     dense = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = _Nodes(graph)
+    nodes = made_by(graph)
     for name, tensor in shared.items():
         if name in dense:
             if not np.array_equal(numpy_helper.to_array(dense[name]), tensor.weight()):
@@ -192,8 +200,15 @@ def _share(graph: onnx.GraphProto, shared: dict[str, Shared], packed: Path) -> N
     graph.node.extend(nodes.made)
 
 
-class _Nodes:
-    """New nodes and their constants; numbers for names keep the file small."""
+class Nodes:
+    """New nodes and their constants, which make weights of indices; numbers for names keep the file small."""
+
+    WHAT = "indices"
+
+    @classmethod
+    def least_opset(cls, shared: dict[str, Shared], packed: Path) -> int:
+        """The first operator set that can expand these tensors of a packed file: it has BitShift."""
+        return 11
 
     def __init__(self, graph: onnx.GraphProto):
         self.graph, self.names = graph, set()

@@ -82,6 +82,14 @@ FORMATS = {
         ),
         Format("onnx-data", "data file of an onnx-external graph", "external", "write_data", packages=("onnx",)),
         Format(
+            "onnx-qdq",
+            "ONNX file of integer weights of 8 or 4 bits with a scale a channel; activations stay float32",
+            "qdq",
+            "write_qdq",
+            needs_model=True,
+            packages=("onnx",),
+        ),
+        Format(
             "coreml",
             "Core ML package with palettized weights",
             "coreml",

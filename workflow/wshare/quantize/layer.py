@@ -11,7 +11,7 @@
 5. Indices move up or down one at a time while that lowers error plus code length (`error_feedback.descend`).
 6. All values are multiplied by one number that gives the outputs the variance that they had (`_variance_matched`).
 7. A small layer goes through 2 to 6 with uniform grids, too, whose values need no table, and takes what costs least.
-8. What the change does to the outputs' means is put into the bias, or into the folded batch norm (`_finish`).
+8. What the change does to the outputs' means is put into the bias, or into the folded batch norm (`finished`).
 
 The loss of a network, in nats of Kullback-Leibler divergence, is taken to be the sum over layers of
 1/2 sum_o F_o (dw_o^T C dw_o) / E, with dw_o the change of the weights of output o, C the covariance of its
@@ -33,6 +33,7 @@ from wshare.quantize import error_feedback as feedback
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import REACH, STEPS, Layout, Shared, Sweep, row_scale
 from wshare.quantize.cost import index_bits
+from wshare.quantize.formats import INTEGER_WIDTHS, coreml_bits, integer_bits, integer_width, palette_sizes
 from wshare.quantize.kmeans import sweep
 from wshare.quantize.statistics import InputStatistics
 
@@ -89,7 +90,8 @@ _SWITCHES = (
 class Options:
     """What may be turned off, and on: `keep_zeros`, by which weights of exactly 0 stay 0.
 
-    `format` is "entropy" or "fixed": how indices are to be coded.
+    `format` is "entropy", "fixed" or "coreml", how indices are to be coded; or "int8" or "int4", whose layers
+    `wshare.quantize.integers` quantises.
     """
 
     format: str = "entropy"
@@ -148,6 +150,11 @@ class PreparedLayer:
         return _variance(self.covariance, self.weights)
 
     @cached_property
+    def made(self) -> dict:
+        """What was made of the layer and depends on no slope, by what it was made with."""
+        return {}
+
+    @cached_property
     def sweep(self) -> Sweep:
         """Codebooks of all k by k-means, for indices of fixed width."""
         return sweep(self.weights, k_max=2**MOST_INDEX_BITS)
@@ -186,8 +193,8 @@ class Quantised:
 
 
 @dataclass(frozen=True)
-class _Assigned:
-    """Shared values, the step that they are multiples of if they are, and the weights that take each of them."""
+class Assigned:
+    """A layer's shared values, the step that they are multiples of if they are, and the weights that take each."""
 
     levels: np.ndarray
     step: np.float32 | None
@@ -288,22 +295,29 @@ def _exponents(unit: np.ndarray, columns: int) -> np.ndarray:
     return np.clip(np.round(STEPS * np.log2(unit) / multiple) * multiple, -REACH, REACH).astype(np.int16)
 
 
-def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, options: Options) -> Quantised:
+def quantise(
+    layer: PreparedLayer,
+    slope: float,
+    sensitivity_scale: float,
+    options: Options,
+    most: int = 2**MOST_INDEX_BITS,
+) -> Quantised:
     """The layer at `slope` nats a bit, with its predicted loss multiplied by `sensitivity_scale`.
 
     A layer whose weights differ keeps two shared values at least, at a lower slope if need be: to be erased costs far
-    more than a loss that is quadratic in the change can tell.
+    more than a loss that is quadratic in the change can tell. With indices of fixed width there are `most` values at
+    most.
     """
     importance = layer.importance * sensitivity_scale
     inverse_std = layer.inverse_std(options.error_feedback)
     erasing = _erasing_slope(layer, importance, inverse_std)
     slope = min(slope, erasing)
     keep = options.keep_zeros and not layer.weights.all()
-    starts = [(*_levels(layer, slope, importance, inverse_std, options.format, keep), None)]
+    starts = [(*_levels(layer, slope, importance, inverse_std, options.format, keep, most), None)]
     if options.format == "entropy" and layer.weights.size <= GRID_WEIGHTS:
         starts += [_grid(layer.weights, share * _grid_step(slope, importance, inverse_std)) for share in GRID_STEPS]
     found = [
-        _assigned(layer, slope, importance, inverse_std, levels, lengths, step, options)
+        assigned(layer, slope, importance, inverse_std, levels, lengths, step, options)
         for levels, lengths, step in starts
         if step is None or 1 < len(levels) <= GRID_VALUES
     ]
@@ -312,10 +326,13 @@ def quantise(layer: PreparedLayer, slope: float, sensitivity_scale: float, optio
     )
     if options.format == "entropy" and len(best.levels) == 1 and erasing < np.inf:
         return quantise(layer, slope / 2, sensitivity_scale, options)
-    return _finish(layer, slope, importance, best, options)
+    if options.format == "coreml" and len(best.levels) not in palette_sizes("coreml", len(best.levels)):
+        # So many fell away that the others take a width that there is not.
+        return quantise(layer, slope, sensitivity_scale, options, len(best.levels))
+    return finished(layer, slope, importance, best, options)
 
 
-def _assigned(
+def assigned(
     layer: PreparedLayer,
     slope: float,
     importance: np.ndarray,
@@ -324,7 +341,7 @@ def _assigned(
     lengths: np.ndarray,
     step: np.float32 | None,
     options: Options,
-) -> _Assigned:
+) -> Assigned:
     """Steps 3 to 6, from these levels and code lengths; those of a grid stay multiples of its step, which changes."""
     keep = options.keep_zeros and not layer.weights.all()
     # In squared output error a bit; indices of fixed width all cost the same.
@@ -358,12 +375,17 @@ def _assigned(
     loss = float(sum((rows * weight).sum() for rows, weight in zip(losses, importance, strict=True)))
     if options.variance_matching:
         levels, step = _variance_matched(layer, indices, levels, step, variance)
-    return _Assigned(levels, step, indices, counts, loss)
+    return Assigned(levels, step, indices, counts, loss)
 
 
 def _grid_step(slope: float, importance: np.ndarray, inverse_std: np.ndarray) -> float:
     """Step of a uniform quantizer of high rate, whose distortion is a twelfth of the step's square, at this slope."""
     return float(np.sqrt(6 * slope / np.log(2) / _cost(importance, inverse_std)))
+
+
+def high_rate_slope(step: float, importance: np.ndarray, inverse_std: np.ndarray) -> float:
+    """Slope at which a uniform quantizer of high rate has this step."""
+    return step**2 * np.log(2) / 6 * _cost(importance, inverse_std)
 
 
 def _grid(weights: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.float32]:
@@ -377,7 +399,7 @@ def _grid(weights: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.
         return np.zeros(0, np.float32), np.zeros(0), held
     low, high = int(low), int(high)
     counts = np.bincount((np.rint(weights / held) - low).astype(np.int64).ravel(), minlength=high - low + 1) + 0.5
-    return _multiples(np.arange(low, high + 1), held), np.log2(counts.sum() / counts), held
+    return multiples(np.arange(low, high + 1), held), np.log2(counts.sum() / counts), held
 
 
 def _short(step: float) -> np.float32:
@@ -386,14 +408,15 @@ def _short(step: float) -> np.float32:
     return (bits + np.uint32(1 << 15) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def _multiples(places: np.ndarray, step: np.float32) -> np.ndarray:
+def multiples(places: np.ndarray, step: np.float32) -> np.ndarray:
+    """Shared values of a grid, float32: integers times its step."""
     return (places * np.float64(step)).astype(np.float32)
 
 
 def _rescaled(levels: np.ndarray, step: np.float32, factor: float) -> tuple[np.ndarray, np.float32]:
     """The levels of a grid and its step, multiplied by a factor."""
     longer = _short(float(step) * factor)
-    return _multiples(np.rint(levels.astype(np.float64) / step), longer), longer
+    return multiples(np.rint(levels.astype(np.float64) / step), longer), longer
 
 
 def _erasing_slope(layer: PreparedLayer, importance: np.ndarray, inverse_std: np.ndarray) -> float:
@@ -420,7 +443,13 @@ def _used(levels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _levels(
-    layer: PreparedLayer, slope: float, importance: np.ndarray, inverse_std: np.ndarray, format: str, keep: bool
+    layer: PreparedLayer,
+    slope: float,
+    importance: np.ndarray,
+    inverse_std: np.ndarray,
+    format: str,
+    keep: bool,
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shared values and their code lengths before any feedback; 0 is among them if weights of 0 `keep` it."""
     cost = _cost(importance, inverse_std)
@@ -430,12 +459,16 @@ def _levels(
         levels, lengths = ecsq.codebook(layer.weights, slope / cost, LEVEL_BITS)
         return _rounded(levels), lengths
     found = layer.sweep_with_zero if keep else layer.sweep
-    ks = [min(2**bits, len(found.inertia)) for bits in range(1, MOST_INDEX_BITS + 1)]
     best = min(
-        ks,
-        key=lambda k: cost * found.inertia[k - 1] + slope * (index_bits(k) * layer.weights.size + LEVEL_BITS / 2 * k),
+        palette_sizes(format, min(len(found.inertia), most)),
+        key=lambda k: cost * found.inertia[k - 1] + slope * _table_bits(format, k, layer.weights.size),
     )
     return _rounded(found.codebook(best)), np.zeros(best)
+
+
+def _table_bits(format: str, k: int, weights: int) -> float:
+    """Bits of indices of fixed width, and of their codebook."""
+    return coreml_bits(k, weights) if format == "coreml" else index_bits(k) * weights + LEVEL_BITS / 2 * k
 
 
 def _cost(importance: np.ndarray, inverse_std: np.ndarray) -> float:
@@ -539,30 +572,43 @@ def _variance(covariance: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.einsum("gcr,gcr->gr", covariance @ weights, weights, dtype=np.float64)
 
 
-def _finish(
-    layer: PreparedLayer, slope: float, importance: np.ndarray, found: _Assigned, options: Options
+def finished(
+    layer: PreparedLayer, slope: float, importance: np.ndarray, found: Assigned, options: Options
 ) -> Quantised:
+    """Step 8, and the bits: the layer with these shared values, its shifts or bias rounded as `slope` allows."""
     levels, indices = found.levels, found.indices
     change = levels[indices] - layer.weights
     correction = np.zeros(layer.layout.outputs(layer.shape))
     if options.bias_correction and layer.mean is not None:
         correction = -np.einsum("gcr,gc->gr", change, layer.mean).ravel()
-    fixed = index_bits(len(levels)) * indices.size + LEVEL_BITS / 2 * len(levels)
-    bits = found.code_bits if options.format == "entropy" else fixed
     scale = 1.0 if layer.exponents is None else row_scale(layer.exponents)
-    bits += 0 if layer.exponents is None else _entropy_bits(layer.exponents)
     norm = None
     if layer.norm is not None:
         shift = layer.shift + correction
         unit = _shift_unit(shift, slope, importance)
         steps = np.round(shift / unit).astype(np.int32)
         norm = FoldedNorm(f"{layer.name}.weight", steps, float(unit), layer.norm.eps, layer.norm.affine)
-        bits += _entropy_bits(steps)
+    bits = _bits(options.format, found, layer.exponents, None if norm is None else norm.steps)
     step = None if found.step is None else float(found.step)
     shared = Shared(levels, layer.layout.from_matrix(indices, layer.shape), layer.exponents, layer.layout, step)
     of_outputs = importance if layer.exponents is None else importance / scale.reshape(importance.shape) ** 2.0
     bias_unit = 2.0 ** np.floor(np.log2(_shift_step(slope, of_outputs)))
     return Quantised(shared, correction * scale, norm, found.loss, bits, float(bias_unit))
+
+
+def _bits(format: str, found: Assigned, exponents: np.ndarray | None, steps: np.ndarray | None) -> float:
+    """Analytic: ideal code lengths or index widths, and all tables; of other runtimes what these take."""
+    k, weights = len(found.levels), found.indices.size
+    scales, shifts = (0 if values is None else len(values) for values in (exponents, steps))
+    if format == "coreml":
+        return float(coreml_bits(k, weights, scales, shifts))
+    if format in INTEGER_WIDTHS:
+        width = integer_width(format, np.abs(found.levels).max() / found.step)
+        return float(integer_bits(width, weights, scales, shifts))
+    bits = found.code_bits if format == "entropy" else _table_bits(format, k, weights)
+    for values in (exponents, steps):
+        bits += 0 if values is None else _entropy_bits(values)
+    return bits
 
 
 def _shift_unit(shift: np.ndarray, slope: float, importance: np.ndarray) -> np.float32:

@@ -8,6 +8,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wshare.quantize.formats import CODINGS
+
 if TYPE_CHECKING:
     from wshare.search.method import SearchMethod
 
@@ -46,3 +48,8 @@ METHODS = {
 }
 # What the API and the command line take where no method is named.
 DEFAULT = "rate_distortion"
+
+
+def packing_of(options: dict) -> dict:
+    """Settings of packing that a search sets for itself, among its options."""
+    return {"format": CODINGS[options["format"]]} if "format" in options else {}

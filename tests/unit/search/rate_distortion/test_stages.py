@@ -32,7 +32,7 @@ from wshare.packed.format import load_packed
 from wshare.quantize.layer import Options
 from wshare.search import evaluator
 from wshare.search.artifacts import Files, read_artifacts
-from wshare.search.methods import METHODS
+from wshare.search.methods import METHODS, packing_of
 from wshare.search.rate_distortion import search as rate_distortion
 from wshare.search.rate_distortion.network import Network
 from wshare.search.rate_distortion.slope import first_guess
@@ -130,7 +130,7 @@ class Study:
         self.forwarded = 0
         choices = CHOICES | {key: value for key, value in settings.items() if key in CHOICES}
         rest = {key: value for key, value in settings.items() if key not in CHOICES}
-        packing = {"format": choices["format"], "batch_norm": batch_norm}
+        packing = packing_of(choices) | {"batch_norm": batch_norm}
         stage.search(
             {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "seed": 0, "options": choices}
             | {"packing": packing}
@@ -275,6 +275,42 @@ def test_from_inputs_to_a_packed_file(study, form):
     assert quality.kl < 10 * recipe["on_search_images"]["kl"] + 1e-3
     for name, layer in recipe["layers"].items():
         assert layer["shape"] == list(model.get_submodule(name).weight.shape)
+
+
+@pytest.mark.slow
+def test_integers_of_one_width_are_measured_once_and_not_probed(study):
+    study.measure_inputs()
+    recipe = study.search(format="int8", evaluations=12)
+    assert recipe["evaluations"] == 1
+    assert study.forwarded == 2
+    assert recipe["images_forwarded"]["probe"] == 0
+    assert rows_of(study.folder / "losses.csv") == []
+    assert recipe["settings"]["options"]["format"] == "int8"
+    assert recipe["packing"]["format"] == "entropy"
+    weights = {name: np.prod(layer["shape"]) for name, layer in recipe["layers"].items()}
+    (row,) = rows_of(study.folder / "front.csv")
+    outputs = [layer["shape"][0] for layer in recipe["layers"].values()]
+    # Scales, and shifts of the three norms.
+    assert float(row["bits"]) == 8 * sum(weights.values()) + 64 * sum(outputs)
+    assert study.pack()["format"] == "entropy"
+
+
+@pytest.mark.slow
+def test_slopes_of_the_same_integers_are_one_network(study):
+    study.measure_inputs()
+    # However much may be lost, layers have 4 bits at the least.
+    recipe = study.search(format="int4", evaluations=12, max_kl=0.5, quality_target=0.1)
+    assert recipe["evaluations"] <= 3
+    assert study.forwarded <= 2 * 3 + 2 * len(SHARED)
+    rows = rows_of(study.folder / "front.csv")
+    assert len({row["bits"] for row in rows}) == len(rows)
+    (chosen,) = [row for row in rows if row["chosen"] == "1"]
+    assert float(chosen["slope"]) == slope_of(recipe)
+    weights = sum(int(np.prod(layer["shape"])) for layer in recipe["layers"].values())
+    outputs = sum(layer["shape"][0] for layer in recipe["layers"].values())
+    assert float(chosen["bits"]) == 4 * weights + 64 * outputs
+    again = (study.pack(), (study.folder / "packed.safetensors").read_bytes())
+    assert again == (study.pack(threads=2), (study.folder / "packed.safetensors").read_bytes())
 
 
 def test_a_measurement_scores_each_half_by_what_the_other_taught(study):

@@ -12,6 +12,8 @@ from wshare.models.folding import behind_bias, bias_of
 from wshare.models.kinds.table import layer_of
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
+from wshare.quantize import integers
+from wshare.quantize.formats import INTEGER_WIDTHS
 from wshare.quantize.layer import LEAST_STEPS, Options, PreparedLayer, Quantised, prepare, quantise
 from wshare.quantize.statistics import InputStatistics
 from wshare.search.method import Setting, entry
@@ -73,15 +75,22 @@ class Network:
         Layers run side by side on `threads` threads; the result does not depend on their number.
         """
 
+        way = integers.quantise if options.format in INTEGER_WIDTHS else quantise
+
         def quantised(name: str) -> Quantised:
-            slope, scale = (
-                entry(name, settings[name], key, _is_positive, "a number above 0")
-                for key in ("slope", "sensitivity_scale")
-            )
-            return quantise(self.layers[name], slope, scale, options)
+            return way(self.layers[name], *_numbers(name, settings[name]), options)
 
         with ThreadPoolExecutor(threads) as pool:
             return dict(zip(self.layers, pool.map(quantised, self.layers), strict=True))
+
+    def widths(self, settings: Mapping[str, Setting], options: Options, threads: int) -> tuple[int, ...]:
+        """Bits of the integers of all layers at their slopes, which tell all of the network in these formats."""
+
+        def width(name: str) -> int:
+            return integers.width_at(self.layers[name], *_numbers(name, settings[name]), options)
+
+        with ThreadPoolExecutor(threads) as pool:
+            return tuple(pool.map(width, self.layers))
 
     def compressed(self, layers: Mapping[str, Quantised]) -> Compressed:
         """Compressed tensors of some layers: what a reader of the packed file gets of them."""
@@ -110,6 +119,14 @@ def _rounded(bias: np.ndarray, unit: float) -> np.ndarray:
     unit = min(unit, 2.0 ** math.floor(math.log2(largest / LEAST_STEPS)))
     # No -0.0, which is no multiple.
     return (np.rint(bias / unit) * unit + 0.0).astype(np.float32)
+
+
+def _numbers(name: str, setting: Setting) -> tuple[float, float]:
+    """Slope and sensitivity scale of a layer."""
+    slope, scale = (
+        entry(name, setting, key, _is_positive, "a number above 0") for key in ("slope", "sensitivity_scale")
+    )
+    return slope, scale
 
 
 def _is_positive(value: object) -> bool:

@@ -24,6 +24,7 @@ from wshare.evaluation.chances import MAX_KL
 from wshare.models.folding import folded_norms
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
+from wshare.quantize.formats import INTEGER_WIDTHS
 from wshare.quantize.layer import Options, Quantised
 from wshare.search.evaluator import Evaluator, Key, Part
 from wshare.search.method import Artifacts, Found, Setting, entry
@@ -75,6 +76,12 @@ class Space:
         taught = [half.compressed(half.quantised(layers, self.options, self.threads)) for half in self.halves[::-1]]
         return [Part(*limits, network) for *limits, network in zip(ends, ends[1:], taught, strict=False)]
 
+    def widths(self, layers: Mapping[str, Setting]) -> tuple | None:
+        """Of a format of integers, the width of each layer in both halves' networks, which tells all of them."""
+        if self.options.format not in INTEGER_WIDTHS:
+            return None
+        return tuple(half.widths(layers, self.options, self.threads) for half in self.halves)
+
     def _network(self, statistics: Mapping, folded: dict[str, str]) -> Network:
         return Network.of(self.artifacts.model, self.artifacts.fisher, statistics, folded)
 
@@ -90,6 +97,8 @@ class RateDistortion:
 
     def budget(self, space: Space, options: dict) -> int:
         """Measurements at most, unless float32 disagrees with float16."""
+        if _is_settled(options):
+            return 1
         probes = PROBES * len(space.artifacts.layers) if options["probe_images"] else 0
         return (1 if options["compression_rate"] else options["evaluations"]) + probes
 
@@ -122,6 +131,7 @@ class _Search:
         self.scales = dict.fromkeys(space.artifacts.layers, 1.0)
         self.losses: list[dict] = []
         self.probed: list[tuple[float, float]] = []
+        self.slopes: dict[tuple, float] = {}
 
     def found(self) -> Found:
         """Probe, search, and tell what was found."""
@@ -159,13 +169,16 @@ class _Search:
         start = rounded(first_guess(self.max_kl or MAX_KL, self.weights))
         if self.options["compression_rate"]:
             start = self._of_size(start)
-        while self.options["probe_images"] and len(self.probed) < PROBES:
-            at = start
+        while self.options["probe_images"] and not _is_settled(self.options) and len(self.probed) < PROBES:
+            at, widths = start, self.space.widths(self._settings(start))
             self.losses = self._probe_layers(at)
             self.scales = {row["layer"]: row["sensitivity_scale"] for row in self.losses}
             self.probed.append((at, sum(row["measured"] for row in self.losses)))
             start = self._of_size(at) if self.options["compression_rate"] else rounded(aim(self.probed, self.max_kl))
             if abs(math.log(start / at)) < math.log(PROBED_AGAIN):
+                break
+            # What was probed is what there is to measure.
+            if widths is not None and widths == self.space.widths(self._settings(start)):
                 break
         return start
 
@@ -192,6 +205,7 @@ class _Search:
         return within(bits, most, start)
 
     def _row(self, slope: float, precision: str) -> dict:
+        slope = self._first(slope)
         bound = None if self.options["compression_rate"] else self.max_kl
         key: Key = (precision, slope)
         return self.evaluator.measure(
@@ -211,7 +225,13 @@ class _Search:
         return row["kl_high"] <= self.max_kl, self.evaluator.accepts(row)
 
     def _chosen(self, start: float, precision: str) -> float:
-        return find(lambda slope: self._judged(slope, precision), start, self.max_kl, self.options["evaluations"])
+        found = find(lambda slope: self._judged(slope, precision), start, self.max_kl, self.options["evaluations"])
+        return self._first(found)
+
+    def _first(self, slope: float) -> float:
+        """The slope itself, or the first one of the same network: with integers, many slopes give one."""
+        widths = self.space.widths(self._settings(slope))
+        return slope if widths is None else self.slopes.setdefault(widths, slope)
 
     def _settings(self, slope: float) -> dict[str, Setting]:
         folded = self.space.folded
@@ -240,6 +260,11 @@ class _Search:
 
         predicted, measured = ([row[name] for row in self.losses] for name in ("predicted", "measured"))
         return float(spearmanr(predicted, measured).statistic) if len(self.losses) > 2 else None
+
+
+def _is_settled(options: dict) -> bool:
+    """Whether the slope chooses nothing: all layers have integers of one width."""
+    return len(INTEGER_WIDTHS.get(options["format"], ())) == 1
 
 
 def _alone(network: Network, name: str, layer: Quantised) -> Callable[[], Compressed]:
