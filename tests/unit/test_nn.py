@@ -232,6 +232,12 @@ def test_a_budget_bounds_what_stays_expanded_and_changes_no_output(packed, budge
     assert small.state_dict().keys() == bare.state_dict().keys()
 
 
+def test_a_budget_counts_bytes_in_the_type_of_the_network(packed):
+    for model, nbytes in ((network(), sum(SIZES)), (network().half(), sum(SIZES) // 2)):
+        assert len(held(compressed(model, packed, nbytes))) == len(SIZES)
+        assert len(held(compressed(model, packed, nbytes - 1))) == len(SIZES) - 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [None, 2000, 10**9])
 def test_no_more_is_held_than_compressed_and_budget(packed, budget):
@@ -301,6 +307,7 @@ def test_copies_files_and_moves_keep_what_stays_expanded(packed):
     double = copy.deepcopy(small).half().double()
     assert torch.equal(double[0].weight, small[0].weight.double())
     assert [part().dtype for part in held(double)] == [torch.float64] * len(kept)
+    assert all(part() is part() for part in held(double))
 
 
 def test_what_stays_expanded_follows_its_buffers(packed):
