@@ -260,6 +260,7 @@ def test_no_more_is_held_than_compressed_and_budget(packed, budget):
         ([], [], 0, []),
         ([8, 4], [1, 1], 12, [0, 1]),
         ([8, 4], [1, 1], 11, [0]),
+        ([8, 4], [1, 1], 8, [0]),
         ([8, 4], [1, 1], 7, [1]),
         ([8, 4], [1, 1], 3, []),
         # One large tensor rather than several small ones.
