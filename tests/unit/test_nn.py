@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -191,7 +192,7 @@ def test_an_expansion_is_the_same_whatever_the_block(monkeypatch):
 
 @pytest.mark.slow
 def test_traced_networks_give_the_same_outputs(packed):
-    """torch.jit follows neither views as another type nor what is written to a part of a tensor."""
+    """torch.jit has no views as another type, and loses in ONNX files what is written to a part of a tensor."""
     small = compressed(network(), packed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -199,6 +200,13 @@ def test_traced_networks_give_the_same_outputs(packed):
     with torch.no_grad():
         small[0].shared.codebook += 1
     assert torch.equal(traced(IMAGES), small(IMAGES))
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(small, (IMAGES,), file, dynamo=False, input_names=["images"])
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": IMAGES.numpy()})
+    assert np.allclose(found, small(IMAGES).detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
 # Bytes of the expanded weights of `network`: layers 0, 1, 3, 4, 6 and the tied 7 and 8.
@@ -230,6 +238,13 @@ def test_a_budget_bounds_what_stays_expanded_and_changes_no_output(packed, budge
     assert all(part() is part() for part in held(small))
     assert octets(small) == octets(bare)
     assert small.state_dict().keys() == bare.state_dict().keys()
+
+
+def test_tied_layers_stay_expanded_rather_than_a_single_one(tmp_path):
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 10))
+    model[1].weight = model[0].weight
+    small = compressed(model, pack(model, tmp_path / "packed"), 400)
+    assert held(small) == [small[0].shared]
 
 
 def test_a_budget_counts_bytes_in_the_type_of_the_network(packed):

@@ -103,10 +103,14 @@ class SharedTensor(nn.Module):
         if self.scale is not None:
             # The groups as an axis of their own, where a scale stands for the outputs of each.
             wide = weight.view(self.layout.split(self.shape))
-            wide *= self.scale.reshape(self.layout.column(self.shape))
+            column = self.scale.reshape(self.layout.column(self.shape))
+            # ONNX files lose what is written to a view.
+            weight = (wide * column if torch.jit.is_tracing() else wide.mul_(column)).view(self.shape)
         weight = weight.to(self.like.dtype)
         # Strides choose the kernel, even where axes of length 1 leave the order in memory the same.
         strides = self.strides or weight.stride()
+        if strides == weight.stride():
+            return weight
         axes = zip(self.shape, weight.stride(), strides, strict=True)
         if all(own == other for length, own, other in axes if length != 1):
             return weight.as_strided(self.shape, strides)
