@@ -518,6 +518,42 @@ def decoder_speed(files: Files) -> list[str]:
     return [*table("file | bytes | index | work, at most | C | Python", rows), *measured(files["decoder"])]
 
 
+def compressed(files: Files) -> list[str]:
+    """Memory and time of a network that stays compressed, by budget, from benchmarks/compressed.py."""
+    words = {
+        "dense": "the dense network",
+        "none": "none",
+        "fourth": "a fourth of all, {}",
+        "half": "a half, {}",
+        "all": "all, {}",
+    }
+    default, given_back = (
+        [row for row in files["compressed"] if row["environment"] == name] for name in ("default", "given_back")
+    )
+    rows = []
+    for row, other in zip(default, given_back, strict=True):
+        name = words[row["network"]].format(size(float(row["budget"] or 0)))
+        rows.append(
+            (
+                name,
+                f"{int(row['compressed']) + int(row['held']):,}",
+                *(size(float(cell)) for cell in (row["resident"], row["highest"], other["highest"])),
+                *(f"{float(cell):.2f}" for cell in (row["one_ratio"], other["one_ratio"], row["batch_ratio"])),
+            )
+        )
+    head = (
+        "budget | bytes held | resident | highest | highest, given back | an image | an image, given back | in a batch"
+    )
+    first = default[0]
+    alone, tight, batch = (float(time) for time in (first["one_ms"], given_back[0]["one_ms"], first["batch_ms"]))
+    time = (
+        f"A time is the median of {first['rounds']} ratios to the dense network's, which took {alone:.0f} ms and "
+        f"{tight:.0f} ms for an image alone and {batch:.0f} ms an image in a batch of {first['batch']}; memory is the "
+        f"median of {NUMBERS[int(first['processes'])]} processes."
+    )
+    return [*table(head, rows), "", time, *measured(files["compressed"])]
+
+
 def formats(files: Files) -> list[str]:
     """What each format of `rate_distortion` takes at one divergence on search images, from benchmarks/formats.py."""
     rows, words = files["formats"], {"": "the packed file itself", "onnx": "`onnx`", "onnx-qdq": "`onnx-qdq`"}
@@ -685,7 +721,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(clustering, inference, networks, brought, gpu_stages, gpu_kernels),
         )
     },
-    "docs/exports.md": {"formats": formats},
+    "docs/exports.md": {block.__name__: block for block in (formats, compressed)},
     "docs/decoder.md": {block.__name__: block for block in (decoder_fuzz, decoder_code, decoder_speed)},
     "docs/verdict.md": {block.__name__: block for block in (intervals, means, numbers, acceptance)},
 }
