@@ -409,7 +409,8 @@ def gradient(files: Files) -> list[str]:
             rows.append(
                 (
                     *(model, words, f"{mean(rates):.2f}x", f"{min(rates):.2f}x to {max(rates):.2f}x"),
-                    *(f"{mean(column(of, 'kl')):.4f}", f"{mean(column(of, 'relative_quality')):.2%}"),
+                    f"{mean(column(of, 'kl')):.4f}",
+                    percent(mean(column(of, "relative_quality")), float(of[0]["quality_target"])),
                     f"{met} of {len(of)}",
                 )
             )
