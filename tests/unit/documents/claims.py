@@ -131,8 +131,8 @@ README_STATED = (
 )
 BENCHMARKS = (
     Claim(
-        "By all images and sixteen passes the residual network's divergence falls to {:.2f} of what it was, and LeNet-5's "
-        "to {:.2f}.",
+        "By all images and sixteen passes the residual network's divergence falls to {:.2f} of what it was, and "
+        "LeNet-5's to {:.2f}.",
         lambda files: [taught(files, "resnet_ds", 1500, 16), taught(files, "lenet5", 1500, 16)],
     ),
     Claim(
