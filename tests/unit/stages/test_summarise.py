@@ -32,7 +32,7 @@ def result(measure: str, before: float, after: float) -> dict:
         "compression_rate": {"on_disk": 10.0, "analytic": 11.0},
         "bits_per_weight": 3.2,
         "evaluations": 7,
-        "gradient_epochs": 0,
+        "gradient_epochs": None,
         "images_forwarded": 2800,
     }
 
@@ -201,9 +201,9 @@ def test_images_of_one_class_are_said_to_tell_nothing(tmp_path):
     assert "  next: give datasets.d about as many images of each class, and run again" in text
 
 
-@pytest.mark.parametrize(("passes", "words"), [(1, "one pass"), (16, "16 passes")])
+@pytest.mark.parametrize(("passes", "words"), [(0, "no pass helped"), (1, "one pass"), (16, "16 passes")])
 def test_gradient_calibration_is_told_of(tmp_path, passes, words):
     text, rows = summary(tmp_path, result("accuracy", 0.8, 0.796) | {"gradient_epochs": passes})
-    assert f"calibrated by gradient, without labels: {words} over the search images" in text
+    assert f"gradient calibration, without labels, on the search images: {words}" in text
     assert [row["gradient_epochs"] for row in rows] == [str(passes)]
-    assert "by gradient" not in summary(tmp_path, result("accuracy", 0.8, 0.796))[0]
+    assert "gradient calibration" not in summary(tmp_path, result("accuracy", 0.8, 0.796))[0]

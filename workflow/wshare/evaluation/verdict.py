@@ -136,8 +136,8 @@ def describe(quality: dict, target: float, sizes: dict, recipe: dict, seed: int,
         "folded_batch_norms": sizes["folded_batch_norms"],
         "predicted_loss_rank_correlation": recipe.get("predicted_loss_rank_correlation"),
         "evaluations": recipe["evaluations"],
-        # Passes of gradient calibration: some call it retraining, so every report tells of it.
-        "gradient_epochs": recipe.get("gradient_epochs", 0),
+        # Passes of gradient calibration, None without: some call it retraining, so every report tells of it.
+        "gradient_epochs": recipe.get("gradient_epochs"),
         "images_forwarded": sum(recipe["images_forwarded"].values()),
         "versions": {"wshare": __version__, "python": platform.python_version()}
         | {package: _version(package) for package in PACKAGES},

@@ -44,9 +44,10 @@ def reasons(metrics: dict) -> list[str]:
     """Sentences under a verdict: the counts that it rests on, what makes it undecided, and what would decide it."""
     needed = metrics["needed"]
     told = [_basis(metrics)]
-    if passes := metrics["gradient_epochs"]:
-        counted = "one pass" if passes == 1 else f"{passes} passes"
-        told.append(f"calibrated by gradient, without labels: {counted} over the search images")
+    passes = metrics["gradient_epochs"]
+    if passes is not None:
+        counted = {0: "no pass helped", 1: "one pass"}.get(passes, f"{passes} passes")
+        told.append(f"gradient calibration, without labels, on the search images: {counted}")
     told.append(f"interval: {metrics['interval']['method']}, at {metrics['interval']['confidence']:.0%}")
     if metrics["accepted"] is False:
         told.append(

@@ -629,7 +629,7 @@ def test_gradient_calibration_teaches_every_network_of_a_search(study, taught, c
     passes = taught["images_forwarded"]["gradient"] / 24
     assert passes in (1 + 4 * taught["evaluations"] + 4, 1 + 4 + 4 * taught["evaluations"] + 4)
     without = study.search(max_kl=0.2)
-    assert without["gradient_epochs"] == 0
+    assert without["gradient_epochs"] is None
     assert not any("numbers" in layer for layer in without["layers"].values())
     assert "gradient" not in without["images_forwarded"]
 

@@ -192,7 +192,7 @@ class _Search:
             notes={
                 "precision": precision,
                 "predicted_loss_rank_correlation": self._correlation(),
-                "gradient_epochs": self.epochs,
+                "gradient_epochs": self.epochs if self.options["gradient_calibration"] else None,
             },
         )
 
