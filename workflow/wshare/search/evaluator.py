@@ -15,6 +15,7 @@ from wshare.evaluation.chances import FEWEST_NUMBERED, FEWEST_SCORED, goes_by_co
 from wshare.evaluation.intervals import Counts, Z, kept, predicted_low
 from wshare.evaluation.means import Means
 from wshare.evaluation.predict import predict
+from wshare.evaluation.resumed import Resumed
 from wshare.evaluation.verdict import LEAST_INFORMATION
 from wshare.models.layers import replaced
 from wshare.names import layer_of_tensor
@@ -109,6 +110,7 @@ class Evaluator:
         self.most_kl = most * max(1 - self._target, LEAST_LOST) * told
         self.measured: dict[Key, dict] = {}
         self._float16 = float16
+        self._probed: Resumed | None = None
 
     def accepts(self, row: dict) -> bool:
         """Whether a measurement confirms the target, as far as these images can, and tells what float32 tells."""
@@ -132,9 +134,10 @@ class Evaluator:
         """Divergence, in nats, of the network with some layers compressed, on the first images."""
 
         def measured() -> dict:
-            few = self.images.part(0, images)
-            with replaced(self._model, compressed().tensors()):
-                outputs = predict(self._model, few, self._threads)
+            # Layers are probed in the network's order, on the same images.
+            if self._probed is None or len(self._probed.images) != images:
+                self._probed = Resumed(self._model, self.images.part(0, images), self._threads)
+            outputs = self._probed.predict(compressed().tensors())
             return {"kl": self.task.score(outputs, self.reference[:images], None).kl}
 
         return self._remember(key, measured)["kl"]

@@ -161,11 +161,16 @@ class Study:
         )
         return read_json(self.folder / "sizes.json")
 
-    def predict(self, *arguments: object) -> np.ndarray:
-        if self.forwarded == self.stop_after:
-            raise KeyboardInterrupt
-        self.forwarded += 1
-        return predict(*arguments)
+    def counted(self, passes: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        """The function, which counts its calls, and is stopped before one of them."""
+
+        def run(*arguments: object) -> np.ndarray:
+            if self.forwarded == self.stop_after:
+                raise KeyboardInterrupt
+            self.forwarded += 1
+            return passes(*arguments)
+
+        return run
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -175,7 +180,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def study(tmp_path, random_images, monkeypatch) -> Study:
     made = Study(tmp_path, random_images)
-    monkeypatch.setattr(evaluator, "predict", made.predict)
+    monkeypatch.setattr(evaluator, "predict", made.counted(predict))
+    monkeypatch.setattr(evaluator.Resumed, "predict", made.counted(evaluator.Resumed.predict))
     return made
 
 
