@@ -497,9 +497,9 @@ def test_float16_leads_to_the_same_recipe_and_float32_confirms_it(study, monkeyp
     recipe, predictions = search_in_float16(study, monkeypatch, lambda logits, images: logits, **TARGET)
     assert "searching in float16" in caplog.text
     assert recipe["precision"] == "float16"
-    # The network itself, then slopes in two halves; float32 has the probes, and both halves of one slope.
+    # The network itself, then slopes in two halves; float32 has both halves of one slope, beside the probes.
     assert predictions.calls.count(True) == 1 + 2 * plain["evaluations"]
-    assert predictions.calls.count(False) == plain["images_forwarded"]["probe"] // CHOICES["probe_images"] + 2
+    assert predictions.calls.count(False) == 2
     order = [int(line["evaluation"]) for line in rows_of(study.folder / "front.csv")]
     assert sorted(order) == list(range(1, recipe["evaluations"] + 1))
     assert recipe["images_forwarded"]["search"] == plain["images_forwarded"]["search"] + study.count
