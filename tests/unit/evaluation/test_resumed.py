@@ -9,6 +9,7 @@ from wshare.evaluation import resumed
 from wshare.evaluation.predict import predict
 from wshare.evaluation.resumed import Resumed
 from wshare.models import zoo as networks
+from wshare.models.fusion import fused
 from wshare.models.layers import replaced
 from wshare.models.outputs import with_logits
 
@@ -29,10 +30,8 @@ class Branches(nn.Module):
         inner = self.first(images)
         view = inner.flatten(1)
         other = self.norm(self.second(inner)) + inner
-        inner.add_(1)
-        other += self.tied(other)
-        other = torch.relu_(other)
-        return self.last(other.flatten(1) + view)
+        other += self.tied(inner.add_(1))
+        return self.last(torch.relu_(other).flatten(1) + view)
 
 
 class Untraceable(Branches):
@@ -40,7 +39,13 @@ class Untraceable(Branches):
         return super().forward(images if float(images.sum()) > 0 else images + 0)
 
 
+class Optional(Branches):
+    def forward(self, images: torch.Tensor, factor: float = 2.0, shift: torch.Tensor | None = None) -> torch.Tensor:
+        return factor * super().forward(images)
+
+
 MODELS = {
+    "optional": Optional,
     "tiny": lambda: networks.build("tiny", {"classes": 10}),
     "branches": Branches,
     "untraceable": Untraceable,
@@ -62,6 +67,7 @@ def test_outputs_are_those_of_whole_passes(random_images, name, threads):
     model, images = alive(MODELS[name]()), random_images(24, (1, 8, 8))
     layers = [layer for layer in layers_of(model) if layer != "tied"]
     probed = Resumed(model, images, threads)
+    assert isinstance(fused(model, images.batch(0)[:2]), torch.fx.GraphModule) == (name != "untraceable")
     before = predict(model, images)
     # Backwards, too, and the same one again.
     for tensors in changes(model, [*layers, *layers[::-1], layers[-1]]):

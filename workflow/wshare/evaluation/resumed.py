@@ -6,7 +6,7 @@ values.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -52,35 +52,39 @@ class Resumed:
             if not place:
                 return predict(self._model, self.images, self._threads)
             fused(self._model, self.images.batch(0)[:2])
-            return np.concatenate(self._side_by_side(lambda start: self._rest(network, start)))
+            return np.concatenate(self._side_by_side(lambda start: self._rest(network, start), self.images.starts()))
 
     def _advance(self, network: fx.GraphModule, place: int) -> bool:
         """Compute what comes before a place in the graph; False if it takes too much room."""
         nodes = list(network.graph.nodes)
         known = self._known or {start: _inputs(nodes, self.images.batch(start)) for start in self.images.starts()}
-        before, needed = set(nodes[:place]), {node for later in nodes[place:] for node in later.all_input_nodes}
+        reached, before = self._place, set(nodes[:place])
+        needed = before & {node for later in nodes[place:] for node in later.all_input_nodes}
 
         def values(start: int) -> Values:
             with torch.inference_mode():
                 runner = fx.Interpreter(network)
                 runner.env = dict(known[start])
-                for node in nodes[self._place : place]:
+                for node in nodes[reached:place]:
                     if node not in runner.env:
                         runner.env[node] = runner.run_node(node)
-                return {node: value for node, value in runner.env.items() if node in before & needed}
+                return {node: value for node, value in runner.env.items() if node in needed}
 
-        found = dict(zip(known, self._side_by_side(values), strict=True))
-        kept = sum(value.nbytes for own in found.values() for value in own.values() if isinstance(value, Tensor))
-        self._place, self._known = (place, found) if kept <= ROOM else (0, {})
-        return bool(self._known)
+        first, *others = known
+        found = {first: values(first)}
+        # Before those of all batches fill the memory.
+        if _nbytes(found[first]) * len(known) > ROOM:
+            self._place, self._known = 0, {}
+            return False
+        self._place, self._known = place, found | dict(zip(others, self._side_by_side(values, others), strict=True))
+        return True
 
     def _rest(self, network: fx.GraphModule, start: int) -> np.ndarray:
         rest = with_same_logits(_Rest(network, self._place, self._known[start]), network)
         return forward(rest, self.images.batch(start))
 
-    def _side_by_side(self, each: Callable[[int], T]) -> list[T]:
+    def _side_by_side(self, each: Callable[[int], T], starts: Sequence[int]) -> list[T]:
         """What a function gives for each batch, by its start."""
-        starts = list(self.images.starts())
         with ThreadPoolExecutor(1 if self.images.batch(0).is_cuda else self._threads) as pool:
             return list(pool.map(each, starts))
 
@@ -103,8 +107,13 @@ class _Rest(nn.Module):
 
 
 def _inputs(nodes: list[fx.Node], batch: Tensor) -> Values:
-    (images,) = (node for node in nodes if node.op == "placeholder")
-    return {images: batch.clone()}
+    """What the network is called with: images, and its further arguments' defaults."""
+    images, *others = (node for node in nodes if node.op == "placeholder")
+    return {images: batch.clone()} | {node: node.args[0] for node in others if node.args}
+
+
+def _nbytes(values: Values) -> int:
+    return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
 
 
 def _first(network: fx.GraphModule, model: nn.Module, tensors: Mapping[str, np.ndarray]) -> int:
