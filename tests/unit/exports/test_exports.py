@@ -99,7 +99,8 @@ def test_onnx_is_small(tmp_path):
     assert (tmp_path / "net.onnx").stat().st_size < 5 * 80_000 / 8 + 4 * 32 + 2000
 
 
-def test_a_folded_norm_becomes_a_bias(tmp_path):
+def with_folded_norm(packed: Path) -> nn.Module:
+    """A network with a batch norm that only shifts, and one that is kept; its packed file is written."""
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False),
         nn.BatchNorm2d(4),
@@ -111,8 +112,13 @@ def test_a_folded_norm_becomes_a_bias(tmp_path):
     state = {name: tensor.numpy() for name, tensor in state_of(model).items()}
     indices = np.random.default_rng(0).integers(3, size=(4, 1, 3, 3)).astype(np.uint16)
     shared = {"0.weight": Shared(np.array([-1, 0.1, 2], np.float32), indices, np.array([-9, 0, 3, 8], np.int16))}
-    folded = {"1": FoldedNorm("0.weight", np.array([4, -3, 0, 9], np.int32), 0.1, 1e-5, True)}
-    write_packed(tmp_path / "packed", state, shared, {}, folded, {}, "entropy")
+    norms = {"1": FoldedNorm("0.weight", np.array([4, -3, 0, 9], np.int32), 0.1, 1e-5, True)}
+    write_packed(packed, state, shared, {}, norms, {}, "entropy")
+    return model
+
+
+def test_a_folded_norm_becomes_a_bias(tmp_path):
+    model = with_folded_norm(tmp_path / "packed")
     images = noise(IMAGES, 1, 6, 6)
     FORMATS["onnx"].write(tmp_path / "packed", tmp_path / "net.onnx", model, images[:1])
     kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]

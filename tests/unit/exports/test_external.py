@@ -18,10 +18,10 @@ from wshare.exports.table import FORMATS
 from wshare.models import registry
 from wshare.models.preprocessing import complete_preprocessing
 from wshare.models.state import state_of
-from wshare.packed.format import FoldedNorm, load_packed, write_packed
-from wshare.quantize.codebooks import Shared
+from wshare.packed.format import load_packed, write_packed
 
 from ..test_nn import network, pack
+from .test_exports import noise, with_folded_norm
 
 GRAPH, DATA = FORMATS["onnx-external"], FORMATS["onnx-data"]
 
@@ -29,10 +29,6 @@ GRAPH, DATA = FORMATS["onnx-external"], FORMATS["onnx-data"]
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def noise(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 def installed(packed: Path, model: nn.Module, example: torch.Tensor, about: dict | None = None) -> onnx.ModelProto:
@@ -50,20 +46,7 @@ def logits(file: str | bytes, images: np.ndarray) -> np.ndarray:
 def folded() -> tuple[nn.Module, Path, torch.Tensor]:
     """A batch norm that only shifts, and one that is kept."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 5, 3),
-        nn.BatchNorm2d(5),
-        nn.Flatten(),
-    ).eval()
-    state = {name: tensor.numpy() for name, tensor in state_of(model).items()}
-    indices = np.random.default_rng(0).integers(3, size=(4, 1, 3, 3)).astype(np.uint16)
-    shared = {"0.weight": Shared(np.array([-1, 0.1, 2], np.float32), indices, np.array([-9, 0, 3, 8], np.int16))}
-    norms = {"1": FoldedNorm("0.weight", np.array([4, -3, 0, 9], np.int32), 0.1, 1e-5, True)}
-    write_packed("packed", state, shared, {}, norms, {}, "entropy")
-    return model, Path("packed"), noise(5, 1, 6, 6)
+    return with_folded_norm(Path("packed")), Path("packed"), noise(5, 1, 6, 6)
 
 
 def of_layers() -> tuple[nn.Module, Path, torch.Tensor]:
