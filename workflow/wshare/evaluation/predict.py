@@ -1,6 +1,8 @@
 """Outputs of a network on many images."""
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +12,8 @@ from wshare.data.images import Images
 from wshare.errors import UserError, one_line
 from wshare.models.forward import forward
 from wshare.models.fusion import fused
+
+T = TypeVar("T")
 
 
 def predict(model: nn.Module, images: Images, threads: int = 1, float16: bool = False) -> np.ndarray:
@@ -34,9 +38,7 @@ def predict(model: nn.Module, images: Images, threads: int = 1, float16: bool = 
                 "one size (preprocessing.crop)"
             ) from error
 
-    # A GPU takes one batch at a time, and more of them would only take its memory.
-    with ThreadPoolExecutor(1 if first.is_cuda else threads) as pool:
-        found = list(pool.map(outputs, images.starts()))
+    found = side_by_side(outputs, images.starts(), first, threads)
     shapes = sorted({output.shape[1:] for output in found})
     if len(shapes) > 1:
         raise UserError(
@@ -44,6 +46,13 @@ def predict(model: nn.Module, images: Images, threads: int = 1, float16: bool = 
             "size (preprocessing.crop)"
         )
     return np.concatenate(found)
+
+
+def side_by_side(each: Callable[[int], T], starts: Sequence[int], first: torch.Tensor, threads: int) -> list[T]:
+    """What a function gives for each batch, by its start; `first` is a batch, or a part of one."""
+    # A GPU takes one batch at a time, and more of them would only take its memory.
+    with ThreadPoolExecutor(1 if first.is_cuda else threads) as pool:
+        return list(pool.map(each, starts))
 
 
 def _forward_float16(model: nn.Module, batch: torch.Tensor) -> np.ndarray:

@@ -6,16 +6,14 @@ values.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from wshare.data.images import Images
-from wshare.evaluation.predict import predict
+from wshare.evaluation.predict import predict, side_by_side
 from wshare.models.forward import forward
 from wshare.models.fusion import fused
 from wshare.models.layers import replaced
@@ -24,7 +22,6 @@ from wshare.models.outputs import with_same_logits
 # What is kept of all images may take so many bytes; where it would take more, passes are whole.
 ROOM = 1 << 29
 
-T = TypeVar("T")
 # Values of nodes by node: what the rest of a graph needs.
 Values = dict[fx.Node, object]
 
@@ -38,11 +35,12 @@ class Resumed:
 
     def __init__(self, model: nn.Module, images: Images, threads: int):
         self._model, self.images, self._threads = model, images, threads
+        self._sample = images.batch(0)[:2]
         self._place, self._known = 0, dict[int, Values]()
 
     def predict(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """Outputs, float32 [N, ...], with these tensors of the state dict, as `predict` gives them."""
-        network = fused(self._model, self.images.batch(0)[:2])
+        network = fused(self._model, self._sample)
         place = _first(network, self._model, tensors) if isinstance(network, fx.GraphModule) else 0
         if place < self._place or not self._known:
             self._place, self._known = 0, {}
@@ -51,8 +49,10 @@ class Resumed:
         with replaced(self._model, dict(tensors)):
             if not place:
                 return predict(self._model, self.images, self._threads)
-            fused(self._model, self.images.batch(0)[:2])
-            return np.concatenate(self._side_by_side(lambda start: self._rest(network, start), self.images.starts()))
+            fused(self._model, self._sample)
+            starts = self.images.starts()
+            outputs = side_by_side(lambda start: self._rest(network, start), starts, self._sample, self._threads)
+            return np.concatenate(outputs)
 
     def _advance(self, network: fx.GraphModule, place: int) -> bool:
         """Compute what comes before a place in the graph; False if it takes too much room."""
@@ -76,17 +76,13 @@ class Resumed:
         if _nbytes(found[first]) * len(known) > ROOM:
             self._place, self._known = 0, {}
             return False
-        self._place, self._known = place, found | dict(zip(others, self._side_by_side(values, others), strict=True))
+        found |= zip(others, side_by_side(values, others, self._sample, self._threads), strict=True)
+        self._place, self._known = place, found
         return True
 
     def _rest(self, network: fx.GraphModule, start: int) -> np.ndarray:
         rest = with_same_logits(_Rest(network, self._place, self._known[start]), network)
         return forward(rest, self.images.batch(start))
-
-    def _side_by_side(self, each: Callable[[int], T], starts: Sequence[int]) -> list[T]:
-        """What a function gives for each batch, by its start."""
-        with ThreadPoolExecutor(1 if self.images.batch(0).is_cuda else self._threads) as pool:
-            return list(pool.map(each, starts))
 
 
 class _Rest(nn.Module):
