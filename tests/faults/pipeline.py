@@ -113,7 +113,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             outputs | {"held_out_outputs": f"{R}/baseline/held_out.h5", "baseline": baseline},
         ),
         "inspect_model": lambda: (MODEL | {"model": "m"}, listed),
-        "extract_weights": lambda: (MODEL | listed | images | gpus, {"layer_weights": f"{R}/weights.h5"}),
+        "extract_weights": lambda: (MODEL | listed | images | gpus | threads, {"layer_weights": f"{R}/weights.h5"}),
         "measure_inputs": lambda: (
             MODEL | listed | images | further | gpus | threads,
             {"calibration": f"{R}/calibration.h5"},

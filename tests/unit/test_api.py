@@ -157,7 +157,7 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None, task: str) -
     )
     inspect_model({"include": [], "exclude": []}, "m", model, weights, files["layers.json"])
     listed = files["layers.json"]
-    extract_weights({"images": 128, "seed": 0}, model, weights, listed, images, files["weights.h5"], 0)
+    extract_weights({"images": 128, "seed": 0}, model, weights, listed, images, files["weights.h5"], Machine(1, 0))
     measure_inputs(
         *({"images": 512, "seed": 0}, model, weights, files["layers.json"]),
         *(Samples(images), files["calibration.h5"], Machine(1, 0)),

@@ -192,6 +192,7 @@ rule extract_weights:
     priority: 1
     conda:
         "../../envs/torch.yaml"
+    threads: threads_up_to(4)
     resources:
         mem_mb=growing(3000),
         runtime=growing(60),
@@ -208,6 +209,7 @@ rule extract_weights:
         " --search-images {input.search_images:q}"
         " --layer-weights {output.layer_weights:q}"
         " --gpus {params.gpus}"
+        " --threads {threads}"
         " > {log:q} 2>&1"
 
 

@@ -1,3 +1,5 @@
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,27 @@ def test_seeded_and_the_same_each_time():
     )
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(threads: int):
+    """Five images do not go into two or three threads: labels and sums keep the images' order."""
+    batches = [images(5)[:4], images(5)[4:]]
+    one, several = (fisher_diagonal(classification, network(), batches, ["0", "3"], 0, n) for n in (1, threads))
+    assert {name: found.tobytes() for name, found in one.items()} == {
+        name: found.tobytes() for name, found in several.items()
+    }
+
+
+def test_threads_run_side_by_side():
+    """Both images are in the network at once: each waits there for the other."""
+    model, both = network(), Barrier(2, timeout=60)
+
+    def wait(module: nn.Module, inputs: tuple) -> None:
+        both.wait()
+
+    model.register_forward_pre_hook(wait)
+    assert fisher_diagonal(classification, model, [images(2)], ["3"], seed=0, threads=2)["3"].any()
 
 
 def test_weights_and_gradients_of_the_network_stay_as_they_are():

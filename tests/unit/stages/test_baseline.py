@@ -112,7 +112,7 @@ def searched(function: str) -> dict:
     evaluate()
     inspect_model({"include": [], "exclude": []}, "m", Path("model.json"), Path("weights"), Path("layers.json"))
     own = Path("model.json"), Path("weights"), Path("layers.json"), Path("search.h5")
-    extract_weights({"images": 32, "seed": 0}, *own, Path("weights.h5"), 0)
+    extract_weights({"images": 32, "seed": 0}, *own, Path("weights.h5"), Machine(1, 0))
     measure_inputs({"images": 64, "seed": 0}, *own[:3], Samples(own[3]), Path("calibration.h5"), Machine(1, 0))
     options = {"evaluations": 3, "probe_images": 4}
     search = {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "options": options}

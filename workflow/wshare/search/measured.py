@@ -44,7 +44,8 @@ def measured_artifacts(
     if "layer_weights" in needs or _reads_importance(needs, settings):
         used["importance"] = settings["importance"]
         few = images.part(0, settings["importance"]["images"])
-        importance = fisher_diagonal(task, model, few.batches(), list(layers), settings["importance"]["seed"])
+        seed = settings["importance"]["seed"]
+        importance = fisher_diagonal(task, model, few.batches(), list(layers), seed, threads)
     if "layer_weights" in needs:
         found["fisher"] = {name: total(array) for name, array in importance.items()}
     if "calibration" in needs:

@@ -110,7 +110,7 @@ class Study:
             self.folder / "layers.json",
             self.images.path,
             self.layer_weights,
-            self.gpus,
+            Machine(1, self.gpus),
         )
 
     def measure_inputs(self, images: int = 512, path: Path | None = None, further: Path | None = None) -> None:
