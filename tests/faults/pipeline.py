@@ -97,6 +97,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
     threads, gpus = {"threads": 1}, {"gpus": 0}
     # Only for stages that need them: layers.json may be the damaged file.
     needs = needed(item, stage) if stage in ("search", "pack_model") else {}
+    more = further if "calibration" in needs else {}
     benchmarks = {"benchmarks": f"{R}/benchmarks/search/{item}/search.tsv"}
 
     def some(*names: str) -> dict:
@@ -131,7 +132,7 @@ def flags(stage: str, item: str = "") -> tuple[dict, dict]:
             {"sensitivity": f"{R}/sensitivity.csv"},
         ),
         "search": lambda: (
-            MODEL | listed | images | outputs | needs | {"code": "code"} | some("journal") | threads | gpus,
+            MODEL | listed | images | more | outputs | needs | {"code": "code"} | some("journal") | threads | gpus,
             some("front", "losses", "recipe"),
         ),
         "pack_model": lambda: (

@@ -162,14 +162,14 @@ def staged(folder: Path, settings: dict, labels: np.ndarray | None, task: str) -
         *({"images": 512, "seed": 0}, model, weights, files["layers.json"]),
         *(Samples(images), files["calibration.h5"], Machine(1, 0)),
     )
-    made = ModelFiles(model, weights), listed, images, baseline, Files(files["weights.h5"], files["calibration.h5"])
+    described, needed = (ModelFiles(model, weights), listed), Files(files["weights.h5"], files["calibration.h5"])
     searched = SearchedFiles(*(folder / name for name in ("front.csv", "losses.csv", "recipe.json")))
     packing = {"packing": {"format": settings["options"]["format"], "batch_norm": "auto"}}
-    search_stage(settings | packing, *made, "code", folder / "journal.jsonl", searched, Machine(1, 0))
-    packed = folder / "packed.safetensors"
-    pack_model(
-        *made, searched.recipe, PackedFiles(packed, folder / "dense.safetensors", folder / "sizes.json"), threads=1
-    )
+    journal, packed = folder / "journal.jsonl", folder / "packed.safetensors"
+    given = Samples(images), baseline, needed
+    search_stage(settings | packing, *described, *given, "code", journal, searched, Machine(1, 0))
+    written = PackedFiles(packed, folder / "dense.safetensors", folder / "sizes.json")
+    pack_model(*described, images, baseline, needed, searched.recipe, written, threads=1)
     return packed
 
 

@@ -45,6 +45,7 @@ rule search:
         search_outputs="results/{model}/baseline/search.h5",
         layer_weights=if_needed("layer_weights", "results/{model}/weights.h5"),
         calibration=if_needed("calibration", "results/{model}/calibration.h5"),
+        calibration_images=if_needed("calibration", if_more_images("results/{model}/images/calibration.h5")),
         clusters=if_needed("clusters", cluster_files),
         sensitivity=if_needed("sensitivity", "results/{model}/sensitivity.csv"),
     output:
@@ -80,6 +81,7 @@ rule search:
         " --weights {input.weights:q}"
         " --layers {input.layers:q}"
         " --search-images {input.search_images:q}"
+        " --calibration-images {input.calibration_images:q}"
         " --search-outputs {input.search_outputs:q}"
         " --layer-weights {input.layer_weights:q}"
         " --calibration {input.calibration:q}"

@@ -57,7 +57,7 @@ from wshare.packed.format import load_packed
 from wshare.packed.write import pack_network
 from wshare.progress import PROGRESS
 from wshare.report.quality import kept_share, reasons
-from wshare.search.evaluator import Evaluator, Key, check_target
+from wshare.search.evaluator import Evaluator, Further, Key, check_target
 from wshare.search.measured import measured_artifacts
 from wshare.search.method import Artifacts
 from wshare.search.methods import DEFAULT, METHODS, Method, packing_of
@@ -190,12 +190,12 @@ def compress(
     labels the model's own predictions stand for them, and quality is agreement with it.
 
     Images are dealt out, at random by `seed`, to search images and held-out ones, of each label as many to both as
-    their shares are. Every choice looks at search images alone, and the verdict in `Result.metrics` at held-out
-    images alone. `held_out` is the share (below 1) or number of images held out, or other images to hold out: as
-    `images`, or a tuple (images, labels). `calibration` are further images, in any number and without labels: they
-    add to the calibration statistics, and nothing is measured on them. `quality_function` is a quality of your own:
-    a function, or its name `python:module:function`, of outputs and labels as numpy arrays, which gives a number
-    for all images, or one for each; `quality` is then a share of its value.
+    their shares are. No choice looks at held-out images, and the verdict in `Result.metrics` looks at them alone.
+    `held_out` is the share (below 1) or number of images held out, or other images to hold out: as `images`, or a tuple
+    (images, labels). `calibration` are further images, two or more, without labels: calibration statistics and
+    divergence are measured on them, too, and quality is not. `quality_function` is a quality of your own: a function,
+    or its name `python:module:function`, of outputs and labels as numpy arrays, which gives a number for all images, or
+    one for each; `quality` is then a share of its value.
 
     `confidence` is the probability with which the verdict shall be "met", as far as the search images can tell; None
     goes by the quality measured on them. `method` is the search method, `options` are its own as in a configuration,
@@ -288,7 +288,7 @@ def compress_images(
         description = {"name": type(work).__name__, "task": known["task"]}
         description["sha256"] = hashlib.sha256(float32).hexdigest()
         sample, held = placed(search, device), placed(held_out, device)
-        others = calibration and placed(calibration, device)
+        further = calibration and placed(calibration, device)
         reference, held_out_reference = (predict(fast(work, device), both, threads) for both in (sample, held))
         check_accuracy(kind, reference, search.labels, categories, "search images")
         check_accuracy(kind, held_out_reference, held_out.labels, categories, "held-out images")
@@ -296,8 +296,8 @@ def compress_images(
         row = METHODS[settings["method"]]
         _check_read(calibration, row)
         made_with = _default_settings(names, settings["seed"], keep_zeros)
-        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference, threads, others)
-        searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads)
+        artifacts = measured_artifacts(row.needs, kind, work, sample, names, made_with, reference, threads, further)
+        searched = _searched(artifacts, reference, len(held_out), kind, settings, description, threads, further)
         # Packed on the CPU, as the workflow does.
         on_cpu = replace(artifacts, model=fast(work), images=search)
         packed, sizes = _packed(kind, searched.recipe, on_cpu, reference, threads, len(float32))
@@ -401,6 +401,7 @@ def _searched(
     settings: dict,
     description: dict,
     threads: int,
+    further: Images | None,
 ) -> Searched:
     method = METHODS[settings["method"]].load()
     space = method.prepare(artifacts, settings["options"], threads)
@@ -415,6 +416,7 @@ def _searched(
         evaluator = Evaluator(
             *(kind, artifacts.model, artifacts.images, reference, held_out, settings, threads, measured),
             float16=next(artifacts.model.parameters()).is_cuda,
+            further=further and Further.of(artifacts.model, further, artifacts.calibration, threads),
         )
         packing = defaults("packing") | packing_of(settings["options"])
         return run(method, space, artifacts, evaluator, settings, packing, description)

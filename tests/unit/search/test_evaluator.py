@@ -14,7 +14,7 @@ from wshare.errors import UserError
 from wshare.evaluation.intervals import Counts, predicted_low
 from wshare.packed.compressed import Compressed
 from wshare.quantize.codebooks import Shared
-from wshare.search.evaluator import Evaluator, Part, check_target
+from wshare.search.evaluator import Evaluator, Further, Part, check_target
 from wshare.tasks import classification
 
 COUNT = 1600
@@ -140,3 +140,54 @@ def test_images_that_cannot_confirm_are_refused_before_anything_is_measured():
         check_target(classification, world.reference, None, 100, settings)
     for free in ({"confidence": None}, {"options": {"compression_rate": 8}}):
         check_target(classification, world.reference, None, 100, settings | free)
+
+
+class Beside(World):
+    """A world with further images: each tenth is spoilt, and search images lie around them."""
+
+    def __init__(self, second: float, spoilt: np.ndarray, labels: np.ndarray | None, others: "World"):
+        super().__init__(second, spoilt, labels)
+        self.further = Further(others.images, others.reference, border=40, search_border=600)
+
+    def evaluator(self, target: float, confidence: float | None = None, held_out: int = COUNT) -> Evaluator:
+        settings = {"quality_target": target, "confidence": confidence}
+        given = classification, self.model, self.images, self.reference, held_out, settings, 1
+        return Evaluator(*given, further=self.further)
+
+    def measured(self, target: float, max_kl: float | None = None, confidence: float | None = None, **given) -> dict:
+        parts = [Part(0, 640, self.compressed), Part(640, 2 * COUNT, self.compressed)]
+        return self.evaluator(target, confidence, **given).measure(KEY, lambda: parts, max_kl)
+
+
+def test_further_images_count_for_divergence_alone():
+    """Labels are wrong from 800 on, so that one of another image would tell."""
+    labels = (np.arange(COUNT) < 800).astype(np.int64)
+    alone = World(0.7, some(0.1), labels)
+    others = World(0.6, some(0.5), None)
+    row = Beside(0.7, some(0.1), labels, others).measured(0.5)
+    plain, further = alone.measured(0.5), others.measured(0.5)
+    assert row["images"] == 2 * COUNT
+    for name in ("relative_quality", "low", "expected", "expected_low", "kl", "kl_high", "top1", "agreement"):
+        assert row[name] == pytest.approx(plain[name], rel=1e-9), name
+    assert row["pooled_kl"] == pytest.approx((plain["kl"] + further["kl"]) / 2, rel=1e-6)
+    assert plain["pooled_kl"] == plain["kl"]
+    assert plain["pooled_kl_high"] == plain["kl_high"]
+    # Twice as many images, of another spread.
+    assert row["pooled_kl_high"] - row["pooled_kl"] < further["kl_high"] - further["kl"]
+
+
+def test_a_divergence_of_further_images_stops_early():
+    others = World(0.6, some(0.9), None)
+    row = Beside(0.501, np.zeros(COUNT), ALL_SECOND, others).measured(0.9, max_kl=0.01)
+    assert row["images"] < 2 * COUNT
+    assert row["kl"] < 1e-6 < 0.01 < row["pooled_kl"]
+
+
+def test_outputs_of_other_shapes_are_refused():
+    world = World(0.7, some(0.1), None)
+    further = Further(world.images, np.zeros((COUNT, 3), np.float32), 800, 800)
+    settings = {"quality_target": 0.9, "confidence": None}
+    with pytest.raises(
+        UserError, match=r"calibration: the network's outputs are \[3\] for these images, and \[2\] for"
+    ):
+        Evaluator(classification, world.model, world.images, world.reference, 9, settings, 1, further=further)

@@ -118,11 +118,12 @@ def searched(function: str) -> dict:
     search = {"method": "rate_distortion", "quality_target": 0.9, "confidence": None, "options": options}
     settings = complete_search(search) | {"seed": 0, "packing": {"format": "entropy", "batch_norm": "auto"}}
     files = Files(Path("weights.h5"), Path("calibration.h5"))
-    given = ModelFiles(*own[:2]), own[2], own[3], Path("search_outputs.h5"), files
+    network, needed = (ModelFiles(*own[:2]), own[2]), (Path("search_outputs.h5"), files)
     made = SearchedFiles(*map(Path, ("front.csv", "losses.csv", "recipe.json")))
     Path("journal").unlink(missing_ok=True)
-    search_stage(settings, *given, "code", Path("journal"), made, Machine(1, 0))
-    pack_model(*given, made.recipe, PackedFiles(*map(Path, ("packed", "dense", "sizes.json"))), threads=1)
+    search_stage(settings, *network, Samples(own[3]), *needed, "code", Path("journal"), made, Machine(1, 0))
+    written = PackedFiles(*map(Path, ("packed", "dense", "sizes.json")))
+    pack_model(*network, own[3], *needed, made.recipe, written, threads=1)
     evaluate_packed(
         settings,
         Names("m", "s", "d"),

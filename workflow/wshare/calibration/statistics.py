@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from wshare.data.images import Images
+from wshare.data.images import Images, halved
 from wshare.errors import UserError
 from wshare.models.kinds.attention import called_as_modules
 from wshare.models.kinds.table import Layer, layer_of
@@ -34,21 +34,26 @@ def input_statistics(
 
 
 def calibrate(
-    model: nn.Module, images: Images, layers: list[str], seed: int, threads: int = 1, others: Images | None = None
+    model: nn.Module, images: Images, layers: list[str], seed: int, threads: int = 1, further: Images | None = None
 ) -> Calibration:
-    """Statistics of the layers' inputs on each half of the images, and on `others`, if any.
+    """Statistics of the layers' inputs on each half of the images, and on each half of `further` ones, if any.
 
-    On several `threads` these run side by side.
+    On several `threads` these run side by side. UserError for a single further image.
     """
-    border = images.middle()
-    parts = [images.part(0, border), images.part(border, len(images)), *([others] if others else [])]
-    first, second, *rest = _of_parts(model, [part.batches() for part in parts], layers, seed, threads)
-    return Calibration((first, second), border, *rest)
+    if further and len(further) < 2:
+        raise UserError(
+            "calibration: 1 further image; give at least two, since half of them score what the others teach"
+        )
+    collections = [images, *([further] if further else [])]
+    parts = [part for collection in collections for part in halved(collection)]
+    first, second, *others = _of_parts(model, [part.batches() for part in parts], layers, seed, threads)
+    border, *others_border = [collection.middle() for collection in collections]
+    return Calibration((first, second), border, tuple(others) or None, *others_border)
 
 
-def further_images(others: Images | None) -> dict[str, int]:
+def further_images(further: Images | None) -> dict[str, int]:
     """Entry of the settings that calibration statistics were measured with, where some images were no search images."""
-    return {"further_images": len(others)} if others else {}
+    return {"further_images": len(further)} if further else {}
 
 
 def _of_parts(

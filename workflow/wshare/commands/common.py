@@ -59,7 +59,8 @@ Task = Annotated[
 ]
 Enlarge = Annotated[bool, "whether images smaller than the network's resize size are enlarged, or only cropped"]
 CalibrationImages = Annotated[
-    Path | None, "folder of further images for calibration alone, at any depth, or a table; labels are not looked at"
+    Path | None,
+    "folder of further images for statistics and divergence, at any depth, or a table; labels are not looked at",
 ]
 Limit = Annotated[int | None, "so many images, taken at random; all without it"]
 Device = Annotated[str | None, "where the networks run: cpu, cuda or cuda:<number>; the CPU without it"]

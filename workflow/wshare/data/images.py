@@ -193,6 +193,41 @@ class ImageArray(Images):
         return stored
 
 
+class JoinedImages(Images):
+    """Several collections, prepared alike, one after another, as one; labels are left behind.
+
+    Images of different sizes come in batches of one.
+    """
+
+    def __init__(self, collections: Sequence[Images]):
+        self._collections, self.labels, self._first = collections, None, 0
+        self.keys = tuple(key for images in collections for key in images.keys)
+        self.fingerprint = hashlib.sha256("".join(images.fingerprint for images in collections).encode()).hexdigest()
+        self.shape, self.batch_size = collections[0].shape, collections[0].batch_size
+        if any((images.shape, images.batch_size) != (self.shape, self.batch_size) for images in collections):
+            self.batch_size = 1
+
+    def stored(self, first: int, stop: int) -> torch.Tensor:
+        """Images as the collections keep them."""
+        first, stop, found = self._first + first, self._first + stop, []
+        for images in self._collections:
+            own = max(first, 0), min(stop, len(images))
+            if own[0] < own[1]:
+                found.append(images.stored(*own))
+            first, stop = first - len(images), stop - len(images)
+        return torch.cat(found)
+
+    def prepared(self, stored: torch.Tensor) -> torch.Tensor:
+        """As the first collection prepares its own."""
+        return self._collections[0].prepared(stored)
+
+
+def halved(images: Images) -> tuple[Images, Images]:
+    """Both halves of some images: `Images.middle` tells where they are cut."""
+    border = images.middle()
+    return images.part(0, border), images.part(border, len(images))
+
+
 class DeviceImages(Images):
     """Images on a GPU, where a network there finds them; `batch_size` is larger than on a CPU.
 

@@ -53,22 +53,32 @@ class Statistics(Mapping[str, InputStatistics]):
         return len(self._layers)
 
 
+Halves = tuple[Mapping[str, InputStatistics], Mapping[str, InputStatistics]]
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Calibration statistics by layer of the two halves of the search images, which teach and score each other.
 
-    `border` is the number of search images in the first half, mirror images not counted. `others` are statistics of
-    further images, which teach along with either half, and score nothing.
+    `further` are those of the two halves of further images, which have no labels; each teaches along with a half of the
+    search images. `border` and `further_border` are the numbers of images in the first halves, mirror images not
+    counted.
     """
 
-    halves: tuple[Mapping[str, InputStatistics], Mapping[str, InputStatistics]]
+    halves: Halves
     border: int
-    others: Mapping[str, InputStatistics] | None = None
+    further: Halves | None = None
+    further_border: int = 0
 
     @property
     def parts(self) -> list[Mapping[str, InputStatistics]]:
-        """Both halves, and the further images where there are any."""
-        return [*self.halves, *([self.others] if self.others else [])]
+        """Both halves, and those of the further images where there are any."""
+        return [*self.halves, *(self.further or ())]
+
+    @property
+    def first_half(self) -> int:
+        """How many search images and further ones the first halves hold together."""
+        return self.border + self.further_border
 
     @property
     def images(self) -> int:
@@ -76,12 +86,12 @@ class Calibration:
         return sum(next(iter(part.values())).images for part in self.parts)
 
     def taught(self, half: int) -> Mapping[str, InputStatistics]:
-        """What a half of the images tells, with the further ones."""
-        return _merged(self.halves[half], self.others)
+        """What a half of the images tells, with a half of the further ones."""
+        return _merged(self.halves[half], self.further and self.further[half])
 
     def together(self) -> Mapping[str, InputStatistics]:
         """Statistics by layer over all images."""
-        return _merged(_merged(*self.halves), self.others)
+        return _merged(_merged(*self.halves), self.further and _merged(*self.further))
 
 
 def _merged(

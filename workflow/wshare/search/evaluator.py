@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from wshare.data.images import Images
+from wshare.data.images import Images, JoinedImages
 from wshare.errors import UserError
 from wshare.evaluation.chances import FEWEST_NUMBERED, FEWEST_SCORED, goes_by_confidence, too_few_scores, unconfirmed
 from wshare.evaluation.intervals import Counts, Z, kept, predicted_low
@@ -20,6 +20,7 @@ from wshare.evaluation.verdict import LEAST_INFORMATION
 from wshare.models.layers import replaced
 from wshare.names import layer_of_tensor
 from wshare.packed.compressed import Compressed
+from wshare.quantize.statistics import Calibration
 from wshare.tasks.task import Score, Task, fitted
 
 # Fewest images that rule anything out, and the standard errors by which they must miss.
@@ -70,6 +71,26 @@ def check_target(task: Task, reference: np.ndarray, labels: np.ndarray | None, h
             raise UserError(told)
 
 
+@dataclass(frozen=True)
+class Further:
+    """Images without labels on which divergence is measured beside the search images.
+
+    `reference` holds the float32 network's outputs for them [N, ...]. `border` and `search_border` are the numbers of
+    further and of search images in the first halves.
+    """
+
+    images: Images
+    reference: np.ndarray
+    border: int
+    search_border: int
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Images, calibration: Calibration, threads: int) -> "Further":
+        """The images that calibration statistics were measured on beside the search images."""
+        reference = predict(model, images, threads)
+        return cls(images, reference, calibration.further_border, calibration.border)
+
+
 def measured_anew(key: Key, measure: Callable[[], dict]) -> dict:
     """The measurement: what a search without a journal remembers with."""
     return measure()
@@ -81,8 +102,10 @@ class Evaluator:
     `reference` holds the float32 network's outputs [N, ...], and `held_out` tells of how many images the verdict will
     be. `settings` is a search of the configuration, whose target and confidence count. `remember(key, measure)` returns
     what was measured under the key before, or measures it. `float16` tells whether searches may measure in it: on a
-    GPU.
+    GPU. Divergence, and it alone, is measured on `further` images, too.
 
+    `images` are the search images; with further ones the search images of the first half, the further ones of that
+    half, and those of the second half alike. `reference` goes by them.
     `temperature` is the float32 network's on these images, and `most_kl` the divergence, in nats, beyond which a
     network has lost too much of what they tell to be accepted, whatever its top-1 predictions.
     """
@@ -98,9 +121,11 @@ class Evaluator:
         threads: int,
         remember: Callable[[Key, Callable[[], dict]], dict] = measured_anew,
         float16: bool = False,
+        further: Further | None = None,
     ):
-        self.task, self.images = fitted(task, reference, images.labels), images
-        self._model, self.reference, self._threads, self._remember = model, reference, threads, remember
+        self.task, self._labels = fitted(task, reference, images.labels), images.labels
+        self.images, self.reference, self._searched = _ordered(images, reference, further)
+        self._model, self._threads, self._remember = model, threads, remember
         self._target, self._confidence = settings["quality_target"], settings["confidence"]
         self._held_out = held_out
         self.temperature = self.task.temperature(reference, images.labels)
@@ -121,6 +146,7 @@ class Evaluator:
     ) -> dict:
         """Quality and analytic bits of a compressed network, and the number of shared values of each layer.
 
+        `pooled_kl` is the divergence on search images and further ones together, `pooled_kl_high` its upper bound.
         The parts cover all images, in order; the last one tells bits and shared values. With `max_kl`, the divergence
         allowed in nats, measuring stops after the first 1/8, 1/4, ... of the images of each part, no fewer than FEWEST
         in all, if these rule out `max_kl` or the target. That can only reject: what passes has passed on all images,
@@ -159,20 +185,24 @@ class Evaluator:
                 # Activations of a network that is broken may grow beyond its range.
                 _log.info("%s is measured in float32: it gives values beyond the range of float16", key)
                 return self._measure(key, parts, max_kl, False)
-            score = self._score(outputs, seen)
-            if max_kl is not None and self._ruled_out(score, seen, max_kl):
+            score, pooled = self._scores(outputs, seen)
+            if max_kl is not None and self._ruled_out(score, pooled, seen, max_kl):
                 break
-        return self._row(score, seen, parts[-1].compressed)
+        return self._row(score, pooled, seen, parts[-1].compressed)
 
-    def _score(self, outputs: np.ndarray, seen: np.ndarray) -> Score:
-        labels = self.images.labels
-        labels = None if labels is None else labels[seen]
-        return self.task.score(outputs[seen], self.reference[seen], labels, self.temperature)
+    def _scores(self, outputs: np.ndarray, seen: np.ndarray) -> tuple[Score, Score]:
+        """Score on the search images among those that were seen, and on all of them, without labels."""
+        searched = seen & self._searched
+        labels = None if self._labels is None else self._labels[seen[self._searched]]
+        score = self.task.score(outputs[searched], self.reference[searched], labels, self.temperature)
+        if (searched == seen).all():
+            return score, score
+        return score, self.task.score(outputs[seen], self.reference[seen], None)
 
     def _kept(self, score: Score, seen: np.ndarray) -> Counts | Means:
-        return kept(score, self._original.part(np.flatnonzero(seen)))
+        return kept(score, self._original.part(np.flatnonzero(seen[self._searched])))
 
-    def _row(self, score: Score, seen: np.ndarray, compressed: Compressed) -> dict:
+    def _row(self, score: Score, pooled: Score, seen: np.ndarray, compressed: Compressed) -> dict:
         found = self._kept(score, seen)
         figures = {name: score.figures[name] for name in self.task.COLUMNS}
         return {
@@ -185,17 +215,19 @@ class Evaluator:
             "expected_low": score.expected - BOUND * score.expected_error,
             "kl": score.kl,
             "kl_high": score.kl + BOUND * score.kl_error,
+            "pooled_kl": pooled.kl,
+            "pooled_kl_high": pooled.kl + BOUND * pooled.kl_error,
             "k": {layer_of_tensor(name): len(tensor.codebook) for name, tensor in compressed.shared.items()},
         }
 
-    def _ruled_out(self, score: Score, seen: np.ndarray, max_kl: float) -> bool:
+    def _ruled_out(self, score: Score, pooled: Score, seen: np.ndarray, max_kl: float) -> bool:
         """Whether divergence, relative quality or expected quality is on the wrong side by CERTAIN standard errors.
 
         The divergence is skewed to the right, so that a mean far too high is rarer than of a normal distribution.
         """
         found = self._kept(score, seen)
         return (
-            score.kl - CERTAIN * score.kl_error > max_kl
+            pooled.kl - CERTAIN * pooled.kl_error > max_kl
             or found.share + CERTAIN * found.deviation < self._target
             or score.expected + CERTAIN * score.expected_error < self._target
         )
@@ -222,3 +254,26 @@ class Evaluator:
     def _whole_batches(self, images: float) -> int:
         """So many images, in whole batches: on a CPU they are then the batches of a pass over all images."""
         return math.ceil(images / self.images.batch_size) * self.images.batch_size
+
+
+def _ordered(images: Images, reference: np.ndarray, further: Further | None) -> tuple[Images, np.ndarray, np.ndarray]:
+    """Images by halves, the float32 network's outputs for them, and which of them are search images: bool [N].
+
+    UserError if the outputs of both have different shapes.
+    """
+    if further is None:
+        return images, reference, np.ones(len(images), dtype=bool)
+    shapes = [list(outputs.shape[1:]) for outputs in (reference, further.reference)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"calibration: the network's outputs are {shapes[1]} for these images, and {shapes[0]} for the search "
+            "images; give images of one size (preprocessing.crop)"
+        )
+    first, second = further.search_border, further.border
+    parts = [
+        *(images.part(0, first), further.images.part(0, second)),
+        *(images.part(first, len(images)), further.images.part(second, len(further.images))),
+    ]
+    outputs = reference[:first], further.reference[:second], reference[first:], further.reference[second:]
+    searched = np.repeat([True, False, True, False], [len(part) for part in parts])
+    return JoinedImages(parts), np.concatenate(outputs), searched

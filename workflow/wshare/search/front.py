@@ -37,7 +37,7 @@ def front_rows(evaluator: Evaluator, found: Found, layers: Sequence[str], dense_
     order = {key: place for place, key in enumerate((key for key in measured if key in found.points), start=1)}
     rows, best = [], float("-inf")
     for key in sorted(order, key=lambda key: (measured[key]["bits"], -measured[key]["relative_quality"])):
-        quality = {name: value for name, value in measured[key].items() if name not in ("bits", "k")}
+        quality = {name: measured[key][name] for name in quality_columns(evaluator.task.COLUMNS)}
         bits = measured[key]["bits"]
         rows.append(
             {"evaluation": order[key], "bits": bits, "compression_rate_analytic": dense_bits / bits}

@@ -29,11 +29,11 @@ def measured_artifacts(
     settings: Mapping[str, dict],
     reference: np.ndarray | None = None,
     threads: int = 1,
-    others: Images | None = None,
+    further: Images | None = None,
 ) -> Artifacts:
     """What `needs` names, measured on images with `settings`, as a recipe or the defaults of a configuration tell them.
 
-    `others` are further images for calibration statistics. `reference` holds the float32 network's outputs [N,
+    `further` are images for calibration statistics beside these. `reference` holds the float32 network's outputs [N,
     ...], for the sensitivity. UserError for fewer than two images.
     """
     if len(images) < 2:
@@ -49,9 +49,9 @@ def measured_artifacts(
     if "layer_weights" in needs:
         found["fisher"] = {name: total(array) for name, array in importance.items()}
     if "calibration" in needs:
-        used["calibration"] = settings["calibration"] | further_images(others)
+        used["calibration"] = settings["calibration"] | further_images(further)
         few = images.part(0, settings["calibration"]["images"])
-        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"], threads, others)
+        found["calibration"] = calibrate(model, few, list(layers), settings["calibration"]["seed"], threads, further)
     if "clusters" in needs:
         used["clustering"] = {name: settings["clustering"][name] for name in layers}
         found["clusters"] = {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wshare.artifacts.calibration import write_calibration
+from wshare.artifacts.calibration import further_origin, write_calibration
 from wshare.artifacts.model import read_model
 from wshare.calibration.statistics import calibrate, further_images
 from wshare.data.devices import device_of, placed
@@ -21,9 +21,9 @@ def measure_inputs(
     calibration: Path,
     machine: Machine,
 ) -> None:
-    """Write calibration.h5: two halves of the search images, and all further ones, each with their mirror images.
+    """Write calibration.h5: two halves of the search images, and two of further ones, each with their mirror images.
 
-    Its settings tell how many further images there were. UserError for fewer than two search images.
+    Its settings tell how many further images there were. UserError for fewer than two images of either.
     """
     description, table = read_json(spec), read_json(layers)
     check_origin(layers, table, {"model": description["sha256"]})
@@ -32,10 +32,11 @@ def measure_inputs(
     sample = ImageFile(path, limit=settings["images"], preprocessing=preprocessing)
     if len(sample) < 2:
         raise UserError(f"{path}: {len(sample)} search image; calibration needs at least two")
-    device, others = device_of(machine.gpus), None
+    device, further = device_of(machine.gpus), None
     if samples.calibration_images:
-        others = placed(ImageFile(samples.calibration_images, preprocessing=preprocessing), device)
+        further = placed(ImageFile(samples.calibration_images, preprocessing=preprocessing), device)
     model = read_model(spec, weights, device)
-    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads, others)
-    settings = settings | further_images(others)
-    write_calibration(calibration, found, settings, {"model": description["sha256"], "images": sample.fingerprint})
+    found = calibrate(model, placed(sample, device), names, settings["seed"], machine.threads, further)
+    settings = settings | further_images(further)
+    made_from = {"model": description["sha256"], "images": sample.fingerprint} | further_origin(further)
+    write_calibration(calibration, found, settings, made_from)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from wshare.artifacts.calibration import check_further
 from wshare.artifacts.model import read_model
 from wshare.artifacts.outputs import read_outputs
 from wshare.data.devices import device_of, placed
@@ -14,10 +16,11 @@ from wshare.files.sealed import check_origin, read_json, sha256_file, write_json
 from wshare.files.tables import write_sealed
 from wshare.progress import PROGRESS
 from wshare.search.artifacts import Files, read_artifacts
-from wshare.search.evaluator import Evaluator, Key, check_target
+from wshare.search.evaluator import Evaluator, Further, Key, check_target
+from wshare.search.method import Artifacts
 from wshare.search.methods import METHODS
 from wshare.search.run import LOSSES, run
-from wshare.stages.arguments import Machine, ModelFiles, SearchedFiles
+from wshare.stages.arguments import Machine, ModelFiles, Samples, SearchedFiles
 from wshare.tasks.table import task_of
 
 
@@ -25,7 +28,7 @@ def search(
     settings: dict,
     files: ModelFiles,
     layers: Path,
-    search_images: Path,
+    samples: Samples,
     search_outputs: Path,
     needs: Files,
     code: str,
@@ -42,7 +45,7 @@ def search(
     model = read_model(files.spec, files.weights, device)
     description, listed = read_json(files.spec), read_json(layers)
     check_origin(layers, listed, {"model": description["sha256"]})
-    stored = ImageFile(search_images)
+    stored = ImageFile(samples.search_images)
     sample = placed(stored, device)
     made_from = {"model": description["sha256"], "images": sample.fingerprint}
     row, packing = METHODS[settings["method"]], settings["packing"]
@@ -54,7 +57,8 @@ def search(
     check_target(kind, reference, sample.labels, stored.held_out, settings)
     artifacts = read_artifacts(row.needs, needs, kind, model, sample, names, made_from)
     space = method.prepare(artifacts, settings["options"], machine.threads)
-    inputs = [files.spec, files.weights, layers, search_images, search_outputs, *needs.present()]
+    further = _further(samples.calibration_images, needs, artifacts, device, machine.threads)
+    inputs = [files.spec, files.weights, layers, samples.search_images, search_outputs, *needs.present()]
     header = {"settings": settings, "code": code, "inputs": [sha256_file(path) for path in inputs]}
     total = method.budget(space, settings["options"])
     with Journal(journal, header) as log, tqdm(total=total, initial=len(log), desc="search", **PROGRESS) as progress:
@@ -70,8 +74,20 @@ def search(
         evaluator = Evaluator(
             *(kind, model, sample, reference, stored.held_out, settings, machine.threads, remembered),
             float16=device.type == "cuda",
+            further=further,
         )
         searched = run(method, space, artifacts, evaluator, settings, packing, description)
     write_sealed(found.front, searched.columns, searched.front, made_from)
     write_sealed(found.losses, LOSSES, searched.losses, made_from)
     write_json(found.recipe, searched.recipe)
+
+
+def _further(
+    path: Path | None, needs: Files, artifacts: Artifacts, device: torch.device, threads: int
+) -> Further | None:
+    """The images that calibration statistics were measured on beside the search images, if there are any."""
+    if artifacts.calibration is None:
+        return None
+    images = ImageFile(path) if path else None
+    check_further(needs.calibration, images)
+    return images and Further.of(artifacts.model, placed(images, device), artifacts.calibration, threads)

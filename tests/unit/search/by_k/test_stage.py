@@ -22,7 +22,7 @@ from wshare.quantize.cost import layer_bits
 from wshare.quantize.kmeans import sweep
 from wshare.search import evaluator
 from wshare.search.artifacts import Files
-from wshare.stages.arguments import Machine, ModelFiles, SearchedFiles
+from wshare.stages.arguments import Machine, ModelFiles, Samples, SearchedFiles
 from wshare.tasks.table import task
 
 from .test_methods import OPTIONS
@@ -65,7 +65,7 @@ class Study:
         self.files = {
             "files": ModelFiles(folder / "model.json", folder / "weights"),
             "layers": folder / "layers.json",
-            "search_images": sample.path,
+            "samples": Samples(sample.path),
             "search_outputs": folder / "baseline.h5",
             "needs": Files(clusters=[folder / f"{name}.h5" for name in names], sensitivity=folder / "sensitivity.csv"),
             "code": "code",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ import wshare.stages.search as stage
 from wshare.artifacts.calibration import read_calibration
 from wshare.artifacts.model import read_model, write_model
 from wshare.artifacts.outputs import write_outputs
-from wshare.artifacts.weights import read_layer
+from wshare.artifacts.weights import read_fisher, read_layer
 from wshare.calibration.statistics import input_statistics
 from wshare.data.images import ImageFile
 from wshare.errors import FormatError, UserError
@@ -88,7 +89,7 @@ class Study:
         model = read_model(self.spec, self.weights)
         self.outputs = predict(model, self.images)
         write_outputs(folder / "baseline.h5", self.outputs, self.images, read_json(self.spec)["sha256"])
-        self.forwarded, self.stop_after = 0, None
+        self.forwarded, self.stop_after, self.further = 0, None, None
 
     def write_network(self, seed: int) -> None:
         self.spec, self.weights = self.folder / f"model{seed}.json", self.folder / f"weights{seed}.safetensors"
@@ -113,13 +114,13 @@ class Study:
             Machine(1, self.gpus),
         )
 
-    def measure_inputs(self, images: int = 512, path: Path | None = None, further: Path | None = None) -> None:
+    def measure_inputs(self, images: int = 512, path: Path | None = None) -> None:
         measure_inputs(
             {"images": images, "seed": 0},
             self.spec,
             self.weights,
             self.folder / "layers.json",
-            Samples(path or self.images.path, further),
+            Samples(path or self.images.path, self.further),
             self.folder / "calibration.h5",
             Machine(2, self.gpus),
         )
@@ -138,7 +139,7 @@ class Study:
             | rest,
             ModelFiles(self.spec, self.weights),
             self.folder / "layers.json",
-            self.images.path,
+            Samples(self.images.path, self.further),
             self.folder / "baseline.h5",
             self.needs(),
             "code",
@@ -203,35 +204,108 @@ def test_no_more_images_are_measured_than_asked_for(study):
     assert [half["conv"].images for half in halves] == [8, 10]
 
 
-def test_further_images_teach_along_with_either_half_and_score_nothing(study, random_images, monkeypatch):
+def test_each_half_of_further_images_teaches_along_with_a_half_of_the_search_images(study, random_images, monkeypatch):
     study.measure_inputs()
     alone = read_calibration(study.folder / "calibration.h5", SHARED)
-    further = random_images(10, seed=1)
-    study.measure_inputs(further=further.path)
+    further = random_images(11, seed=1)
+    study.further = further.path
+    study.measure_inputs()
     found = read_calibration(study.folder / "calibration.h5", SHARED)
-    assert (alone.images, found.images) == (48, 68)
-    assert read_settings(study.folder / "calibration.h5", "calibration")["further_images"] == 10
-    own = input_statistics(read_model(study.spec, study.weights), further.batches(), SHARED, 0)
+    assert (alone.images, found.images) == (48, 70)
+    assert (found.border, found.further_border) == (12, 5)
+    assert read_settings(study.folder / "calibration.h5", "calibration")["further_images"] == 11
+    model = read_model(study.spec, study.weights)
+    own = [input_statistics(model, further.part(*part).batches(), SHARED, 0) for part in ((0, 5), (5, 11))]
     for name in SHARED:
-        for half in (0, 1):
+        for half, count in enumerate((10, 12)):
             np.testing.assert_array_equal(found.halves[half][name].second, alone.halves[half][name].second)
             taught = found.taught(half)[name]
-            assert (taught.images, alone.taught(half)[name].images) == (44, 24)
+            assert (taught.images, alone.taught(half)[name].images) == (24 + count, 24)
             np.testing.assert_allclose(
-                taught.second, (24 * alone.halves[half][name].second + 20 * own[name].second) / 44, rtol=1e-5, atol=1e-6
+                taught.second,
+                (24 * alone.halves[half][name].second + count * own[half][name].second) / (24 + count),
+                rtol=1e-5,
+                atol=1e-6,
             )
-        together = (24 * (alone.halves[0][name].mean + alone.halves[1][name].mean) + 20 * own[name].mean) / 68
-        np.testing.assert_allclose(found.together()[name].mean, together, rtol=1e-4, atol=1e-6)
+        sums = [24 * half[name].mean for half in alone.halves] + [10 * own[0][name].mean, 12 * own[1][name].mean]
+        np.testing.assert_allclose(found.together()[name].mean, sum(sums) / 70, rtol=1e-4, atol=1e-6)
     seen, network_of = [], Network.of
     monkeypatch.setattr(Network, "of", lambda *given: seen.append(given[2]) or network_of(*given))
     recipe = study.search(probe_images=0)
-    assert recipe["images_forwarded"]["calibration"] == 68
+    assert recipe["images_forwarded"]["calibration"] == 70
     for half in (0, 1):
         np.testing.assert_array_equal(seen[half]["conv"].second, found.taught(half)["conv"].second)
 
 
+@pytest.mark.slow
+def test_divergence_is_measured_on_further_images_by_the_network_that_they_have_not_taught(study, random_images):
+    further = random_images(10, seed=1)
+    study.further = further.path
+    study.measure_inputs()
+    recipe = study.search(compression_rate=6, evaluations=2)
+    (row,) = rows_of(study.folder / "front.csv")
+    assert list(row)[-5:-3] == ["pooled_kl", "pooled_kl_high"]
+    model, names = read_model(study.spec, study.weights), SHARED
+    fisher, calibration = read_fisher(study.layer_weights), read_calibration(study.folder / "calibration.h5", names)
+    folded = {name: layer["batch_norm"] for name, layer in recipe["layers"].items() if "batch_norm" in layer}
+    losses = {}
+    for collection, border in ((study.images, 12), (further, 5)):
+        reference = predict(read_model(study.spec, study.weights), collection)
+        for half, scored in ((1, (0, border)), (0, (border, len(collection)))):
+            network = Network.of(model, fisher, calibration.taught(half), folded)
+            changed = network.compressed(network.quantised(recipe["layers"], Options(), 1)).tensors()
+            with replaced(model, changed):
+                outputs = predict(model, collection.part(*scored))
+            score = TASK.score(outputs, reference[slice(*scored)], None)
+            losses[collection, half] = score.kl, len(outputs)
+    for name, collections in (("kl", [study.images]), ("pooled_kl", [study.images, further])):
+        told = [losses[collection, half] for collection in collections for half in (0, 1)]
+        mean = sum(kl * count for kl, count in told) / sum(count for _, count in told)
+        assert float(row[name]) == pytest.approx(mean, rel=1e-4)
+    assert float(row["kl"]) != pytest.approx(float(row["pooled_kl"]), rel=1e-3)
+    assert int(row["images"]) == 34
+    assert recipe["on_search_images"]["kl"] == float(row["kl"])
+
+
+@pytest.mark.slow
+def test_a_divergence_on_further_images_alone_lowers_the_slope(study, random_images, monkeypatch):
+    """Float32 outputs of the further images are made wrong, so that no network comes near them."""
+    study.further = random_images(40, seed=1).path
+    study.measure_inputs()
+    settings = {"max_kl": 0.02, "quality_target": 0.5, "evaluations": 4, "probe_images": 0}
+    alike, further_of = study.search(**settings), evaluator.Further.of
+
+    def unlike(*given: object) -> evaluator.Further:
+        found = further_of(*given)
+        return replace(found, reference=np.roll(found.reference, 1, axis=1))
+
+    monkeypatch.setattr(evaluator.Further, "of", unlike)
+    (study.folder / "journal.jsonl").unlink()
+    found = study.search(**settings)
+    assert slope_of(found) < slope_of(alike) / 10
+    assert found["on_search_images"]["kl_high"] < 0.002
+    assert {float(row["pooled_kl_high"]) > 0.02 for row in rows_of(study.folder / "front.csv")} == {True}
+
+
+def test_other_further_images_than_statistics_were_measured_on_are_refused(study, random_images):
+    study.further = random_images(10, seed=1).path
+    study.measure_inputs()
+    for other in (None, random_images(10, seed=2).path):
+        study.further = other
+        with pytest.raises(FormatError, match="calibration.h5: made from other further images than are there now"):
+            study.search()
+    assert not (study.folder / "recipe.json").exists()
+
+
+def test_one_further_image_is_not_enough(study, random_images):
+    study.further = random_images(1, seed=1).path
+    with pytest.raises(UserError, match="calibration: 1 further image; give at least two"):
+        study.measure_inputs()
+
+
 def test_a_part_of_the_statistics_that_is_lost_is_seen(study, random_images):
-    study.measure_inputs(further=random_images(10).path)
+    study.further = random_images(10).path
+    study.measure_inputs()
     with h5py.File(study.folder / "calibration.h5", "a") as file:
         del file["2"]
     with pytest.raises(FormatError):

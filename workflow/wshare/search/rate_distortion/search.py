@@ -82,7 +82,7 @@ class Space:
 
         `calibrate` teaches it further, by gradient, with the images that it does not score.
         """
-        border = self.artifacts.calibration.border
+        border = self.artifacts.calibration.first_half
         # Images in no half are scored by the network of the first.
         first, second = (0, border), (border, images)
         found = []
@@ -168,8 +168,8 @@ class _Search:
             slope = self._chosen(start, precision)
         chosen = _key(slope, "float32", self.epochs)
         points = {
-            key: {"slope": key[1]}
-            for key in self.evaluator.measured
+            key: {"slope": key[1]} | self._pooled(row)
+            for key, row in self.evaluator.measured.items()
             if key == _key(key[1], precision, self.epochs) or key == chosen
         }
         # A slope that was measured in both is one point.
@@ -202,9 +202,9 @@ class _Search:
         One after the other, while that helps: too many teach a network the images of its half by heart.
         """
         slope = self._first(rounded(start))
-        best = self._measured(slope, "float32", 0, None)["kl"]
+        best = self._measured(slope, "float32", 0, None)["pooled_kl"]
         for epochs in EPOCHS:
-            kl = self._measured(slope, "float32", epochs, None)["kl"]
+            kl = self._measured(slope, "float32", epochs, None)["pooled_kl"]
             _log.info("%d passes of gradient calibration at slope %.3g: %.4g nats of %.4g", epochs, slope, kl, best)
             if kl > WORTH * best:
                 break
@@ -269,16 +269,16 @@ class _Search:
         self, epochs: int, network: Network, layers: dict[str, Quantised], first: int, stop: int
     ) -> dict[str, Quantised]:
         """The layers taught by so many passes over search images from `first` up to `stop`."""
-        artifacts, reference = self.space.artifacts, self.evaluator.reference[first:stop]
-        images = artifacts.images.part(first, stop)
-        return calibrated(self.evaluator.task, artifacts.model, network, layers, images, reference, epochs, self.seed)
+        task, model, reference = self.evaluator.task, self.space.artifacts.model, self.evaluator.reference[first:stop]
+        images = self.evaluator.images.part(first, stop)
+        return calibrated(task, model, network, layers, images, reference, epochs, self.seed)
 
     def _recorded(self, slope: float) -> dict[str, Setting]:
         """Settings of the layers, with the numbers that all search images have taught."""
         settings = self._settings(slope)
         if not self.epochs:
             return settings
-        network, images = self.space.whole(self.space.folded), len(self.space.artifacts.images)
+        network, images = self.space.whole(self.space.folded), len(self.evaluator.images)
         layers = network.quantised(settings, self.space.options, self.space.threads)
         numbers = recorded(network, self._calibrated(self.epochs, network, layers, 0, images))
         return {name: setting | numbers[name] for name, setting in settings.items()}
@@ -287,16 +287,16 @@ class _Search:
         """Images that gradient calibration has gone through, in all measurements and for the network to be packed."""
         passes = sum(epochs for _, _, epochs in self.evaluator.measured) + self.epochs
         # Each half of the images once a pass.
-        return passes * len(self.space.artifacts.images)
+        return passes * len(self.evaluator.images)
 
     def _judged(self, slope: float, precision: str) -> tuple[float, float]:
         """Divergence at a slope, and the quality that may be lost for each that the target allows."""
         row = self._row(slope, precision)
-        return row["kl_high"], (1 - min(row["low"], row["expected_low"])) / max(1 - self.target, LEAST_LOSS)
+        return row["pooled_kl_high"], (1 - min(row["low"], row["expected_low"])) / max(1 - self.target, LEAST_LOSS)
 
     def _verdict(self, slope: float, precision: str) -> tuple[bool, bool]:
         row = self._row(slope, precision)
-        return row["kl_high"] <= self.max_kl, self.evaluator.accepts(row)
+        return row["pooled_kl_high"] <= self.max_kl, self.evaluator.accepts(row)
 
     def _chosen(self, start: float, precision: str) -> float:
         found = find(lambda slope: self._judged(slope, precision), start, self.max_kl, self.options["evaluations"])
@@ -315,9 +315,14 @@ class _Search:
             for name, scale in self.scales.items()
         }
 
+    def _pooled(self, row: dict) -> dict[str, float]:
+        """Columns of front.csv for the divergence on search images and further ones, if there are any."""
+        further = self.space.artifacts.calibration.further
+        return {name: row[name] for name in ("pooled_kl", "pooled_kl_high")} if further else {}
+
     def _probe_images(self) -> int:
         """Images of a probe: those of one half at most."""
-        return min(self.options["probe_images"], self.space.artifacts.calibration.border)
+        return min(self.options["probe_images"], self.space.artifacts.calibration.first_half)
 
     def _precision(self) -> str:
         """That in which slopes are measured first."""
