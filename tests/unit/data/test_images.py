@@ -20,7 +20,6 @@ def numbers(images: torch.Tensor) -> list[float]:
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> JoinedImages:
     """Eleven images of three collections, of which the first is the end of a larger one, in batches of four."""
-    monkeypatch.setattr("wshare.data.images.BATCH_RANGE", (4, 4))
     monkeypatch.setattr("wshare.data.images.batch_size", lambda shape, *_: 4)
     return JoinedImages([pictures(7, -2).part(2, 7), pictures(1, 5), pictures(5, 6)])
 
@@ -36,11 +35,11 @@ def test_batches_go_across_the_borders_of_collections(joined):
 def test_a_part_holds_its_own_images(joined, first, stop):
     part = joined.part(first, stop)
     assert numbers(torch.cat(list(part.batches()))) == list(range(first, stop))
-    assert (
-        numbers(torch.cat(list(part.part(1, len(part)).batches()))) == list(range(first + 1, stop))
-        if stop - first > 1
-        else True
-    )
+
+
+def test_a_part_of_a_part_counts_from_its_own_first(joined):
+    part = joined.part(3, 10).part(1, 4)
+    assert numbers(torch.cat(list(part.batches()))) == [4, 5, 6]
 
 
 def test_images_of_other_sizes_come_one_by_one():
