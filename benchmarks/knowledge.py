@@ -3,15 +3,16 @@
     python benchmarks/knowledge.py <results folder of a model> ...
 
 Each folder holds a finished search by `rate_distortion` with its search and held-out images. Its layers are quantised
-anew at its slope, and at slopes around it, by the statistics of the first 50, 100, 200, ... search images, and at last
-by those of all search images and of the held-out ones: no file could be made so, but it tells where more images lead at
-best. Importance and sensitivity scales are those of the search. The divergence is that on the held-out images, and bits
-a weight at 0.05 nats are interpolated on its logarithm. Writes benchmarks/results/knowledge.csv, a row a folder and
-number of images; rows of other folders stay.
+anew at its slope, and on from there until the divergence on the held-out images has crossed 0.05 nats; bits a weight
+there are interpolated on its logarithm. They are taught by the statistics of the first 50, 100, 200, ... search images,
+and at last by those of all search images and of the held-out ones: no file could be made so, but it tells where more
+images lead at best. Importance and sensitivity scales are those of the search. Writes
+benchmarks/results/knowledge.csv, a row a folder and number of images; rows of other folders stay.
 """
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,25 @@ from wshare.search.rate_distortion.network import Network
 from wshare.tasks.table import task_of
 
 COUNTS = (50, 100, 200, 400, 800, 1600)
-# Slopes, as shares of the search's.
-SLOPES = (0.7, 1.0, 1.4)
+# Slopes are so far apart.
+STEP = 1.4
 KL = 0.05
 THREADS = 2
+
+
+def bits_at(kl: float, point: Callable[[float], tuple[float, float]]) -> float:
+    """Bits a weight at a divergence, interpolated between the slopes around it.
+
+    `point` gives divergence and bits at a slope, told as a share of the search's.
+    """
+    share, here = 1.0, point(1.0)
+    factor = STEP if here[0] < kl else 1 / STEP
+    while True:
+        share, before = share * factor, here
+        here = point(share)
+        if (here[0] < kl) != (before[0] < kl):
+            (low, fewer), (high, more) = sorted([before, here])
+            return float(np.interp(math.log(kl), np.log([low, high]), [fewer, more]))
 
 
 def rows_of(folder: Path, search: str, version: str) -> list[dict]:
@@ -56,21 +72,19 @@ def rows_of(folder: Path, search: str, version: str) -> list[dict]:
         more = input_statistics(model, part.batches(), list(fisher), 0)
         known = more if known is None else {name: merged(known[name], more[name]) for name in fisher}
         done += len(part)
-        network, points = Network.of(model, fisher, known, folded), []
-        for share in SLOPES:
+        network = Network.of(model, fisher, known, folded)
+        weights = sum(layer.weights.size for layer in network.layers.values())
+
+        def point(share: float, network: Network = network, done: int = done) -> tuple[float, float]:
             settings = {name: layer | {"slope": share * layer["slope"]} for name, layer in recipe["layers"].items()}
             compressed = network.compressed(network.quantised(settings, Options(), THREADS))
             with replaced(model, compressed.tensors()):
                 outputs = predict(model, held_out, THREADS)
-            weights = sum(layer.weights.size for layer in network.layers.values())
-            points.append((math.log(task.score(outputs, reference, None).kl), compressed.bits / weights))
-            print(
-                f"{folder}: {done} images, {math.exp(points[-1][0]):.4f} nats at {points[-1][1]:.3f} bits", flush=True
-            )
-        # Losses grow with slopes, and so do not need sorting; beyond the ends np.interp would lie.
-        losses, bits = zip(*points, strict=True)
-        inside = losses[0] <= math.log(KL) <= losses[-1]
-        found = float(np.interp(math.log(KL), losses, bits)) if inside else math.nan
+            kl, bits = task.score(outputs, reference, None).kl, compressed.bits / weights  # noqa: B023
+            print(f"{folder}: {done} images, {kl:.4f} nats at {bits:.3f} bits", flush=True)
+            return kl, bits
+
+        found = bits_at(KL, point)
         rows.append(
             {"model": folder.name, "seed": recipe["settings"]["seed"], "taught_by": taught_by, "images": done}
             | {"bits_per_weight": found, "measured": version}
