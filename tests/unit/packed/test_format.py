@@ -27,8 +27,10 @@ from wshare.models.norms import batch_norms
 from wshare.models.state import state_of
 from wshare.packed.container import VERSION
 from wshare.packed.contents import contents
+from wshare.packed.entropy import encode
 from wshare.packed.format import load_packed, pack, read_index, read_shared, write_packed
-from wshare.packed.varint import varint
+from wshare.packed.sections import read_folded
+from wshare.packed.varint import varint, zigzag
 from wshare.quantize import codebooks
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import Layout, Shared, nearest_indices, row_scale
@@ -885,6 +887,32 @@ def test_a_grid_takes_no_table_of_values(path):
         )
         assert sizes["codebooks"] == octets
         assert np.array_equal(load_packed(path)["w"], levels[indices])
+
+
+@pytest.mark.parametrize(("places", "octets"), [([-2, -1, 0, 1, 3], 10), ([-5, 0, 1, 2, 65_535], 20)])
+def test_a_grid_that_a_reader_could_not_tell_is_written_as_a_table(path, places, octets):
+    """Of one value that no weight takes a reader knows nothing, and places more than 65,535 apart are no indices."""
+    levels = (np.array(places) * 0.375).astype(np.float32)
+    taken = 4 if octets == 10 else 5
+    indices = np.random.default_rng(0).integers(taken, size=(8, 9)).astype(np.uint16)
+    shared = {"w": Shared(levels, indices, step=0.375)}
+    sizes = write_packed(path, {"w": np.zeros((8, 9))}, shared, {}, {}, {}, "entropy")
+    assert sizes["codebooks"] == octets
+    assert np.array_equal(read_shared(path)[0]["w"].codebook, levels)
+    assert np.array_equal(load_packed(path)["w"], levels[indices])
+
+
+def test_steps_of_a_norm_beyond_int32_are_refused():
+    def section(least: int) -> memoryview:
+        steps = varint(zigzag(least)) + b"\0" + encode(np.array([0, 1]))
+        return memoryview(struct.pack("<f", 0.5) + steps)
+
+    for least in (-(2**31), 2**31 - 2):
+        assert read_folded(section(least), 2, 1e-5).steps.tolist() == [least, least + 1]
+    with pytest.raises(ValueError, match="a step is not an int32"):
+        read_folded(section(2**31 - 1), 2, 1e-5)
+    with pytest.raises(ValueError, match="out of bounds"):
+        read_folded(section(-(2**31) - 1), 2, 1e-5)
 
 
 @pytest.mark.parametrize(

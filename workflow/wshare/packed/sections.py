@@ -183,7 +183,7 @@ def read_folded(rest: memoryview, channels: int, eps: float) -> FoldedNorm:
     """Folded norm of a section."""
     unit, rest = cut(rest, 4)
     steps = _read_offset(rest, channels, STEP_LIMIT)
-    if channels and not -(1 << 31) <= steps.min() <= steps.max() < 1 << 31:
+    if channels and steps.max() >= 1 << 31:
         raise ValueError("a step is not an int32")
     return FoldedNorm("", steps, struct.unpack("<f", unit)[0], *unsigned(eps))
 
