@@ -152,6 +152,7 @@ CHANGES = [
     ("searches.r.options.least_squares", False, {"search r"}),
     ("searches.r.options.assignment_descent", False, {"search r"}),
     ("searches.r.options.variance_matching", False, {"search r"}),
+    ("searches.r.options.output_scale", False, {"search r"}),
     ("searches.r.options.compression_rate", 8, {"search r"}),
     ("searches.r.options.fold_batch_norm", False, {"search r"}),
     ("searches.r.options.keep_zeros", True, {"search r"}),

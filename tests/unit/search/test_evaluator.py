@@ -191,3 +191,38 @@ def test_outputs_of_other_shapes_are_refused():
         UserError, match=r"calibration: the network's outputs are \[3\] for these images, and \[2\] for"
     ):
         Evaluator(classification, world.model, world.images, world.reference, 9, settings, 1, further=further)
+
+
+def shrunk(first: float, second: float) -> tuple[World, list[Part]]:
+    """A world whose outputs shared values make smaller: by one factor in the first half, by another in the second."""
+    world = World(np.linspace(0.05, 0.95, COUNT)[np.random.default_rng(0).permutation(COUNT)], np.zeros(COUNT), None)
+    networks = [
+        Compressed(
+            {"1.weight": Shared(np.array([0, factor], np.float32), np.array([[1, 0, 0], [0, 1, 0]], np.int64))}, 8.0
+        )
+        for factor in (first, second)
+    ]
+    return world, [Part(0, 800, networks[0]), Part(800, COUNT, networks[1])]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.9, 0.9), (0.92, 0.88)])
+def test_outputs_are_multiplied_by_what_suits_those_of_the_other_half(first, second):
+    world, parts = shrunk(first, second)
+    plain, scaled = (world.evaluator(0.9).measure(KEY, lambda: parts, scaled=switch) for switch in (False, True))
+    assert plain["output_scale"] == 1
+    assert scaled["output_scale"] == pytest.approx(1 / np.sqrt(first * second), rel=2e-3)
+    by_hand = [
+        factor * world.reference[part]
+        for factor, part in ((first / second, slice(800)), (second / first, slice(800, None)))
+    ]
+    expected = classification.score(np.concatenate(by_hand), world.reference, None)
+    assert scaled["kl"] == pytest.approx(expected.kl, rel=0.3, abs=1e-6)
+    assert scaled["kl"] < plain["kl"] / 4
+
+
+def test_a_scale_that_the_other_half_contradicts_is_none():
+    world, parts = shrunk(0.9, 1.12)
+    row = world.evaluator(0.9).measure(KEY, lambda: parts, scaled=True)
+    plain = world.evaluator(0.9).measure(KEY, lambda: parts)
+    assert row == plain
+    assert row["output_scale"] == 1

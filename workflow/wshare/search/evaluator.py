@@ -33,6 +33,9 @@ MOST_RELATIVE_KL = 4.0
 # Share of quality that counts as allowed there at least: a target of 1 asks for the same predictions, not for the same
 # probabilities.
 LEAST_LOST = 0.01
+# Numbers that outputs are multiplied by, how exactly they are found, and outputs, in numbers, that tell them.
+SCALES, SCALE_ERROR = (0.8, 1.25), 1e-3
+SCALED_NUMBERS = 1 << 22
 # Normal quantile of the one-sided 95 % bounds on what is measured without labels.
 BOUND = Z.inv_cdf(0.95)
 
@@ -142,7 +145,12 @@ class Evaluator:
         return min(row["low"], row["expected_low"]) >= self._target and row["kl"] <= self.most_kl
 
     def measure(
-        self, key: Key, parts: Callable[[], Sequence[Part]], max_kl: float | None = None, float16: bool = False
+        self,
+        key: Key,
+        parts: Callable[[], Sequence[Part]],
+        max_kl: float | None = None,
+        float16: bool = False,
+        scaled: bool = False,
     ) -> dict:
         """Quality and analytic bits of a compressed network, and the number of shared values of each layer.
 
@@ -151,9 +159,12 @@ class Evaluator:
         allowed in nats, measuring stops after the first 1/8, 1/4, ... of the images of each part, no fewer than FEWEST
         in all, if these rule out `max_kl` or the target. That can only reject: what passes has passed on all images,
         and passes wrongly no more often (a futility bound that does not bind; Jennison & Turnbull 2000, chapter 5).
+
+        With `scaled` the outputs of either of two parts are multiplied by the number that suits those of the other
+        best, if that lowers the divergence; `output_scale` is the number for both, and 1 where there is none.
         """
         if key not in self.measured:
-            self.measured[key] = self._remember(key, lambda: self._measure(key, parts(), max_kl, float16))
+            self.measured[key] = self._remember(key, lambda: self._measure(key, parts(), max_kl, float16, scaled))
         return self.measured[key]
 
     def probe(self, key: Key, compressed: Callable[[], Compressed], images: int) -> float:
@@ -168,7 +179,7 @@ class Evaluator:
 
         return self._remember(key, measured)["kl"]
 
-    def _measure(self, key: Key, parts: Sequence[Part], max_kl: float | None, float16: bool) -> dict:
+    def _measure(self, key: Key, parts: Sequence[Part], max_kl: float | None, float16: bool, scaled: bool) -> dict:
         tensors = [part.compressed.tensors() for part in parts]
         outputs, seen = np.empty_like(self.reference), np.zeros(len(self.images), dtype=bool)
         for share in self._looks() if max_kl is not None else (1.0,):
@@ -184,11 +195,12 @@ class Evaluator:
             if float16 and not np.isfinite(outputs[seen]).all():
                 # Activations of a network that is broken may grow beyond its range.
                 _log.info("%s is measured in float32: it gives values beyond the range of float16", key)
-                return self._measure(key, parts, max_kl, False)
-            score, pooled = self._scores(outputs, seen)
+                return self._measure(key, parts, max_kl, False, scaled)
+            given, scale = self._scaled(outputs, seen, parts) if scaled else (outputs, 1.0)
+            score, pooled = self._scores(given, seen)
             if max_kl is not None and self._ruled_out(score, pooled, seen, max_kl):
                 break
-        return self._row(score, pooled, seen, parts[-1].compressed)
+        return self._row(score, pooled, seen, parts[-1].compressed) | {"output_scale": scale}
 
     def _scores(self, outputs: np.ndarray, seen: np.ndarray) -> tuple[Score, Score]:
         """Score on the search images among those that were seen, and on all of them, without labels."""
@@ -198,6 +210,34 @@ class Evaluator:
         if (searched == seen).all():
             return score, score
         return score, self.task.score(outputs[seen], self.reference[seen], None)
+
+    def _scaled(self, outputs: np.ndarray, seen: np.ndarray, parts: Sequence[Part]) -> tuple[np.ndarray, float]:
+        """Outputs of both parts, each times the number that suits the other's, and the number for both.
+
+        Shared values are about the means of what they stand for, so that outputs vary less than those of float32.
+        Neither part's number has looked at what it is applied to.
+        """
+        first, second = (part.first + np.flatnonzero(seen[part.first : part.stop]) for part in parts)
+        scales = [self._scale(outputs[places], self.reference[places]) for places in (first, second)]
+        found = outputs.copy()
+        found[first] *= scales[1]
+        found[second] *= scales[0]
+        before, after = (self.task.score(given[seen], self.reference[seen], None).kl for given in (outputs, found))
+        return (found, math.sqrt(scales[0] * scales[1])) if after < before else (outputs, 1.0)
+
+    def _scale(self, outputs: np.ndarray, reference: np.ndarray) -> float:
+        """The number by which outputs [N, ...] come nearest to the float32 network's, by divergence."""
+        # Not at the top: it takes long, and recipes are applied without.
+        from scipy.optimize import minimize_scalar
+
+        few = slice(max(1, SCALED_NUMBERS // outputs[0].size))
+        found = minimize_scalar(
+            lambda factor: self.task.score(factor * outputs[few], reference[few], None).kl,
+            bounds=SCALES,
+            method="bounded",
+            options={"xatol": SCALE_ERROR},
+        )
+        return float(np.float32(found.x))
 
     def _kept(self, score: Score, seen: np.ndarray) -> Counts | Means:
         return kept(score, self._original.part(np.flatnonzero(seen[self._searched])))

@@ -1,6 +1,7 @@
 """The search method rate_distortion, from the stages' files to the packed file."""
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ CHOICES = {
     "least_squares": True,
     "assignment_descent": True,
     "variance_matching": True,
+    "output_scale": True,
     "fold_batch_norm": True,
     "keep_zeros": False,
     "gradient_calibration": False,
@@ -244,7 +246,7 @@ def test_divergence_is_measured_on_further_images_by_the_network_that_they_have_
     study.measure_inputs()
     recipe = study.search(compression_rate=6, evaluations=2)
     (row,) = rows_of(study.folder / "front.csv")
-    assert list(row)[-5:-3] == ["pooled_kl", "pooled_kl_high"]
+    assert list(row)[-6:-3] == ["output_scale", "pooled_kl", "pooled_kl_high"]
     model, names = read_model(study.spec, study.weights), SHARED
     fisher, calibration = read_fisher(study.layer_weights), read_calibration(study.folder / "calibration.h5", names)
     folded = {name: layer["batch_norm"] for name, layer in recipe["layers"].items() if "batch_norm" in layer}
@@ -335,7 +337,7 @@ def test_from_inputs_to_a_packed_file(study, form):
     assert recipe["on_search_images"]["measure"] == "accuracy"
     assert -1 <= recipe["predicted_loss_rank_correlation"] <= 1
     front = rows_of(study.folder / "front.csv")
-    assert list(front[0])[-4:] == ["slope", *(f"k:{name}" for name in names)]
+    assert list(front[0])[-5:] == ["slope", "output_scale", *(f"k:{name}" for name in names)]
     assert len(front) == recipe["evaluations"]
     bits = [float(line["bits"]) for line in front]
     assert bits == sorted(bits)
@@ -465,6 +467,46 @@ def test_the_images_that_rule_a_slope_out_are_the_first_of_both_halves(measure, 
 
 def study_fisher(study: Study, name: str) -> np.ndarray:
     return read_layer(study.layer_weights, name)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["entropy", "int8"])
+def test_the_last_layer_multiplies_the_outputs_by_the_number_that_was_measured(study, monkeypatch, form):
+    """The float32 outputs are made a tenth larger, at a size that is given: one slope with the scale and without."""
+    monkeypatch.setattr(sys.modules[__name__], "SHARED", [*SHARED, "fc"])
+    study.write_network(0)
+    description = read_json(study.spec)["sha256"]
+    write_outputs(study.folder / "baseline.h5", 1.1 * study.outputs, study.images, description)
+    study.measure_inputs()
+    settings = {"format": form, "probe_images": 0} | ({"compression_rate": 6} if form == "entropy" else {"max_kl": 0.5})
+    recipes, tensors = {}, {}
+    for switch in (False, True):
+        (study.folder / "journal.jsonl").unlink(missing_ok=True)
+        recipes[switch] = study.search(output_scale=switch, **settings)
+        study.pack()
+        tensors[switch] = load_packed(study.folder / "packed.safetensors")
+    assert not any("output_scale" in layer for layer in recipes[False]["layers"].values())
+    scale = recipes[True]["layers"]["fc"].pop("output_scale")
+    assert 1.08 < scale < 1.12
+    assert recipes[True]["layers"] == recipes[False]["layers"]
+    (row,) = rows_of(study.folder / "front.csv")
+    assert float(row["output_scale"]) == scale
+    for name, tensor in tensors[True].items():
+        factor = scale if name.startswith("fc.") else 1
+        # The step of a grid has eight bits, and biases are multiples of a power of two.
+        tolerance = {"fc.weight": 2**-8, "fc.bias": 5e-2}.get(name, 0)
+        np.testing.assert_allclose(tensor, factor * tensors[False][name], rtol=tolerance, atol=tolerance / 10)
+    kls = {switch: recipe["on_search_images"]["kl"] for switch, recipe in recipes.items()}
+    assert kls[True] < kls[False]
+
+
+def test_a_recipe_with_a_scale_that_is_none_is_refused(study):
+    study.measure_inputs()
+    recipe = study.search(compression_rate=6, evaluations=1, probe_images=0)
+    recipe["layers"]["pointwise"]["output_scale"] = 0
+    write_json(study.folder / "recipe.json", recipe)
+    with pytest.raises(UserError, match="'pointwise': output_scale 0: must be a number above 0"):
+        study.pack()
 
 
 def test_the_recipe_meets_the_divergence_that_is_allowed(study):

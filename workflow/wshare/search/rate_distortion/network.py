@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -92,6 +92,13 @@ class Network:
         with ThreadPoolExecutor(threads) as pool:
             return tuple(pool.map(width, self.layers))
 
+    def scaled(self, layers: Mapping[str, Quantised], name: str, factor: float) -> dict[str, Quantised]:
+        """The layers, one of which gives outputs multiplied by a factor; it has no folded norm."""
+        layer = layers[name]
+        bias = self.biases.get(name, 0.0)
+        moved = layer.moved(factor * layer.shared.codebook.astype(np.float64))
+        return dict(layers) | {name: replace(moved, correction=factor * (bias + layer.correction) - bias)}
+
     def compressed(self, layers: Mapping[str, Quantised]) -> Compressed:
         """Compressed tensors of some layers: what a reader of the packed file gets of them."""
         return Compressed(
@@ -124,10 +131,11 @@ def _rounded(bias: np.ndarray, unit: float) -> np.ndarray:
 def _numbers(name: str, setting: Setting) -> tuple[float, float]:
     """Slope and sensitivity scale of a layer."""
     slope, scale = (
-        entry(name, setting, key, _is_positive, "a number above 0") for key in ("slope", "sensitivity_scale")
+        entry(name, setting, key, is_positive, "a number above 0") for key in ("slope", "sensitivity_scale")
     )
     return slope, scale
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
+    """Whether a setting is a number above 0."""
     return type(value) in (int, float) and 0 < value < math.inf

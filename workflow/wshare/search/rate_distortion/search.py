@@ -24,6 +24,7 @@ import numpy as np
 from wshare.errors import UserError
 from wshare.evaluation.chances import MAX_KL
 from wshare.models.folding import folded_norms
+from wshare.models.head import output_layer
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
 from wshare.quantize.formats import INTEGER_WIDTHS
@@ -31,7 +32,7 @@ from wshare.quantize.layer import Options, Quantised
 from wshare.search.evaluator import Evaluator, Key, Part
 from wshare.search.method import Artifacts, Found, Setting, entry
 from wshare.search.rate_distortion.gradient import calibrated, recalled, recorded
-from wshare.search.rate_distortion.network import Network
+from wshare.search.rate_distortion.network import Network, is_positive
 from wshare.search.rate_distortion.slope import LEAST_LOSS, aim, find, first_guess, guess, rounded, within
 from wshare.search.run import LOSSES
 
@@ -58,6 +59,7 @@ class Space:
     def __init__(self, artifacts: Artifacts, options: dict, threads: int):
         self.artifacts, self.threads = artifacts, threads
         self.options, self._fold = Options.of(options), options["fold_batch_norm"]
+        self._scale = options["output_scale"]
 
     @cached_property
     def folded(self) -> dict[str, str]:
@@ -66,6 +68,14 @@ class Space:
             return {}
         model, layers = self.artifacts.model, list(self.artifacts.layers)
         return folded_norms(model, layers, self.artifacts.images.batch(0)[:2])
+
+    @cached_property
+    def output_layer(self) -> str | None:
+        """The layer by which the network's outputs are multiplied, if that is asked for and there is one."""
+        if not self._scale:
+            return None
+        found = output_layer(self.artifacts.model, self.artifacts.layers, self.artifacts.images.batch(0)[:2])
+        return None if found in self.folded else found
 
     @cached_property
     def halves(self) -> list[Network]:
@@ -137,6 +147,10 @@ class RateDistortion:
         found = network.quantised(layers, space.options, space.threads)
         if any("numbers" in setting for setting in layers.values()):
             found = {name: recalled(network, name, layer, layers[name]) for name, layer in found.items()}
+        for name, setting in layers.items():
+            if "output_scale" in setting:
+                factor = entry(name, setting, "output_scale", is_positive, "a number above 0")
+                found = network.scaled(found, name, factor)
         return network.compressed(found)
 
 
@@ -168,7 +182,7 @@ class _Search:
             slope = self._chosen(start, precision)
         chosen = _key(slope, "float32", self.epochs)
         points = {
-            key: {"slope": key[1]} | self._pooled(row)
+            key: {"slope": key[1], "output_scale": row["output_scale"]} | self._pooled(row)
             for key, row in self.evaluator.measured.items()
             if key == _key(key[1], precision, self.epochs) or key == chosen
         }
@@ -177,7 +191,7 @@ class _Search:
             points.pop(_key(slope, precision, self.epochs), None)
         return Found(
             layers={
-                name: setting | {"k": self.evaluator.measured[chosen]["k"][name]}
+                name: setting | {"k": self.evaluator.measured[chosen]["k"][name]} | self._output_scale(name, chosen)
                 for name, setting in self._recorded(slope).items()
             },
             chosen=chosen,
@@ -263,6 +277,7 @@ class _Search:
             lambda: self.space.parts(self._settings(slope), len(self.evaluator.images), calibrate),
             bound,
             precision == "float16",
+            self.space.output_layer is not None,
         )
 
     def _calibrated(
@@ -314,6 +329,11 @@ class _Search:
             | ({"batch_norm": folded[name]} if name in folded else {})
             for name, scale in self.scales.items()
         }
+
+    def _output_scale(self, name: str, chosen: Key) -> Setting:
+        """Entry of the setting of the layer that gives the network's outputs: the number that multiplies them."""
+        scale = self.evaluator.measured[chosen]["output_scale"]
+        return {"output_scale": scale} if name == self.space.output_layer and scale != 1 else {}
 
     def _pooled(self, row: dict) -> dict[str, float]:
         """Columns of front.csv for the divergence on search images and further ones, if there are any."""
