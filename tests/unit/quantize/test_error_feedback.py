@@ -139,7 +139,7 @@ def test_each_weight_takes_the_first_level_of_least_cost_among_those_near(k, row
     rng = np.random.default_rng(k)
     weights = rng.integers(-9, 10, (20, rows)) / 4
     levels = np.unique(rng.integers(-3, 4, k) ** 3 / 16).astype(np.float32)
-    lengths, slope = rng.integers(0, 9, len(levels)).astype(np.float64), 0.5
+    lengths, slope = rng.integers(0, 9, len(levels)).astype(np.float64), 2.0
     found, _ = assign(weights, np.empty((20, 0)), levels, lengths, slope)
     for place, weight in np.ndenumerate(weights):
         near = min(max(np.searchsorted(levels, weight), 1), max(len(levels) - 1, 1))

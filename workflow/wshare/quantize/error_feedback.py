@@ -22,12 +22,35 @@ def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
     after it. LinAlgError if the covariance is not positive definite.
     """
     # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V. LAPACK counts
-    # columns first: what it takes for the upper factor is the lower one. It works in place.
-    factor, failed = lapack.dpotrf(covariance[::-1, ::-1].astype(np.float64).T, overwrite_a=1)
+    # columns first: what it takes for the upper factor is the lower one. All is done in one array, since one more of a
+    # large layer takes as long to get from the system as to compute a third of what it holds.
+    factor, failed = lapack.dpotrf(_back_to_front(covariance).T, overwrite_a=1)
     if failed:
         raise np.linalg.LinAlgError("a covariance is not positive definite")
-    factor = np.asfortranarray(factor.T[::-1, ::-1])
+    _reflect(factor.T)
     return lapack.dtrtri(factor, overwrite_c=1)[0]
+
+
+@njit(cache=True, nogil=True)
+def _back_to_front(matrix):
+    """A symmetric matrix with rows and columns in reverse order: float64, on the diagonal and below alone."""
+    columns = len(matrix)
+    found = np.empty((columns, columns))
+    for i in range(columns):
+        for j in range(i + 1):
+            found[i, j] = matrix[columns - 1 - i, columns - 1 - j]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _reflect(lower):
+    """Turn a lower triangular matrix, in place, about its other diagonal: the transpose back to front."""
+    last = len(lower) - 1
+    for top in range(0, last + 1, STRIP):
+        for left in range(0, top + 1, STRIP):
+            for i in range(top, min(top + STRIP, last + 1)):
+                for j in range(left, min(left + STRIP, i + 1, last - i)):
+                    lower[i, j], lower[last - j, last - i] = lower[last - j, last - i], lower[i, j]
 
 
 @njit(cache=True, nogil=True)
