@@ -22,8 +22,8 @@ def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
     after it. LinAlgError if the covariance is not positive definite.
     """
     # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V. LAPACK counts
-    # columns first: what it takes for the upper factor is the lower one. All is done in one array, since one more of a
-    # large layer takes as long to get from the system as to compute a third of what it holds.
+    # columns first: what it takes for the upper factor is the lower one. All is done in one array, since copies of a
+    # large one would take half as long as what is computed.
     factor, failed = lapack.dpotrf(_back_to_front(covariance).T, overwrite_a=1)
     if failed:
         raise np.linalg.LinAlgError("a covariance is not positive definite")
