@@ -132,6 +132,21 @@ def test_no_more_levels_than_those_near_are_looked_at():
         assert lowest <= indices[0, 0] <= highest
 
 
+@pytest.mark.parametrize("rows", [1, 70])
+@pytest.mark.parametrize("k", range(1, 13))
+def test_each_weight_takes_the_first_level_of_least_cost_among_those_near(k, rows):
+    """One weight and one level after the other; ties go down. Rows are looked at several at once."""
+    rng = np.random.default_rng(k)
+    weights = rng.integers(-9, 10, (20, rows)) / 4
+    levels = np.unique(rng.integers(-3, 4, k) ** 3 / 16).astype(np.float32)
+    lengths, slope = rng.integers(0, 9, len(levels)).astype(np.float64), 2.0
+    found, _ = assign(weights, np.empty((20, 0)), levels, lengths, slope)
+    for place, weight in np.ndenumerate(weights):
+        near = min(max(np.searchsorted(levels, weight), 1), max(len(levels) - 1, 1))
+        tried = range(max(near - feedback.REACH, 0), min(near + feedback.REACH, len(levels)))
+        assert found[place] == min(tried, key=lambda q: (weight - levels[q]) ** 2 + slope * lengths[q])
+
+
 @pytest.mark.parametrize("k", [1, 4])
 def test_the_normal_equations_are_those_of_an_explicit_least_squares(k):
     rng = np.random.default_rng(k)

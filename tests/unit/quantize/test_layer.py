@@ -10,6 +10,7 @@ from wshare.packed.format import BatchNorm, FoldedNorm, write_packed
 from wshare.quantize import layer as quantization
 from wshare.quantize.codebooks import Layout, row_scale
 from wshare.quantize.cost import index_bits
+from wshare.quantize.covariance import Covariance
 from wshare.quantize.layer import Options, PreparedLayer, Quantised, prepare, quantise
 from wshare.quantize.statistics import InputStatistics
 
@@ -230,7 +231,7 @@ def test_the_predicted_loss_is_the_error_of_outputs_after_feedback(name, form):
 def test_without_feedback_the_predicted_loss_takes_inputs_for_independent(name):
     made = Layer(**LAYERS[name]).prepared()
     part = quantise(made, 1e-4, 1.0, PLAIN)
-    alone = replace(made, covariance=np.einsum("gii->gi", made.covariance).copy())
+    alone = replace(made, inputs=Covariance(np.einsum("gii->gi", made.covariance).copy()))
     np.testing.assert_allclose(part.loss, output_error(alone, part), rtol=1e-6)
 
 

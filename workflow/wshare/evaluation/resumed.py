@@ -36,20 +36,20 @@ class Resumed:
     def __init__(self, model: nn.Module, images: Images, threads: int):
         self._model, self.images, self._threads = model, images, threads
         self._sample = images.batch(0)[:2]
+        # Whether a network can be fused is found out with its own tensors.
+        fused(model, self._sample)
         self._place, self._known = 0, dict[int, Values]()
 
     def predict(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """Outputs, float32 [N, ...], with these tensors of the state dict, as `predict` gives them."""
-        network = fused(self._model, self._sample)
-        place = _first(network, self._model, tensors) if isinstance(network, fx.GraphModule) else 0
-        if place < self._place or not self._known:
-            self._place, self._known = 0, {}
-        if place and not self._advance(network, place):
-            place = 0
         with replaced(self._model, dict(tensors)):
-            if not place:
+            # What comes before the first of them is computed with them in place, too: it takes none of them.
+            network = fused(self._model, self._sample)
+            place = _first(network, self._model, tensors) if isinstance(network, fx.GraphModule) else 0
+            if place < self._place or not self._known:
+                self._place, self._known = 0, {}
+            if not place or not self._advance(network, place):
                 return predict(self._model, self.images, self._threads)
-            fused(self._model, self._sample)
             starts = self.images.starts()
             outputs = side_by_side(lambda start: self._rest(network, start), starts, self._sample, self._threads)
             return np.concatenate(outputs)

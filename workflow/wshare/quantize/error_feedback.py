@@ -22,12 +22,35 @@ def inverse_cholesky(covariance: np.ndarray) -> np.ndarray:
     after it. LinAlgError if the covariance is not positive definite.
     """
     # Back to front, the lower factor of C becomes an upper one, V V^T = C, and U is the inverse of V. LAPACK counts
-    # columns first: what it takes for the upper factor is the lower one. It works in place.
-    factor, failed = lapack.dpotrf(covariance[::-1, ::-1].astype(np.float64).T, overwrite_a=1)
+    # columns first: what it takes for the upper factor is the lower one. All is done in one array, since copies of a
+    # large one would take half as long as what is computed.
+    factor, failed = lapack.dpotrf(_back_to_front(covariance).T, overwrite_a=1)
     if failed:
         raise np.linalg.LinAlgError("a covariance is not positive definite")
-    factor = np.asfortranarray(factor.T[::-1, ::-1])
+    _reflect(factor.T)
     return lapack.dtrtri(factor, overwrite_c=1)[0]
+
+
+@njit(cache=True, nogil=True)
+def _back_to_front(matrix):
+    """A symmetric matrix with rows and columns in reverse order: float64, on the diagonal and below alone."""
+    columns = len(matrix)
+    found = np.empty((columns, columns))
+    for i in range(columns):
+        for j in range(i + 1):
+            found[i, j] = matrix[columns - 1 - i, columns - 1 - j]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _reflect(lower):
+    """Turn a lower triangular matrix, in place, about its other diagonal: the transpose back to front."""
+    last = len(lower) - 1
+    for top in range(0, last + 1, STRIP):
+        for left in range(0, top + 1, STRIP):
+            for i in range(top, min(top + STRIP, last + 1)):
+                for j in range(left, min(left + STRIP, i + 1, last - i)):
+                    lower[i, j], lower[last - j, last - i] = lower[last - j, last - i], lower[i, j]
 
 
 @njit(cache=True, nogil=True)
@@ -44,6 +67,7 @@ def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std,
     indices = np.empty((columns, rows), dtype=np.uint16)
     loss = np.zeros(rows)
     start_of = _starts(levels)
+    wide_levels, wide_lengths = _bordered(levels, np.inf), _bordered(lengths, 0.0)
     feedback = cholesky.shape[1] > 0
     errors = np.empty((columns, rows), dtype=cholesky.dtype)
     for start in range(0, columns, BLOCK):
@@ -51,19 +75,18 @@ def assign_with_feedback(weights, cholesky, levels, lengths, slope, inverse_std,
         block = weights[start:stop].copy()
         # One product of matrices; a column at a time, all weights would be read for each (GPTQ, section 3.3).
         if feedback and start:
-            block -= np.dot(np.ascontiguousarray(cholesky[:start, start:stop].T), errors[:start])
+            block -= np.dot(_transposed(cholesky[:start, start:stop]), errors[:start])
         for first in range(start, stop, STRIP):
             last = min(first + STRIP, stop)
             strip = block[first - start : last - start]
             if feedback and first > start:
-                strip -= np.dot(np.ascontiguousarray(cholesky[start:first, first:last].T), errors[start:first])
+                strip -= np.dot(_transposed(cholesky[start:first, first:last]), errors[start:first])
             for i in range(first, last):
                 own = strip[i - first]
                 std = 1 / inverse_std[i]
+                choices = _cheapest(own, wide_levels, wide_lengths, slope, std, start_of)
                 for row in range(rows):
-                    choice = zero
-                    if zero < 0 or weights[i, row] != 0:
-                        choice = _cheapest(own[row], levels, lengths, slope[row], std, start_of)
+                    choice = zero if zero >= 0 and weights[i, row] == 0 else choices[row]
                     indices[i, row] = choice
                     error = (own[row] - levels[choice]) * std
                     errors[i, row] = error
@@ -85,25 +108,43 @@ def _starts(levels):
 
 
 @njit(cache=True, nogil=True)
-def _cheapest(weight, levels, lengths, slope, std, start_of):
-    """Level of least cost among those next to a weight."""
-    k, near = len(levels), 0
+def _bordered(values, border):
+    """Values with REACH copies of `border` on either side: float64 [k + 2 REACH]."""
+    wide = np.full(len(values) + 2 * REACH, border)
+    wide[REACH : REACH + len(values)] = values
+    return wide
+
+
+@njit(cache=True, nogil=True)
+def _cheapest(weights, levels, lengths, slope, std, start_of):
+    """Level of least cost among those next to each weight of a column: int32 [rows].
+
+    Levels have a border of infinite ones, which cost infinitely much, so that as many are looked at for each weight.
+    Each of these is looked at for all rows before the next, since a processor does several rows at once.
+    """
+    rows, k = len(weights), len(levels) - 2 * REACH
+    near, best, choices = np.empty(rows, np.int32), np.full(rows, np.inf), np.full(rows, REACH, np.int32)
+    lowest, parts = levels[REACH], 0.0
     if k > 1:
-        part = (weight - levels[0]) / (levels[k - 1] - levels[0]) * len(start_of)
-        near = start_of[int(min(max(part, 0), len(start_of) - 1))]
+        parts = len(start_of) / (levels[REACH + k - 1] - lowest)
+    for row in range(rows):
+        weight = weights[row]
+        place = start_of[int(min(max((weight - lowest) * parts, 0), len(start_of) - 1))]
         # The part may be off by one, by rounding.
-        while near < k and levels[near] < weight:
-            near += 1
-        while near > 0 and levels[near - 1] >= weight:
-            near -= 1
-        near = min(max(near, 1), k - 1)
-    best, choice = np.inf, 0
-    for q in range(max(0, near - REACH), min(k, near + REACH)):
-        miss = (weight - levels[q]) * std
-        cost = miss * miss + slope * lengths[q]
-        if cost < best:
-            best, choice = cost, q
-    return choice
+        while place < k and levels[REACH + place] < weight:
+            place += 1
+        while place > 0 and levels[REACH + place - 1] >= weight:
+            place -= 1
+        near[row] = min(max(place, 1), k - 1)
+    for q in range(2 * REACH):
+        for row in range(rows):
+            place = near[row] + np.int32(q)
+            miss = (weights[row] - levels[np.uint32(place)]) * std
+            cost = miss * miss + slope[row] * lengths[np.uint32(place)]
+            better = cost < best[row]
+            best[row] = cost if better else best[row]
+            choices[row] = place if better else choices[row]
+    return choices - np.int32(REACH)
 
 
 @njit(cache=True, nogil=True)
@@ -120,24 +161,28 @@ def descend(weights, covariance, levels, lengths, slope, indices, zero):
     columns, rows = weights.shape
     k = len(levels)
     loss, growth = np.zeros(rows), np.zeros(rows)
+    # A row of an array after the other is read from memory once, a column by column as often as it is long.
+    own_weights, own_indices = _transposed(weights), _transposed(indices)
+    variances = np.diag(covariance).copy()
     changes = np.empty((rows, columns))
     for row in range(rows):
         for i in range(columns):
-            changes[row, i] = levels[indices[i, row]] - weights[i, row]
+            changes[row, i] = levels[own_indices[row, i]] - own_weights[row, i]
     gradients = np.dot(changes.astype(covariance.dtype), covariance).astype(np.float64)
     for row in range(rows):
-        change, gradient = changes[row], gradients[row]
+        own, index, change, gradient = own_weights[row], own_indices[row], changes[row], gradients[row]
         for _ in range(SWEEPS):
             still = True
             for i in range(columns):
-                if zero >= 0 and weights[i, row] == 0:
+                if zero >= 0 and own[i] == 0:
                     continue
-                old = int(indices[i, row])
+                old = int(index[i])
                 choice = old
-                least = -1e-12 * covariance[i, i] * change[i] ** 2
+                variance = variances[i]
+                least = -1e-12 * variance * change[i] ** 2
                 for q in range(max(0, old - STEPS), min(k, old + STEPS + 1)):
                     step = levels[q] - levels[old]
-                    gain = step * (2 * gradient[i] + step * covariance[i, i]) + slope[row] * (lengths[q] - lengths[old])
+                    gain = step * (2 * gradient[i] + step * variance) + slope[row] * (lengths[q] - lengths[old])
                     if gain < least:
                         least = gain
                         choice = q
@@ -146,14 +191,28 @@ def descend(weights, covariance, levels, lengths, slope, indices, zero):
                     for j in range(columns):
                         gradient[j] += step * covariance[i, j]
                     change[i] += step
+                    index[i] = choice
                     indices[i, row] = choice
                     still = False
             if still:
                 break
         for i in range(columns):
             loss[row] += change[i] * gradient[i]
-            growth[row] += (change[i] + 2 * weights[i, row]) * gradient[i]
+            growth[row] += (change[i] + 2 * own[i]) * gradient[i]
     return loss, growth
+
+
+@njit(cache=True, nogil=True)
+def _transposed(matrix):
+    """The transpose, in C order; square by square, since every line of a large matrix lies in a page of its own."""
+    columns, rows = matrix.shape
+    turned = np.empty((rows, columns), dtype=matrix.dtype)
+    for left in range(0, columns, STRIP):
+        for top in range(0, rows, STRIP):
+            for i in range(left, min(left + STRIP, columns)):
+                for row in range(top, min(top + STRIP, rows)):
+                    turned[row, i] = matrix[i, row]
+    return turned
 
 
 @njit(cache=True, nogil=True)
@@ -166,13 +225,22 @@ def codebook_normal(indices, weights, covariance, importance, k):
     matrix = np.zeros((k, k))
     vector = np.zeros(k)
     product = np.empty(columns)
-    sums = np.empty((k, columns))
+    # Of the levels that a row takes, in the order in which it does: few of many, where there are few columns.
+    place = np.empty(k, dtype=np.int64)
+    taken = np.empty(columns, dtype=np.int64)
+    sums = np.empty((min(k, columns), columns))
     for row in range(rows):
         # C times each level's indicator, and C times the weights: sums of rows of C.
-        sums[:] = 0
+        place[:] = -1
         product[:] = 0
+        count = 0
         for i in range(columns):
-            same = sums[indices[i, row]]
+            level = indices[i, row]
+            if place[level] < 0:
+                place[level], taken[count] = count, level
+                sums[count] = 0
+                count += 1
+            same = sums[place[level]]
             weight = weights[i, row]
             for j in range(columns):
                 same[j] += covariance[i, j]
@@ -180,6 +248,8 @@ def codebook_normal(indices, weights, covariance, importance, k):
         for j in range(columns):
             level = indices[j, row]
             vector[level] += importance[row] * product[j]
-            for q in range(k):
-                matrix[q, level] += importance[row] * sums[q, j]
+        for q in range(count):
+            line, same = matrix[taken[q]], sums[q]
+            for j in range(columns):
+                line[indices[j, row]] += importance[row] * same[j]
     return matrix, vector

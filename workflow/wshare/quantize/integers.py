@@ -118,14 +118,10 @@ def _in_units(layer: PreparedLayer, exponents: np.ndarray) -> PreparedLayer:
     """The same layer with other scales of its outputs."""
     factor = _scales(layer) / row_scale(exponents)
     by_row = factor.reshape(layer.importance.shape)
-    made = replace(
+    return replace(
         layer,
         weights=layer.weights * by_row[:, None, :],
         importance=layer.importance / by_row**2,
         exponents=exponents,
         shift=None if layer.shift is None else layer.shift * factor,
     )
-    # Inputs do not change, and large layers take long to factor.
-    if "cholesky" in vars(layer):
-        vars(made)["cholesky"] = layer.cholesky
-    return made

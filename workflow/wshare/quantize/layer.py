@@ -33,6 +33,7 @@ from wshare.quantize import error_feedback as feedback
 from wshare.quantize.batch_norm import BatchNorm, FoldedNorm
 from wshare.quantize.codebooks import REACH, STEPS, Layout, Shared, Sweep, row_scale
 from wshare.quantize.cost import index_bits
+from wshare.quantize.covariance import Covariance, shrunk
 from wshare.quantize.formats import CODINGS, INTEGER_WIDTHS, coreml_bits, integer_bits, integer_width, palette_sizes
 from wshare.quantize.kmeans import sweep
 from wshare.quantize.statistics import InputStatistics
@@ -114,35 +115,27 @@ class PreparedLayer:
     """One layer, as far as it does not depend on the slope.
 
     `shape` and `layout` are those of its weight. `weights` is float64 [groups, columns, rows] in units of the row's
-    scale, 2^(exponents / 8); `covariance` float32 [groups, columns, columns] or its diagonal [groups, columns];
-    `importance` [groups, rows] is the loss in nats of a unit of squared output error; `mean` [groups, columns] that of
-    the inputs where the layer has somewhere to correct its outputs' means, else None. `exponents` and `shift`, that of
-    the folded batch norm, if any, in row units, are [outputs].
+    scale, 2^(exponents / 8); `inputs` the covariance of its inputs; `importance` [groups, rows] is the loss in nats of
+    a unit of squared output error; `mean` [groups, columns] that of the inputs where the layer has somewhere to correct
+    its outputs' means, else None. `exponents` and `shift`, that of the folded batch norm, if any, in row units, are
+    [outputs].
     """
 
     name: str
     shape: tuple[int, ...]
     layout: Layout
     weights: np.ndarray
-    covariance: np.ndarray
+    inputs: Covariance
     importance: np.ndarray
     exponents: np.ndarray | None
     mean: np.ndarray | None
     norm: BatchNorm | None
     shift: np.ndarray | None
 
-    @cached_property
-    def cholesky(self) -> np.ndarray:
-        """Cholesky factors of the inverse covariance, upper, for the feedback: float32 [groups, columns, columns].
-
-        [groups, columns, 0] of a diagonal alone.
-        """
-        if self.covariance.ndim == 2:
-            return np.empty((*self.covariance.shape, 0))
-        found = np.empty_like(self.covariance)
-        for group, own in zip(self.covariance, found, strict=True):
-            own[:] = feedback.inverse_cholesky(group)
-        return found
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of the inputs: float32 [groups, columns, columns], made anew, or its diagonal [groups, columns]."""
+        return self.inputs.whole
 
     @cached_property
     def variance(self) -> np.ndarray:
@@ -153,6 +146,11 @@ class PreparedLayer:
     def made(self) -> dict:
         """What was made of the layer and depends on no slope, by what it was made with."""
         return {}
+
+    @cached_property
+    def binned(self) -> ecsq.Binned:
+        """The weights by bin: to sort them takes longer than to find a codebook."""
+        return ecsq.binned(self.weights)
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -169,10 +167,7 @@ class PreparedLayer:
 
         Given the inputs still to come, where errors are fed back to them.
         """
-        if error_feedback and self.cholesky.shape[2]:
-            return np.einsum("gii->gi", self.cholesky)
-        diagonal = self.covariance if self.covariance.ndim == 2 else np.einsum("gii->gi", self.covariance)
-        return 1 / np.sqrt(diagonal)
+        return self.inputs.factor_diagonal if error_feedback else 1 / np.sqrt(self.inputs.diagonal)
 
 
 @dataclass(frozen=True)
@@ -268,7 +263,7 @@ def prepare(
         shape=weight.shape,
         layout=layout,
         weights=np.ascontiguousarray(layout.to_matrix(weight) * (scale / rows).reshape(groups, 1, -1)),
-        covariance=covariance,
+        inputs=Covariance(covariance),
         importance=importance.reshape(groups, -1),
         exponents=exponents,
         mean=mean,
@@ -284,7 +279,7 @@ def _covariance(statistics: InputStatistics, mean: np.ndarray | None) -> np.ndar
     Schaefer & Strimmer 2005; the weight is a rule of thumb that was measured to generalise.) Where the means of
     the outputs cannot be corrected, the second moment about zero takes its place.
     """
-    second = statistics.second.astype(np.float64)
+    second = statistics.second
     diagonal = statistics.energy.astype(np.float64)
     if mean is not None:
         diagonal = np.maximum(diagonal - mean**2, 0)
@@ -292,12 +287,11 @@ def _covariance(statistics: InputStatistics, mean: np.ndarray | None) -> np.ndar
     floor = DAMPING * np.maximum(usual, LEAST_ENERGY * usual.mean()) + TINY
     if second.ndim == 2:
         return (diagonal + floor).astype(np.float32)
-    if mean is not None:
-        second -= mean[:, :, None] * mean[:, None, :]
     columns = second.shape[1]
-    second *= 1 - columns / (columns + statistics.images * np.sqrt(statistics.positions))
-    second[:, np.arange(columns), np.arange(columns)] = diagonal + floor
-    return second.astype(np.float32)
+    share = 1 - columns / (columns + statistics.images * np.sqrt(statistics.positions))
+    found = shrunk(second, np.zeros_like(diagonal) if mean is None else mean, share)
+    found[:, np.arange(columns), np.arange(columns)] = diagonal + floor
+    return found
 
 
 def _relative_std(covariance: np.ndarray, energy: np.ndarray) -> np.ndarray:
@@ -371,27 +365,26 @@ def assigned(
     # In squared output error a bit; indices of fixed width all cost the same.
     row_slope = slope / np.maximum(importance, TINY)
     row_slope = row_slope if options.format == "entropy" else np.zeros_like(row_slope)
-    cholesky = layer.cholesky if options.error_feedback else np.empty((*inverse_std.shape, 0))
+    factors = layer.inputs.factor if options.error_feedback else np.empty((*inverse_std.shape, 0))
     for _ in range(PASSES if options.format == "entropy" else 1):
         zero = _zero(levels, keep)
         parts = [
             feedback.assign_with_feedback(weights, factor, levels, lengths, slopes, inverse, zero)
-            for weights, factor, slopes, inverse in zip(layer.weights, cholesky, row_slope, inverse_std, strict=True)
+            for weights, factor, slopes, inverse in zip(layer.weights, factors, row_slope, inverse_std, strict=True)
         ]
         indices = np.stack([part[0] for part in parts])
         levels, indices, counts = _used(levels, indices)
         lengths = np.log2(indices.size / counts)
     losses, variance = [part[1] for part in parts], None
-    if layer.covariance.ndim == 3 and len(levels) > 1:
+    if not layer.inputs.is_diagonal and len(levels) > 1:
+        whole = layer.covariance
         if options.least_squares:
-            levels, step = _least_squares(layer, indices, levels, step, importance, _zero(levels, keep))
+            levels, step = _least_squares(layer, whole, indices, levels, step, importance, _zero(levels, keep))
         if options.assignment_descent:
             zero = _zero(levels, keep)
             parts = [
                 feedback.descend(weights, covariance, levels.astype(np.float64), lengths, slopes, own, zero)
-                for weights, covariance, slopes, own in zip(
-                    layer.weights, layer.covariance, row_slope, indices, strict=True
-                )
+                for weights, covariance, slopes, own in zip(layer.weights, whole, row_slope, indices, strict=True)
             ]
             losses = [part[0] for part in parts]
             variance = layer.variance + np.stack([part[1] for part in parts])
@@ -480,7 +473,7 @@ def _levels(
     if format == "entropy":
         if keep:
             return _levels_with_zero(layer.weights, slope / cost)
-        levels, lengths = ecsq.codebook(layer.weights, slope / cost, LEVEL_BITS)
+        levels, lengths = ecsq.codebook_of(layer.binned, slope / cost, LEVEL_BITS)
         return _rounded(levels), lengths
     found = layer.sweep_with_zero if keep else layer.sweep
     best = min(
@@ -525,6 +518,7 @@ def _rounded(levels: np.ndarray) -> np.ndarray:
 
 def _least_squares(
     layer: PreparedLayer,
+    covariance: np.ndarray,
     indices: np.ndarray,
     levels: np.ndarray,
     step: np.float32 | None,
@@ -543,7 +537,7 @@ def _least_squares(
         part = feedback.codebook_normal(
             np.ascontiguousarray(indices[group][:, chosen]),
             np.ascontiguousarray(layer.weights[group][:, chosen]),
-            layer.covariance[group],
+            covariance[group],
             np.ascontiguousarray(importance[group][chosen]),
             len(levels),
         )

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,3 +161,15 @@ def test_a_bias_of_its_own_is_corrected_and_goes_with_the_weights(random_images)
     norm = network.compressed({"conv": layers["conv"]}).tensors()
     assert norm.keys() == {"conv.weight", *(f"bn1.{leaf}" for leaf in BATCH_NORM)}
     np.testing.assert_array_equal(norm["bn1.weight"], 1)
+
+
+def test_networks_share_the_weights_that_are_the_same_in_both(random_images):
+    """Units of layers in groups may differ, since they follow from inputs."""
+    model = alive(networks.build("tiny", {"classes": 10}))
+    first, second = (prepared(model, random_images(6, seed=seed)) for seed in range(2))
+    name, layer = next(iter(second.layers.items()))
+    second = replace(second, layers=second.layers | {name: replace(layer, weights=2 * layer.weights)})
+    for other, layer in second.sharing(first).layers.items():
+        np.testing.assert_array_equal(layer.weights, second.layers[other].weights)
+        assert (layer.weights is first.layers[other].weights) == (other != name)
+        assert layer.inputs is second.layers[other].inputs

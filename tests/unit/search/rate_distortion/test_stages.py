@@ -37,6 +37,7 @@ from wshare.search.artifacts import Files, read_artifacts
 from wshare.search.methods import METHODS, packing_of
 from wshare.search.rate_distortion import search as rate_distortion
 from wshare.search.rate_distortion.network import Network
+from wshare.search.rate_distortion.search import Space
 from wshare.search.rate_distortion.slope import first_guess
 from wshare.stages.arguments import Machine, ModelFiles, PackedFiles, Samples, SearchedFiles
 from wshare.stages.extract_weights import extract_weights
@@ -418,16 +419,27 @@ def test_a_measurement_scores_each_half_by_what_the_other_taught(study):
     np.testing.assert_allclose(found["expected_low"], expected.expected - 1.6448536 * expected.expected_error)
 
 
+def space_of(study: Study) -> Space:
+    model = read_model(study.spec, study.weights)
+    made_from = {"model": read_json(study.spec)["sha256"], "images": study.images.fingerprint}
+    row = METHODS["rate_distortion"]
+    artifacts = read_artifacts(row.needs, study.needs(), TASK, model, study.images, SHARED, made_from)
+    return row.load().prepare(artifacts, CHOICES, 1)
+
+
+def test_weights_are_held_once_for_both_halves(study):
+    study.measure_inputs()
+    first, second = space_of(study).halves
+    assert all(layer.weights is first.layers[name].weights for name, layer in second.layers.items())
+
+
 @pytest.fixture
 def measure(tmp_path, random_images) -> Callable[..., dict]:
     """Measures a slope with 460 images: 192 in the first half, 268 in the second, 64 in a batch."""
     study = Study(tmp_path, random_images, 460)
     study.measure_inputs()
-    model = read_model(study.spec, study.weights)
-    made_from = {"model": read_json(study.spec)["sha256"], "images": study.images.fingerprint}
-    row = METHODS["rate_distortion"]
-    artifacts = read_artifacts(row.needs, study.needs(), TASK, model, study.images, SHARED, made_from)
-    space = row.load().prepare(artifacts, CHOICES, 1)
+    space = space_of(study)
+    model = space.artifacts.model
     layers = {name: {"slope": 1e-5, "sensitivity_scale": 1.0} for name in SHARED}
 
     def measured(max_kl: float | None, target: float, confidence: float | None = None, images=study.images) -> dict:

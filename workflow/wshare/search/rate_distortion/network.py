@@ -41,26 +41,25 @@ class Network:
         fisher: Mapping[str, float],
         statistics: Mapping[str, InputStatistics],
         folded: dict[str, str],
+        threads: int = 1,
     ) -> "Network":
         """Prepare the layers of `fisher`, which maps their names to the sums of their weights' importance.
 
-        `folded` names the batch norms to be folded by layer, as `wshare.models.folding.folded_norms` finds them.
+        `folded` names the batch norms to be folded by layer, as `wshare.models.folding.folded_norms` finds them. Layers
+        are prepared side by side on `threads` threads.
         """
         norms = batch_norms(model)
         found = {name: layer_of(model, name) for name in fisher}
         biases = {name: bias for name, layer in found.items() if (bias := bias_of(model, layer)) is not None}
-        layers = {
-            name: prepare(
-                name,
-                layer.weight.numpy(force=True),
-                layer.layout,
-                fisher[name],
-                statistics[name],
-                behind_bias(norms[folded[name]], biases.get(name)) if name in folded else None,
-                name in biases,
-            )
-            for name, layer in found.items()
-        }
+
+        def prepared(name: str) -> PreparedLayer:
+            layer = found[name]
+            norm = behind_bias(norms[folded[name]], biases.get(name)) if name in folded else None
+            weight = layer.weight.numpy(force=True)
+            return prepare(name, weight, layer.layout, fisher[name], statistics[name], norm, name in biases)
+
+        with ThreadPoolExecutor(threads) as pool:
+            layers = dict(zip(found, pool.map(prepared, found), strict=True))
         return cls(
             layers,
             folded,
@@ -68,6 +67,19 @@ class Network:
             {name: layer.tensor for name, layer in found.items()},
             {name: found[name].bias for name in biases},
         )
+
+    def sharing(self, other: "Network") -> "Network":
+        """With the weights of another network of the same layers, in its memory, wherever they are the same.
+
+        They are the same in both halves but for layers in groups, whose units follow from what their inputs are.
+        """
+        layers = {
+            name: replace(layer, weights=other.layers[name].weights)
+            if np.array_equal(layer.weights, other.layers[name].weights)
+            else layer
+            for name, layer in self.layers.items()
+        }
+        return replace(self, layers=layers)
 
     def quantised(self, settings: Mapping[str, Setting], options: Options, threads: int) -> dict[str, Quantised]:
         """All layers at their slopes, in nats a bit, with their predicted losses scaled as their settings tell.

@@ -80,8 +80,8 @@ class Space:
     @cached_property
     def halves(self) -> list[Network]:
         """The layers by what each half tells, with images that are no search images."""
-        calibration = self.artifacts.calibration
-        return [self._network(calibration.taught(half), self.folded) for half in range(2)]
+        first, second = (self._network(self.artifacts.calibration.taught(half), self.folded) for half in range(2))
+        return [first, second.sharing(first)]
 
     def whole(self, folded: dict[str, str]) -> Network:
         """The layers by what all images tell together, with these batch norms folded."""
@@ -109,7 +109,7 @@ class Space:
         return tuple(half.widths(layers, self.options, self.threads) for half in self.halves)
 
     def _network(self, statistics: Mapping, folded: dict[str, str]) -> Network:
-        return Network.of(self.artifacts.model, self.artifacts.fisher, statistics, folded)
+        return Network.of(self.artifacts.model, self.artifacts.fisher, statistics, folded, self.threads)
 
 
 class RateDistortion:
