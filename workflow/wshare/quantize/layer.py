@@ -337,7 +337,7 @@ def quantise(
     found = [
         assigned(layer, slope, importance, inverse_std, levels, lengths, step, options)
         for levels, lengths, step in starts
-        if step is None or 1 < len(levels) <= GRID_VALUES
+        if step is None or len(levels) > 1
     ]
     best = min(
         [way for way in found if len(way.levels) > 1] or found[:1], key=lambda way: way.loss + slope * way.code_bits
