@@ -20,6 +20,14 @@ from wshare.report.texts import percent, size
 LITE0 = "efficientnet_lite0"
 FRONT = ["kl_001", "kl_006", "kl_012", "kl_025", "kl_050", "kl_100", "kl_200", "kl_400"]
 TARGETS = ["rate_distortion", "rate_distortion_98", "fixed"]
+# Searches of benchmarks/splits.yaml around a divergence on held-out images, in nats.
+AROUND, KL = ["kl_0_05", "kl_0_075"], 0.05
+# Models of benchmarks/further.yaml.
+FURTHER = {
+    "few": "100 search images",
+    "few_and_further": "the same, and 300 further images without labels",
+    "all_labelled": "all 400 as search images",
+}
 # The search of benchmarks/lites.yaml, and its networks.
 LITES = "rate_distortion_98", ("efficientnet_lite1", "efficientnet_lite2")
 # Searches of one k a layer, to the target of 0.99.
@@ -83,6 +91,11 @@ class Files:
     def search(self, table: str, search: str, model: str = LITE0) -> dict[str, str]:
         """The row of one search in a table that has one split."""
         (row,) = (row for row in self[table] if (row["model"], row["search"]) == (model, search))
+        return row
+
+    def split(self, search: str, seed: str) -> dict[str, str]:
+        """The row of one search on one split."""
+        (row,) = (row for row in self["splits"] if (row["search"], row["seed"]) == (search, seed))
         return row
 
     def peer(self, method: str, setting: str) -> dict[str, str]:
@@ -168,6 +181,42 @@ def splits(files: Files) -> list[str]:
         sentences.append(f"- `{name}` keeps {percent(average, target)} on average: {side}.")
     head = "search | quality target | times smaller on disk | accuracy kept | as float32 expects | KL, nats | verdicts"
     return [words, "", *table(head, rows), "", *sentences, *measured(files["splits"])]
+
+
+def at_kl(files: Files) -> list[str]:
+    """The rate of each split at one divergence on held-out images, between two searches, on logarithmic axes."""
+    found, rows = [], []
+    for seed in dict.fromkeys(row["seed"] for row in files["splits"]):
+        both = [files.split(name, seed) for name in AROUND]
+        losses, rates = ([math.log(float(row[name])) for row in both] for name in ("kl", "on_disk"))
+        share = (math.log(KL) - losses[0]) / (losses[1] - losses[0])
+        found.append(math.exp(rates[0] + share * (rates[1] - rates[0])))
+        rows.append(
+            (
+                seed,
+                *(f"{rate(row)}, {float(row['kl']):.4f}, {float(row['agreement']):.4f}" for row in both),
+                f"{found[-1]:.2f}x" + ("" if 0 <= share <= 1 else ", beyond both"),
+            )
+        )
+    rows.append(("mean", "", "", f"**{mean(found):.2f}x**"))
+    head = f"seed | {' | '.join(f'`{name}`: rate, KL, agreement' for name in AROUND)} | rate at {KL} nats"
+    return [*table(head, rows), *measured([row for row in files["splits"] if row["search"] in AROUND])]
+
+
+def further(files: Files) -> list[str]:
+    """Searches with few labelled images, with and without further images, means over the seeds."""
+    rows = []
+    for name, words in FURTHER.items():
+        of = [row for row in files["further"] if row["model"] == name]
+        rates = column(of, "on_disk")
+        rows.append(
+            (
+                *(words, f"**{mean(rates):.2f}x**", f"{min(rates):.2f}x to {max(rates):.2f}x"),
+                *(f"{mean(column(of, 'kl')):.4f}", f"{mean(column(of, 'agreement')):.4f}"),
+            )
+        )
+    head = "images | times smaller on disk, mean | range | KL on held-out images | agreement"
+    return [*table(head, rows), *measured(files["further"])]
 
 
 def each_split(files: Files) -> list[str]:
@@ -707,6 +756,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
             *(
                 splits,
                 each_split,
+                at_kl,
                 targets,
                 lites,
                 front,
@@ -714,6 +764,7 @@ PAGES: dict[str, dict[str, Callable[[Files], list[str]]]] = {
                 cerwu,
                 equal_kl,
                 knowledge,
+                further,
                 gradient,
                 gradient_images,
                 ablation,

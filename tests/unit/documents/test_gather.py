@@ -101,11 +101,14 @@ def test_splits_are_gathered_from_a_folder_a_seed_also_before_all_are_finished(g
 
 
 def test_each_split_is_run_by_a_command_of_its_own(gather, tmp_path):
-    splits = importlib.import_module("splits")
+    splits, tables = (importlib.import_module(name) for name in ("splits", "tables"))
     command = splits.command(tmp_path / "seed3", tmp_path, 3, 2)
     assert {f"image_folder={tmp_path}", "seed=3"} <= {*command}
     assert command[command.index("--directory") + 1] == str(tmp_path / "seed3")
     study = yaml.safe_load(splits.STUDY.read_text(encoding="utf-8"))
     searches = complete(study | {"image_folder": "/folder/of/images", "seed": 3})["searches"]
     shipped = yaml.safe_load((ROOT / "config" / "efficientnet_lite0.yaml").read_text(encoding="utf-8"))["searches"]
-    assert study["searches"] == {name: shipped[name] for name in searches}
+    assert {*tables.TARGETS, *tables.AROUND} == {*searches}
+    assert all(study["searches"][name] == shipped[name] for name in tables.TARGETS)
+        name: shipped[name] for name in tables.TARGETS
+    }

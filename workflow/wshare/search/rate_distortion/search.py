@@ -23,8 +23,8 @@ import numpy as np
 
 from wshare.errors import UserError
 from wshare.evaluation.chances import MAX_KL
+from wshare.evaluation.head import output_layer
 from wshare.models.folding import folded_norms
-from wshare.models.head import output_layer
 from wshare.models.norms import batch_norms
 from wshare.packed.compressed import Compressed
 from wshare.quantize.formats import INTEGER_WIDTHS
@@ -59,7 +59,6 @@ class Space:
     def __init__(self, artifacts: Artifacts, options: dict, threads: int):
         self.artifacts, self.threads = artifacts, threads
         self.options, self._fold = Options.of(options), options["fold_batch_norm"]
-        self._scale = options["output_scale"]
 
     @cached_property
     def folded(self) -> dict[str, str]:
@@ -68,14 +67,6 @@ class Space:
             return {}
         model, layers = self.artifacts.model, list(self.artifacts.layers)
         return folded_norms(model, layers, self.artifacts.images.batch(0)[:2])
-
-    @cached_property
-    def output_layer(self) -> str | None:
-        """The layer by which the network's outputs are multiplied, if that is asked for and there is one."""
-        if not self._scale:
-            return None
-        found = output_layer(self.artifacts.model, self.artifacts.layers, self.artifacts.images.batch(0)[:2])
-        return None if found in self.folded else found
 
     @cached_property
     def halves(self) -> list[Network]:
@@ -210,6 +201,16 @@ class _Search:
             },
         )
 
+    @cached_property
+    def _output_layer(self) -> str | None:
+        """The layer by which the network's outputs are multiplied, if that is asked for and there is one."""
+        artifacts = self.space.artifacts
+        if not self.options["output_scale"]:
+            return None
+        sample = artifacts.images.batch(0)[:2]
+        found = output_layer(self.evaluator.task, artifacts.model, artifacts.layers, sample)
+        return None if found in self.space.folded else found
+
     def _passes(self, start: float) -> float:
         """Set the passes of gradient calibration, by what a half teaches of the other; returns the slope to start from.
 
@@ -277,7 +278,7 @@ class _Search:
             lambda: self.space.parts(self._settings(slope), len(self.evaluator.images), calibrate),
             bound,
             precision == "float16",
-            self.space.output_layer is not None,
+            self._output_layer is not None,
         )
 
     def _calibrated(
@@ -333,7 +334,7 @@ class _Search:
     def _output_scale(self, name: str, chosen: Key) -> Setting:
         """Entry of the setting of the layer that gives the network's outputs: the number that multiplies them."""
         scale = self.evaluator.measured[chosen]["output_scale"]
-        return {"output_scale": scale} if name == self.space.output_layer and scale != 1 else {}
+        return {"output_scale": scale} if name == self._output_layer and scale != 1 else {}
 
     def _pooled(self, row: dict) -> dict[str, float]:
         """Columns of front.csv for the divergence on search images and further ones, if there are any."""

@@ -4,17 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from wshare.models.head import output_layer
+from wshare.evaluation.head import output_layer
 from wshare.models.kinds.table import layers_of
+from wshare.tasks.table import task
 
 
 def found(*modules: nn.Module, but: str = "") -> str | None:
     torch.manual_seed(0)
     model = nn.Sequential(*modules).eval()
     names = [layer.name for layer in layers_of(model) if layer.name != but]
-    return output_layer(model, names, torch.randn(2, 3, 6, 6))
+    return output_layer(TASK, model, names, torch.randn(2, 3, 6, 6))
 
 
+TASK = task("classification")
 CONV = (nn.Conv2d(3, 4, 3), nn.ReLU())
 
 
@@ -25,13 +27,14 @@ CONV = (nn.Conv2d(3, 4, 3), nn.ReLU())
         ((*CONV, nn.Flatten(), nn.Linear(64, 5, bias=False)), "3"),
         ((*CONV, nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "2"),
         ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.ReLU()), "3"),
-        ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.LogSoftmax(1)), None),
-        ((*CONV, nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)), None),
+        ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.LogSoftmax(1)), "3"),
+        ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.Tanh()), None),
+        ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5)), None),
         ((nn.Flatten(), nn.ReLU()), None),
     ],
 )
 def test_it_is_the_last_layer_if_what_follows_keeps_proportions(modules, name):
-    if name is None and isinstance(modules[-1], nn.BatchNorm2d):
+    if name is None and isinstance(modules[-1], nn.BatchNorm1d):
         nn.init.uniform_(modules[-1].bias)
     assert found(*modules) == name
 
@@ -48,6 +51,6 @@ def test_a_layer_that_is_called_twice_is_none():
 def test_the_network_stays_as_it_is():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert output_layer(model, ["1"], torch.ones(2, 12)) == "1"
+    assert output_layer(TASK, model, ["1"], torch.ones(2, 12)) == "1"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model[1]._forward_hooks

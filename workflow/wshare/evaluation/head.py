@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -11,13 +10,18 @@ from wshare.models.forward import forward
 from wshare.models.kinds.attention import called_as_modules
 from wshare.models.kinds.table import layer_of
 from wshare.models.layers import replaced
+from wshare.tasks.task import Task
+
+# Divergence, in nats, of outputs that are the same but for the errors of float32.
+SAME = 1e-6
 
 
-def output_layer(model: nn.Module, layers: Sequence[str], sample: torch.Tensor) -> str | None:
+def output_layer(task: Task, model: nn.Module, layers: Sequence[str], sample: torch.Tensor) -> str | None:
     """The layer by which a network's outputs can be multiplied, by its name; None if there is none among `layers`.
 
-    With its weight and bias multiplied by 2, the outputs of the sample [N, ...] have to be the double to the bit. It is
-    the last one called, or none: behind it come at most sums, means and changes of shape.
+    With half of its weight and bias, what the network gives for the sample [N, ...] has to be the half, as far as the
+    task can tell. It is the last one called, or none: behind it come at most sums, means, changes of shape, and a
+    softmax.
     """
     called: list[str] = []
     hooks = [
@@ -33,7 +37,7 @@ def output_layer(model: nn.Module, layers: Sequence[str], sample: torch.Tensor) 
         return None
     layer = layer_of(model, called[-1])
     bias = bias_of(model, layer)
-    doubled = {layer.tensor: 2 * layer.weight.numpy(force=True)} | ({} if bias is None else {layer.bias: 2 * bias})
-    with replaced(model, doubled):
+    halved = {layer.tensor: layer.weight.numpy(force=True) / 2} | ({} if bias is None else {layer.bias: bias / 2})
+    with replaced(model, halved):
         after = forward(model, sample)
-    return layer.name if before.any() and np.array_equal(after, 2 * before) else None
+    return layer.name if before.any() and task.score(after, before / 2, None).kl < SAME else None
