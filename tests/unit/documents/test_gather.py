@@ -110,5 +110,3 @@ def test_each_split_is_run_by_a_command_of_its_own(gather, tmp_path):
     shipped = yaml.safe_load((ROOT / "config" / "efficientnet_lite0.yaml").read_text(encoding="utf-8"))["searches"]
     assert {*tables.TARGETS, *tables.AROUND} == {*searches}
     assert all(study["searches"][name] == shipped[name] for name in tables.TARGETS)
-        name: shipped[name] for name in tables.TARGETS
-    }
