@@ -28,7 +28,7 @@ CONV = (nn.Conv2d(3, 4, 3), nn.ReLU())
         ((*CONV, nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "2"),
         ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.ReLU()), "3"),
         ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.LogSoftmax(1)), "3"),
-        ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.Tanh()), None),
+        ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.Softplus()), None),
         ((*CONV, nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5)), None),
         ((nn.Flatten(), nn.ReLU()), None),
     ],
