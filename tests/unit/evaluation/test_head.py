@@ -12,6 +12,9 @@ from wshare.tasks.table import task
 def found(*modules: nn.Module, but: str = "") -> str | None:
     torch.manual_seed(0)
     model = nn.Sequential(*modules).eval()
+    for parameter in model.parameters():
+        # So large that no function looks like a straight line.
+        parameter.data *= 4
     names = [layer.name for layer in layers_of(model) if layer.name != but]
     return output_layer(TASK, model, names, torch.randn(2, 3, 6, 6))
 
