@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,8 +20,8 @@ SAME = 1e-6
 def output_layer(task: Task, model: nn.Module, layers: Sequence[str], sample: torch.Tensor) -> str | None:
     """The layer by which a network's outputs can be multiplied, by its name; None if there is none among `layers`.
 
-    With half of its weight and bias, what the network gives for the sample [N, ...] has to be the half, as far as the
-    task can tell. It is the last one called, or none: behind it come at most sums, means, changes of shape, and a
+    With a share of its weight and bias, what the network gives for the sample [N, ...] has to be that share, as far as
+    the task can tell. It is the last one called, or none: behind it come at most sums, means, changes of shape, and a
     softmax.
     """
     called: list[str] = []
@@ -37,7 +38,9 @@ def output_layer(task: Task, model: nn.Module, layers: Sequence[str], sample: to
         return None
     layer = layer_of(model, called[-1])
     bias = bias_of(model, layer)
-    halved = {layer.tensor: layer.weight.numpy(force=True) / 2} | ({} if bias is None else {layer.bias: bias / 2})
-    with replaced(model, halved):
+    # Between 1 and -1 at most, no probability is so near to 0 that it hides what a logit is.
+    share = np.float32(1 / max(2, 2 * np.abs(before).max()))
+    less = {layer.tensor: share * layer.weight.numpy(force=True)} | ({} if bias is None else {layer.bias: share * bias})
+    with replaced(model, less):
         after = forward(model, sample)
-    return layer.name if task.score(after, before / 2, None).kl < SAME else None
+    return layer.name if task.score(after, share * before, None).kl < SAME else None
