@@ -180,7 +180,7 @@ def splits(files: Files) -> list[str]:
         side = "below its target" if average < target else "at its target or above"
         sentences.append(f"- `{name}` keeps {percent(average, target)} on average: {side}.")
     head = "search | quality target | times smaller on disk | accuracy kept | as float32 expects | KL, nats | verdicts"
-    return [words, "", *table(head, rows), "", *sentences, *measured(files["splits"])]
+    return [words, "", *table(head, rows), "", *sentences, *measured(itertools.chain(*of.values()))]
 
 
 def at_kl(files: Files) -> list[str]:

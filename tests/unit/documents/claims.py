@@ -262,8 +262,9 @@ BENCHMARKS = (
 )
 # Settings, names and versions.
 BENCHMARKS_STATED = (
-    "Two searches of the same study by the divergence allowed on search images, 0.05 and 0.075 nats at the upper end "
-    "of its interval, and where the line between them, on logarithmic axes, passes 0.05 nats on held-out images.",
+    "### At 0.05 nats Two searches of the same study by the divergence allowed on search images, 0.05 and 0.075 nats "
+    "at the upper end of its interval, and where the line between them, on logarithmic axes, passes 0.05 nats on "
+    "held-out images.",
     "three seeds, each judged on the same 400 held-out images. Searches go by the divergence allowed, 0.05 nats at the "
     "upper end of its interval, which is the narrower the more images it is measured on.",
     "to a quality target of 0.99, and at one divergence allowed on search images.",
