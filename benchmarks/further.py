@@ -12,10 +12,10 @@ import argparse
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 from gather import RESULTS, ROOT, of_model, update
+from splits import of_study
 
 STUDY = ROOT / "benchmarks" / "further.yaml"
 FEW = 100
@@ -36,15 +36,6 @@ def deal(images: Path, folder: Path, seed: int) -> None:
                 os.symlink(path.resolve(), link)
 
 
-def command(folder: Path, seed: int, cores: int) -> list[str]:
-    """The command that runs the study with one seed in a folder."""
-    return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
-        *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(STUDY)),
-        *("--config", f"seed={seed}", "--cores", str(cores), "--quiet", "rules"),
-    ]
-
-
 def main() -> None:
     """Run what is missing, and gather."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,7 +47,7 @@ def main() -> None:
     for seed in arguments.seeds:
         folder = arguments.folder / f"seed{seed}"
         deal(arguments.images, folder, seed)
-        subprocess.run(command(folder, seed, arguments.cores), check=True)
+        subprocess.run(of_study(STUDY, folder, arguments.cores, f"seed={seed}"), check=True)
         rows = [row for model in sorted(folder.glob("results/*/")) for row in of_model(model)]
         update(RESULTS / "further.csv", rows)
         for row in rows:

@@ -21,10 +21,15 @@ TABLE = RESULTS / "splits.csv"
 
 def command(folder: Path, images: Path, seed: int, cores: int) -> list[str]:
     """The command that runs the study with one seed in a folder."""
+    return of_study(STUDY, folder, cores, f"image_folder={images.resolve()}", f"seed={seed}")
+
+
+def of_study(study: Path, folder: Path, cores: int, *config: str) -> list[str]:
+    """The command that runs a configuration in a folder, with some of its keys changed."""
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
-        *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(STUDY)),
-        *("--config", f"image_folder={images.resolve()}", f"seed={seed}", "--cores", str(cores), "--quiet", "rules"),
+        *("--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(study)),
+        *("--config", *config, "--cores", str(cores), "--quiet", "rules"),
     ]
 
 
